@@ -1,0 +1,11 @@
+"""metadraw: few-shot meta-learning on Quick, Draw!, in two lines.
+
+>>> cfg = metadraw.compose("algorithm=fomaml", "data.shots=5")
+>>> data, learner = metadraw.build(cfg)
+"""
+
+from metadraw.build import build, compose, load
+from metadraw.data.episode import Episode
+from metadraw.errors import DivergedError, InputError
+
+__all__ = ["DivergedError", "Episode", "InputError", "build", "compose", "load"]

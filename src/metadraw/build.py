@@ -1,0 +1,125 @@
+"""From a config to objects: a data module and a learner, new or from a checkpoint."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.utils import instantiate
+from lightning import seed_everything
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from metadraw.algorithms import Algorithm
+from metadraw.data.datamodule import EpisodeDataModule
+from metadraw.errors import InputError
+from metadraw.learner import MetaLearner
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def compose(*overrides: str, config: str = "train") -> DictConfig:
+    """The config that ``python train.py *overrides`` would run with.
+
+    Args:
+        *overrides: as on the command line, e.g. ``"algorithm=fomaml"``, ``"data.shots=5"``.
+        config: ``train`` or ``eval``.
+    """
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra_compose(config, list(overrides))
+
+
+def build(cfg: DictConfig) -> tuple[EpisodeDataModule, MetaLearner]:
+    """The data module, with its drawings loaded, and the learner of a config, seeded.
+
+    Raises:
+        InputError: an impossible value, or drawings that cannot be had.
+    """
+    # Cheap checks first: nothing is downloaded for a config that cannot work.
+    data: EpisodeDataModule = instantiate(cfg.data)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    network: nn.Module = instantiate(cfg.model)
+    algorithm: Algorithm = instantiate(cfg.algorithm)(network)
+    learner: MetaLearner = instantiate(
+        cfg.learner, algorithm, instantiate(cfg.optimizer), instantiate(cfg.scheduler) or None
+    )
+    # Now, and not at Lightning's first use: an outer optimiser or schedule that does not work.
+    learner.configure_optimizers()
+    learner.config = portable(cfg)
+    data.setup()
+    return data, learner
+
+
+def load(path: str | Path, *overrides: str) -> tuple[EpisodeDataModule, MetaLearner]:
+    """The data module and the trained learner of a checkpoint.
+
+    Args:
+        path: a checkpoint of a metadraw run.
+        *overrides: changes to the config it was trained with, e.g. ``"data.shots=5"``.
+
+    Raises:
+        InputError: no such checkpoint, or a network that does not fit it.
+    """
+    checkpoint = read_checkpoint(path)
+    trained = OmegaConf.create(checkpoint["metadraw_config"])
+    return restore(path, OmegaConf.merge(trained, OmegaConf.from_dotlist(list(overrides))))
+
+
+def restore(path: str | Path, cfg: Any) -> tuple[EpisodeDataModule, MetaLearner]:
+    """`build`, with the parameters of the checkpoint at ``path``."""
+    checkpoint = read_checkpoint(path)
+    trained = checkpoint["metadraw_config"]["data"]["ways"]
+    data, learner = build(cfg)
+    if cfg.data.ways != trained and not learner.algorithm.any_ways:
+        raise InputError(
+            f"data.ways={cfg.data.ways}: {type(learner.algorithm).__name__} was trained with "
+            f"{trained} ways and can be tested with no other number"
+        )
+    check_parameters(path, checkpoint, learner)
+    learner.load_state_dict(checkpoint["state_dict"])
+    return data, learner.eval()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of a metadraw run, read without running any code in it.
+
+    Raises:
+        InputError: not there, or not such a checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"ckpt_path={path}: there is no such file") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(f"ckpt_path={path}: not a readable checkpoint") from error
+    if not isinstance(checkpoint, dict) or not checkpoint.get("metadraw_config"):
+        raise InputError(f"ckpt_path={path}: not a checkpoint of a metadraw run")
+    return checkpoint
+
+
+def check_parameters(path: str | Path, checkpoint: dict[str, Any], learner: MetaLearner) -> None:
+    """Check that a checkpoint's parameters fit a learner.
+
+    Raises:
+        InputError: they do not; it names the first that differs.
+    """
+    saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    here = {name: tuple(value.shape) for name, value in learner.state_dict().items()}
+    for name in sorted(saved.keys() | here.keys()):
+        if saved.get(name) != here.get(name):
+            raise InputError(
+                f"ckpt_path={path}: of another network or algorithm: {name} is "
+                f"{saved.get(name, 'missing')} there and {here.get(name, 'missing')} here"
+            )
+
+
+def portable(cfg: DictConfig) -> dict[str, Any]:
+    """The plain values of what makes a result: without folders and trackers, the same anywhere."""
+    parts = ["seed", "data", "model", "algorithm", "optimizer", "scheduler", "learner", "trainer"]
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, parts), resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

@@ -1,0 +1,1 @@
+"""From drawings to episodes."""

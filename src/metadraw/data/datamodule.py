@@ -1,0 +1,209 @@
+"""The LightningDataModule of every data set: class splits, and loaders of episodes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from metadraw.data.drawings import Drawings
+from metadraw.data.episode import Episode
+from metadraw.data.sampling import SPLITS, EpisodeSampler
+from metadraw.data.splits import split_classes
+from metadraw.errors import InputError
+
+
+class EpisodeBatches(Dataset[Episode]):
+    """Batch b of a split as a map-style dataset: any order, any worker, the same tasks.
+
+    Batch b holds the episodes ``b*T .. b*T+T-1``. Under several ranks each one gets its part of
+    them: together they see every task once.
+    """
+
+    def __init__(self, sampler: EpisodeSampler, tasks: int, rank: int = 0, ranks: int = 1) -> None:
+        self.sampler, self.tasks = sampler, tasks
+        self.first, self.last = tasks * rank // ranks, tasks * (rank + 1) // ranks
+
+    def __getitem__(self, batch: int) -> Episode:
+        start = batch * self.tasks
+        return self.sampler(torch.arange(start + self.first, start + self.last))
+
+
+class EpochOrder(Sampler[int]):
+    """Batch numbers of one epoch; Lightning calls ``set_epoch`` before each meta-training epoch.
+
+    Epoch e reads batches ``e*B .. e*B+B-1``, so a run that is resumed at epoch e sees the tasks
+    that it would have seen. Without ``set_epoch`` they are the same every time.
+    """
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.epoch * self.batches, (self.epoch + 1) * self.batches))
+
+
+class EpisodeDataModule(L.LightningDataModule, ABC):
+    """Batches of N-way k-shot episodes from any drawings; a data set implements `load`.
+
+    Args:
+        ways: N, classes a task, at least 2.
+        shots: K, support drawings a class.
+        queries: Q, query drawings a class.
+        tasks_per_batch: T, tasks of one outer step, over all ranks together.
+        train_batches: meta-training batches an epoch.
+        val_batches: meta-validation batches after each epoch, the same every time.
+        test_batches: meta-test batches.
+        seed: of the meta-training episodes.
+        eval_seed: of the meta-validation and meta-test episodes: runs that differ in anything
+            else, also in ``seed``, are compared on the same tasks.
+        split_seed: which classes are for meta-training, -validation and -test.
+
+    Raises:
+        InputError: an impossible number, here or (what depends on the drawings) in `setup`.
+    """
+
+    drawings: Drawings
+    splits: dict[str, list[str]]
+
+    def __init__(
+        self,
+        *,
+        ways: int,
+        shots: int,
+        queries: int,
+        tasks_per_batch: int,
+        train_batches: int,
+        val_batches: int,
+        test_batches: int,
+        seed: int,
+        eval_seed: int,
+        split_seed: int,
+    ) -> None:
+        super().__init__()
+        least = {
+            "ways": (ways, 2),
+            "shots": (shots, 1),
+            "queries": (queries, 1),
+            "tasks_per_batch": (tasks_per_batch, 1),
+            "train_batches": (train_batches, 1),
+            "val_batches": (val_batches, 1),
+            "test_batches": (test_batches, 1),
+        }
+        for key, (value, minimum) in least.items():
+            if not isinstance(value, int) or value < minimum:
+                raise InputError(
+                    f"data.{key}={value}: must be a whole number of at least {minimum}"
+                )
+        self.ways, self.shots, self.queries = ways, shots, queries
+        self.tasks_per_batch = tasks_per_batch
+        self.batches = {"train": train_batches, "val": val_batches, "test": test_batches}
+        self.seeds = {"train": seed, "val": eval_seed, "test": eval_seed}
+        self.split_seed = split_seed
+        self._images: Tensor | None = None
+
+    @abstractmethod
+    def load(self) -> Drawings:
+        """The drawings, downloaded and cached where needed.
+
+        Raises:
+            InputError: they cannot be had, or are not what they should be.
+        """
+
+    def prepare_data(self) -> None:
+        """Download, on one process of a machine; nothing where the drawings are at hand."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the drawings, split their classes and check that the episodes asked for exist.
+
+        Raises:
+            InputError: too few drawings a class, or too few classes in a split.
+        """
+        if self._images is not None:
+            return
+        drawings = self.load()
+        per_class = drawings.images.shape[1]
+        if self.shots + self.queries > per_class:
+            raise InputError(
+                f"data.shots={self.shots} + data.queries={self.queries} = "
+                f"{self.shots + self.queries} drawings of a class, but data.samples_per_class="
+                f"{per_class}: their sum may be at most {per_class}"
+            )
+        self.splits = split_classes(drawings.classes, self.split_seed)
+        for split, classes in self.splits.items():
+            if self.ways > len(classes):
+                raise InputError(
+                    f"data.ways={self.ways}: the meta-{split} split has only {len(classes)} classes"
+                )
+        self.drawings = drawings
+        self._images = torch.from_numpy(drawings.images)
+
+    def episodes(self, split: str, device: torch.device | str = "cpu") -> EpisodeSampler:
+        """The sampler of one split: ``data.episodes("test")(torch.arange(25))``.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+            device: where the drawings shall live; episodes come from there.
+
+        Raises:
+            InputError: an unknown split.
+        """
+        if split not in SPLITS:
+            raise InputError(f"split={split}: must be one of {', '.join(SPLITS)}")
+        self.setup()
+        assert self._images is not None
+        # Kept, so that the drawings travel to an accelerator once and all splits share them.
+        self._images = self._images.to(device)
+        number = {name: position for position, name in enumerate(self.drawings.classes)}
+        return EpisodeSampler(
+            self._images,
+            torch.tensor([number[name] for name in self.splits[split]]),
+            split=split,
+            ways=self.ways,
+            shots=self.shots,
+            queries=self.queries,
+            seed=self.seeds[split],
+        )
+
+    def loader(self, split: str) -> DataLoader[Episode]:
+        """Batches of a split for this rank, made on this rank's device.
+
+        Raises:
+            InputError: more ranks than tasks in a batch.
+        """
+        device, rank, ranks = torch.device("cpu"), 0, 1
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        if ranks > self.tasks_per_batch:
+            raise InputError(
+                f"data.tasks_per_batch={self.tasks_per_batch} cannot be divided among {ranks} "
+                f"processes: it must be at least {ranks}"
+            )
+        dataset = EpisodeBatches(self.episodes(split, device), self.tasks_per_batch, rank, ranks)
+        # batch_size=None: an item of the dataset already is a batch.
+        return DataLoader(dataset, batch_size=None, sampler=EpochOrder(self.batches[split]))
+
+    def train_dataloader(self) -> DataLoader[Episode]:
+        """Meta-training: new episodes every epoch."""
+        return self.loader("train")
+
+    def val_dataloader(self) -> DataLoader[Episode]:
+        """Meta-validation: the same episodes every epoch and run."""
+        return self.loader("val")
+
+    def test_dataloader(self) -> DataLoader[Episode]:
+        """Meta-test: the same episodes every run."""
+        return self.loader("test")

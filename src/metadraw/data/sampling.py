@@ -1,0 +1,108 @@
+"""Episode i of a split as a pure function of (seed, split, i), vectorised on any device.
+
+A stateful generator would make an episode depend on what was drawn before it, and CPU and GPU
+generators differ. Here every candidate gets a key by hashing (seed, split, episode, candidate)
+with integer arithmetic, which is the same everywhere, and the smallest keys are drawn.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metadraw.data.episode import Episode
+
+SPLITS = ("train", "val", "test")
+
+
+def _signed(value: int) -> int:
+    """An unsigned 64-bit constant as the int64 with the same bits."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_MULTIPLIERS = (_signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB))
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """SplitMix64's finaliser (Steele, Lea and Flood 2014, "Fast splittable PRNGs", figure 17)."""
+
+    def xor_shift(x: Tensor, by: int) -> Tensor:
+        # int64's >> copies the sign bit; the mask makes it a shift of unsigned bits.
+        return x ^ ((x >> by) & ((1 << (64 - by)) - 1))
+
+    bits = xor_shift(bits, 30) * _MULTIPLIERS[0]
+    bits = xor_shift(bits, 27) * _MULTIPLIERS[1]
+    return xor_shift(bits, 31)
+
+
+def _fold(state: Tensor, data: Tensor) -> Tensor:
+    """The hash of everything in ``state`` followed by ``data``; int64, broadcast."""
+    return _mix(state + _GAMMA * (data + 1))
+
+
+class EpisodeSampler:
+    """Draws episodes of one class split, on the device that holds the drawings.
+
+    Classes are drawn without replacement within a task, drawings without replacement within a
+    class, so support and query are disjoint. More ways or shots with the same seed add to an
+    episode and change nothing else in it: a 5-way episode's classes are the first five of the
+    10-way episode of the same index.
+
+    Args:
+        images: ``[C, S, H, W]`` uint8, all classes of the data.
+        classes: ``[M]`` int64, the classes of this split.
+        split: ``train``, ``val`` or ``test``: part of the hash, so splits never share a stream.
+        ways: N, classes a task, at most M.
+        shots: K, support drawings a class.
+        queries: Q, query drawings a class; K + Q at most S.
+        seed: another seed, other episodes.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        classes: Tensor,
+        *,
+        split: str,
+        ways: int,
+        shots: int,
+        queries: int,
+        seed: int,
+    ) -> None:
+        self.images = images
+        self.classes = classes.to(images.device)
+        self.ways, self.shots, self.queries = ways, shots, queries
+        start = torch.tensor(seed, dtype=torch.int64, device=images.device)
+        self._state = _fold(_mix(start), torch.tensor(SPLITS.index(split), device=images.device))
+
+    def __call__(self, index: Tensor) -> Episode:
+        """The episodes with these numbers.
+
+        Args:
+            index: ``[T]`` int64, each at least 0.
+
+        Returns:
+            A batch of T tasks on the device of the drawings.
+        """
+        index = index.to(self.images.device)
+        # [T, M] keys; the first N in the order of their keys are a draw without replacement.
+        episode_state = _fold(self._state, index)
+        order = _fold(episode_state[:, None], self.classes).argsort(dim=1, stable=True)
+        classes = self.classes[order[:, : self.ways]]  # [T, N]
+        # [T, N, S] keys, from the class itself and not from its label: see the class docstring.
+        class_state = _fold(_fold(episode_state[:, None], classes), torch.zeros_like(classes))
+        candidates = torch.arange(self.images.shape[1], device=index.device)
+        order = _fold(class_state[..., None], candidates).argsort(dim=2, stable=True)
+        drawn = order[..., : self.shots + self.queries]  # [T, N, K+Q]
+        pictures = self.images[classes[..., None], drawn]  # [T, N, K+Q, H, W]
+        pictures = pictures.unsqueeze(3).to(torch.float32) / 255
+        labels = torch.arange(self.ways, device=index.device).expand(len(index), -1)
+        return Episode(
+            support_x=pictures[:, :, : self.shots].flatten(1, 2),
+            support_y=labels.repeat_interleave(self.shots, dim=1),
+            query_x=pictures[:, :, self.shots :].flatten(1, 2),
+            query_y=labels.repeat_interleave(self.queries, dim=1),
+            classes=classes,
+            index=index,
+        )

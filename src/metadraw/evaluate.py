@@ -1,0 +1,71 @@
+"""Meta-testing a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from metadraw import results
+from metadraw.build import read_checkpoint, restore
+from metadraw.errors import InputError
+from metadraw.train import make_trainer, show_episode
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """Test ``cfg.ckpt_path``; leaves ``results.json`` and ``episode.png`` in the run folder.
+
+    Without changes it repeats the meta-test of the training run exactly: episodes are fixed.
+
+    Returns:
+        The contents of ``results.json``.
+
+    Raises:
+        InputError: no such checkpoint, or it cannot be tested so.
+    """
+    if OmegaConf.is_missing(cfg, "ckpt_path"):
+        raise InputError("ckpt_path is missing: name a checkpoint, e.g. ckpt_path=RUN/checkpoints/best.ckpt")
+    trained = OmegaConf.create(read_checkpoint(cfg.ckpt_path)["metadraw_config"])
+    changes = {group: _given(cfg[group]) for group in ("data", "algorithm", "learner")}
+    if changes["data"].get("path") is not None:
+        changes["data"].setdefault("source", "path")
+    # Queries follow shots, as in training, unless they were set apart there or here.
+    if "shots" in changes["data"] and trained.data.queries == trained.data.shots:
+        changes["data"].setdefault("queries", changes["data"]["shots"])
+    if "ways" in changes["data"] and "ways" in trained.model:
+        trained.model.ways = changes["data"]["ways"]
+    data, learner = restore(cfg.ckpt_path, OmegaConf.merge(trained, changes))
+    loaders = {"train": data.train_dataloader, "val": data.val_dataloader, "test": data.test_dataloader}
+    if cfg.split not in loaders:
+        raise InputError(f"split={cfg.split}: must be one of {', '.join(loaders)}")
+    data.batches[cfg.split] = data.batches["test"]
+
+    folder = Path(cfg.paths.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = make_trainer(cfg)
+    data.trainer = trainer
+    began = time.perf_counter()
+    trainer.test(learner, loaders[cfg.split](), verbose=False)
+    test = results.evaluation(trainer, learner, cfg.split, time.perf_counter() - began)
+    show_episode(data, learner, folder / "episode.png")
+    found = results.write(
+        folder / "results.json",
+        data,
+        learner,
+        algorithm=type(learner.algorithm).__name__,
+        test=test,
+        checkpoint=str(cfg.ckpt_path),
+    )
+    log.info("%s", results.sentence(test))
+    log.info("results: %s", folder / "results.json")
+    return found
+
+
+def _given(node: DictConfig) -> dict[str, Any]:
+    """What was set on the command line: the keys that are not null."""
+    return {str(key): value for key, value in node.items() if value is not None}

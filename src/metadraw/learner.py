@@ -1,0 +1,242 @@
+"""The LightningModule: the outer step around any algorithm, and its evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.func import vmap
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from metadraw import metrics
+from metadraw.adaptation import Params
+from metadraw.algorithms import Algorithm, Outcome
+from metadraw.data.episode import Episode
+from metadraw.errors import DivergedError, InputError
+from metadraw.models.batch_norm import statistics_of_first
+
+
+class MetaLearner(L.LightningModule):
+    """Meta-trains an algorithm by manual optimisation, and evaluates it.
+
+    One outer step: the mean over a batch's tasks of the algorithm's meta-gradient, then a step
+    of the outer optimiser. Logs loss, accuracy and weighted precision after adaptation
+    (``train/acc``) and before it (``train/acc_before``), means over tasks.
+
+    Args:
+        algorithm: how one task is learned; its parameters are the meta-parameters.
+        optimizer: makes the outer optimiser from parameters.
+        scheduler: makes its learning rate schedule, which steps once an epoch; or none.
+        query_statistics: in evaluation, batch norm normalises the query set by its own
+            statistics (``query``, transductive, as in meta-training) or by those of the
+            ``support`` set.
+        tasks_per_chunk: tasks computed at once, all of a batch if none: less memory, same result.
+        gradient_clip_norm: the largest norm of the mean meta-gradient, unlimited if none.
+
+    Raises:
+        InputError: a wrong value of the last three.
+    """
+
+    #: The resolved config, kept in every checkpoint so that each one can be loaded by itself.
+    config: dict[str, Any] | None = None
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        *,
+        query_statistics: str = "query",
+        tasks_per_chunk: int | None = None,
+        gradient_clip_norm: float | None = None,
+    ) -> None:
+        super().__init__()
+        if query_statistics not in ("query", "support"):
+            raise InputError(
+                f"learner.query_statistics={query_statistics}: must be query or support"
+            )
+        for key, value in {
+            "tasks_per_chunk": tasks_per_chunk,
+            "gradient_clip_norm": gradient_clip_norm,
+        }.items():
+            if value is not None and not value > 0:
+                raise InputError(f"learner.{key}={value}: must be above 0, or null for no limit")
+        self.automatic_optimization = False
+        self.algorithm = algorithm
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.query_statistics = query_statistics
+        self.tasks_per_chunk = tasks_per_chunk
+        self.gradient_clip_norm = gradient_clip_norm
+        self._evaluated: list[Tensor] = []
+
+    # ---- what notebooks, tests and users call ------------------------------------------------
+
+    def meta_gradients(self, batch: Episode) -> tuple[Params, dict[str, Tensor]]:
+        """The mean meta-gradient of a batch of T tasks; changes nothing.
+
+        Returns:
+            The gradient by the algorithm's parameter names, and ``[T]`` values by metric name.
+        """
+        meta = {name: p.detach() for name, p in self.algorithm.named_parameters()}
+        gradients, outcome = vmap(
+            self.algorithm.meta_gradient,
+            in_dims=(None, 0),
+            randomness="different",
+            chunk_size=self.tasks_per_chunk,
+        )(meta, batch)
+        mean = {name: gradient.mean(dim=0) for name, gradient in gradients.items()}
+        return mean, metrics.task_metrics(outcome, batch.query_y)
+
+    @torch.no_grad()
+    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int | None = None) -> Params:
+        """Learn one task.
+
+        Args:
+            support_x: ``[B, C, H, W]`` float in 0..1.
+            support_y: ``[B]`` int64 labels.
+            steps: the algorithm's ``eval_inner_steps`` if none.
+
+        Returns:
+            The adapted parameters by name, for `predict`.
+        """
+        steps = self.algorithm.eval_inner_steps if steps is None else steps
+        return self.algorithm.adapt(support_x, support_y, steps)[-1]
+
+    @torch.no_grad()
+    def predict(self, params: Params, x: Tensor) -> Tensor:
+        """Logits ``[B, N]`` of images ``[B, C, H, W]`` with adapted parameters."""
+        return self.algorithm.predict(params, x)
+
+    @torch.no_grad()
+    def evaluate(self, batch: Episode) -> Outcome:
+        """Query logits ``[T, N*Q, N]`` of T tasks, before and after adaptation; changes nothing."""
+
+        def one(episode: Episode) -> Outcome:
+            steps = self.algorithm.eval_inner_steps
+            path = self.algorithm.adapt(episode.support_x, episode.support_y, steps)
+            return Outcome(self._classify(path[0], episode), self._classify(path[-1], episode))
+
+        return vmap(one, randomness="different", chunk_size=self.tasks_per_chunk)(batch)
+
+    def _classify(self, params: Params, episode: Episode) -> Tensor:
+        if self.query_statistics == "query":
+            return self.algorithm.predict(params, episode.query_x)
+        support = len(episode.support_x)
+        with statistics_of_first(support, self.algorithm.network):
+            both = torch.cat([episode.support_x, episode.query_x])
+            return self.algorithm.predict(params, both)[support:]
+
+    # ---- what Lightning calls ----------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """The outer optimiser, and its schedule if there is one."""
+        optimizer = self.make_optimizer(self.algorithm.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        return [optimizer], [self.make_scheduler(optimizer)]
+
+    def on_fit_start(self) -> None:
+        """Start watching for a loss that is not finite."""
+        self._loss_sum = torch.zeros((), device=self.device)
+
+    def training_step(self, batch: Episode, _: int) -> None:
+        """One outer step on this rank's tasks of the batch."""
+        gradients, values = self.meta_gradients(batch)
+        gradients = self._mean_over_ranks(gradients, tasks=len(batch.index))
+        for name, parameter in self.algorithm.named_parameters():
+            parameter.grad = gradients[name]
+        if self.gradient_clip_norm is not None:
+            clip_grad_norm_(self.algorithm.parameters(), self.gradient_clip_norm)
+        self.optimizers().step()  # type: ignore[union-attr]
+
+        self.log_dict(
+            {f"train/{name}": value.mean() for name, value in values.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(batch.index),
+            sync_dist=True,
+        )
+        self.log("acc", values["acc"].mean(), prog_bar=True, logger=False, on_step=True)
+        self._loss_sum += values["loss"].sum()
+
+    def _mean_over_ranks(self, gradients: Params, tasks: int) -> Params:
+        """The mean over all ranks' tasks: ``torch.func`` bypasses DDP's own averaging.
+
+        Ranks may have different numbers of tasks, so sums are added up and divided once.
+        """
+        if self.trainer.world_size == 1:
+            return gradients
+        flat = torch.cat([gradient.flatten() for gradient in gradients.values()])
+        total = torch.cat([flat * tasks, flat.new_tensor([tasks])])
+        torch.distributed.all_reduce(total)
+        parts = (total[:-1] / total[-1]).split([gradient.numel() for gradient in gradients.values()])
+        return {
+            name: part.view_as(gradient)
+            for (name, gradient), part in zip(gradients.items(), parts, strict=True)
+        }
+
+    def on_train_batch_end(self, outputs: Any, batch: Episode, batch_idx: int) -> None:
+        """Stop at a loss that is not finite, soon and always before the next checkpoint.
+
+        Raises:
+            DivergedError: some loss since the last look was not finite.
+        """
+        # Not every step: reading a number from an accelerator would hold it up.
+        look = (batch_idx + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch
+        if look and not self._loss_sum.isfinite():
+            raise DivergedError(
+                f"meta-training loss is not finite at step {self.global_step} (epoch "
+                f"{self.current_epoch + 1}): lower algorithm.inner_lr or optimizer.lr, or set "
+                "learner.gradient_clip_norm"
+            )
+
+    def on_train_epoch_end(self) -> None:
+        """Step the outer learning rate's schedule, which manual optimisation leaves to us."""
+        if self.make_scheduler is not None:
+            self.lr_schedulers().step()  # type: ignore[union-attr]
+
+    def validation_step(self, batch: Episode, _: int) -> None:
+        """Evaluate a batch of meta-validation tasks."""
+        self._evaluation_step(batch)
+
+    def test_step(self, batch: Episode, _: int) -> None:
+        """Evaluate a batch of meta-test tasks."""
+        self._evaluation_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all meta-validation tasks."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over all meta-test tasks."""
+        self._log_evaluation("test")
+
+    def _evaluation_step(self, batch: Episode) -> None:
+        values = metrics.task_metrics(self.evaluate(batch), batch.query_y)
+        self._evaluated.append(torch.stack([batch.index, *values.values()], dim=1).double())
+
+    def _log_evaluation(self, split: str) -> None:
+        rows = torch.cat(self._evaluated).cpu()  # [tasks of this rank, 1 + metrics]
+        self._evaluated = []
+        if self.trainer.world_size > 1:
+            parts: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, rows)
+            rows = torch.cat(parts)
+        # In the order of the episodes, so that sums do not depend on how tasks were divided.
+        rows = rows[rows[:, 0].argsort()][:, 1:]
+        values = dict(zip(metrics.NAMES, rows.T, strict=True))
+        self.log_dict({f"{split}/{name}": value.mean() for name, value in values.items()})
+        self.log(f"{split}/acc_ci95", metrics.confidence_interval(values["acc"]))
+        self.log(f"{split}/tasks", float(len(rows)), logger=False)
+        if split == "val":
+            self.log("val acc", values["acc"].mean(), prog_bar=True, logger=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the config into the checkpoint."""
+        checkpoint["metadraw_config"] = self.config

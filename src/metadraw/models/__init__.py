@@ -1,0 +1,1 @@
+"""Networks: any `torch.nn.Module` without in-place buffers, one file each."""

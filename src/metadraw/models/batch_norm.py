@@ -1,0 +1,58 @@
+"""Whose statistics batch norm uses when a network is evaluated on a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from metadraw.errors import InputError
+
+
+def refuse_running_statistics(network: nn.Module) -> None:
+    """Check that the network's forward pass changes nothing in it.
+
+    Raises:
+        InputError: a batch norm layer that keeps running statistics.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            raise InputError(
+                f"model: layer {name} keeps running batch-norm statistics, which an inner loop "
+                "would change in place: build it with track_running_stats=False"
+            )
+
+
+@contextmanager
+def statistics_of_first(rows: int, network: nn.Module) -> Iterator[None]:
+    """Within this context, batch norm normalises all rows by the statistics of the first ones.
+
+    With the support set in those rows and the query set in the others, query examples are
+    classified one by one, as if each had come alone; without this context the query set is
+    normalised by its own statistics (transductively). Bronskill et al. 2020 ("TaskNorm",
+    section 3) compare the two.
+
+    Args:
+        rows: how many leading rows of a batch give mean and variance.
+        network: whose `torch.nn.BatchNorm` layers this concerns.
+    """
+
+    def renormalise(module: nn.Module, args: tuple[Any, ...], _: Tensor) -> Tensor:
+        assert isinstance(module, _BatchNorm)
+        x = args[0]
+        over = [0, *range(2, x.ndim)]
+        variance, mean = torch.var_mean(x[:rows], over, correction=0)
+        return F.batch_norm(x, mean, variance, module.weight, module.bias, eps=module.eps)
+
+    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    hooks = [layer.register_forward_hook(renormalise) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,71 @@
+"""The four-block convolutional network of few-shot learning, as Cloudera's report FF15 has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from metadraw.errors import InputError
+
+# Batch norm keeps no running statistics: an adapted network exists for one task only, and an
+# in-place update inside the inner loop would make it a function with side effects.
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": lambda channels: nn.BatchNorm2d(channels, track_running_stats=False),
+    "layer": lambda channels: nn.GroupNorm(1, channels),
+    "none": lambda channels: nn.Identity(),
+}
+
+
+class Conv4(nn.Sequential):
+    """4 x [3x3 convolution, norm, ReLU, 2x2 max pool], then one linear layer.
+
+    Vinyals et al. 2016 ("Matching Networks for One Shot Learning", section 4.1.1), with the
+    report's 20 channels: 28 x 28 images shrink to 20 features.
+
+    Args:
+        ways: N, the number of logits.
+        image_channels: channels of an image.
+        image_size: height and width of an image in pixels, at least 16.
+        hidden_channels: channels of every block.
+        norm: ``batch`` (the statistics of the batch at hand, always), ``layer`` (each example by
+            its own) or ``none``.
+
+    Raises:
+        InputError: an unknown norm, or sizes that leave nothing of an image.
+
+    Shape:
+        ``[B, image_channels, image_size, image_size]`` float -> ``[B, ways]`` logits.
+    """
+
+    def __init__(
+        self,
+        *,
+        ways: int,
+        image_channels: int = 1,
+        image_size: int = 28,
+        hidden_channels: int = 20,
+        norm: str = "batch",
+    ) -> None:
+        if norm not in _NORMS:
+            raise InputError(f"model.norm={norm}: must be one of {', '.join(_NORMS)}")
+        if hidden_channels < 1:
+            raise InputError(f"model.hidden_channels={hidden_channels}: must be at least 1")
+        if image_size < 16:
+            raise InputError(f"model.image_size={image_size}: four poolings need at least 16 pixels")
+        channels = [image_channels] + [hidden_channels] * 4
+        blocks = [
+            nn.Sequential(
+                nn.Conv2d(before, after, kernel_size=3, padding=1),
+                _NORMS[norm](after),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            )
+            for before, after in zip(channels, channels[1:], strict=False)
+        ]
+        features = hidden_channels * (image_size // 16) ** 2
+        super().__init__(*blocks, nn.Flatten(), nn.Linear(features, ways))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, ways]`` of images ``[B, C, H, W]``."""
+        return super().forward(x)

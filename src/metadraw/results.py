@@ -1,0 +1,88 @@
+"""results.json: what a run measured, on what, with what."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from metadraw.data.datamodule import EpisodeDataModule
+from metadraw.learner import MetaLearner
+
+_PACKAGES = ("metadraw", "torch", "lightning", "hydra-core", "numpy", "torchmetrics")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def evaluation(trainer: L.Trainer, learner: MetaLearner, split: str, seconds: float) -> dict[str, Any]:
+    """The results of an evaluation that has just run: means over tasks, interval, conditions."""
+    logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    found: dict[str, Any] = {
+        name.removeprefix("test/"): value
+        for name, value in logged.items()
+        if name.startswith("test/")
+    }
+    tasks = int(found.pop("tasks"))
+    return {
+        "split": split,
+        **found,
+        "tasks": tasks,
+        "inner_steps": learner.algorithm.eval_inner_steps,
+        "query_statistics": learner.query_statistics,
+        "seconds": round(seconds, 3),
+        "tasks_per_second": round(tasks / seconds, 1),
+    }
+
+
+def write(path: Path, data: EpisodeDataModule, learner: MetaLearner, **measured: Any) -> dict[str, Any]:
+    """Write ``results.json``: what was measured, and everything that it depends on.
+
+    Args:
+        path: the file.
+        data: whose drawings' source and checksum are told.
+        learner: whose config is told.
+        **measured: what was measured.
+
+    Returns:
+        What was written.
+    """
+    results = {
+        **measured,
+        "data": data.drawings.provenance,
+        "versions": versions(),
+        "machine": {
+            "platform": platform.platform(),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "config": learner.config,
+    }
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def sentence(test: dict[str, Any]) -> str:
+    """An evaluation in one line for people."""
+    return (
+        f"meta-{test['split']} accuracy {100 * test['acc']:.2f} ± {100 * test['acc_ci95']:.2f} % "
+        f"(95 % interval, {test['tasks']} tasks, {test['inner_steps']} inner steps, "
+        f"query set normalised by its {'own' if test['query_statistics'] == 'query' else 'support'}"
+        f" statistics), before adaptation {100 * test['acc_before']:.2f} %"
+    )

@@ -1,0 +1,149 @@
+"""The whole of a training run, as one straight recipe."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import DictConfig, OmegaConf
+
+from metadraw import loggers, results
+from metadraw.build import build, check_parameters, read_checkpoint
+from metadraw.data.datamodule import EpisodeDataModule
+from metadraw.errors import DivergedError, InputError
+from metadraw.figures import draw_episode
+from metadraw.learner import MetaLearner
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Meta-train, meta-validate, meta-test; leaves everything in ``cfg.paths.output_dir``.
+
+    That folder then holds ``config.yaml`` (resolved; runs again as it is), ``metrics.csv``,
+    ``curves.png``, ``episode.png``, ``checkpoints/best.ckpt``, ``checkpoints/last.ckpt`` and
+    ``results.json``.
+
+    Returns:
+        The contents of ``results.json``.
+
+    Raises:
+        InputError: something in the config cannot work; before any training.
+        DivergedError: a loss was not finite; the last good checkpoint is kept.
+    """
+    refuse_automatic_optimisation(cfg.trainer)
+    data, learner = build(cfg)
+    if cfg.ckpt_path is not None:
+        check_parameters(cfg.ckpt_path, read_checkpoint(cfg.ckpt_path), learner)
+
+    folder = Path(cfg.paths.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(cfg, folder)
+    log.info("run folder: %s", folder)
+    trainer = make_trainer(cfg)
+    logger = trainer.logger
+    try:
+        loggers.start(logger, {**(learner.config or {}), "drawings": data.drawings.provenance})
+        began = time.perf_counter()
+        try:
+            trainer.fit(learner, data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        except DivergedError as error:
+            raise DivergedError(f"{error}; {_kept(folder)}") from error
+        trained = time.perf_counter()
+        best = trainer.checkpoint_callback
+        assert isinstance(best, ModelCheckpoint)
+        trainer.test(
+            learner, datamodule=data, ckpt_path=best.best_model_path, verbose=False, weights_only=True
+        )
+        test = results.evaluation(trainer, learner, "test", time.perf_counter() - trained)
+
+        show_episode(data, learner, folder / "episode.png")
+        epochs = trainer.current_epoch
+        assert best.best_model_score is not None
+        found = results.write(
+            folder / "results.json",
+            data,
+            learner,
+            algorithm=type(learner.algorithm).__name__,
+            test=test,
+            val={"acc": best.best_model_score.item()},
+            train={
+                "epochs": epochs,
+                "outer_steps": trainer.global_step,
+                "seconds_with_validation": round(trained - began, 3),
+            },
+            checkpoint=best.best_model_path,
+        )
+        loggers.finish(logger, found, folder)
+    finally:
+        loggers.close(logger)
+    log.info("%s", results.sentence(test))
+    log.info("curves: %s", folder / "curves.png")
+    return found
+
+
+def make_trainer(cfg: DictConfig) -> L.Trainer:
+    """The Trainer of a config, with its callbacks and logger."""
+    callbacks = list(instantiate(cfg.callbacks).values()) if cfg.get("callbacks") else []
+    return instantiate(
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=loggers.make(cfg.get("logger")),
+        default_root_dir=cfg.paths.output_dir,
+    )
+
+
+def refuse_automatic_optimisation(trainer: DictConfig) -> None:
+    """Check for Trainer options that belong to automatic optimisation.
+
+    Raises:
+        InputError: one of them is set; it names what to use instead.
+    """
+    if trainer.get("gradient_clip_val") is not None:
+        raise InputError(
+            f"trainer.gradient_clip_val={trainer.gradient_clip_val}: the outer step is a manual "
+            "one: use learner.gradient_clip_norm"
+        )
+    batches = trainer.get("accumulate_grad_batches", 1)
+    if batches != 1:
+        raise InputError(
+            f"trainer.accumulate_grad_batches={batches}: the outer step is a manual one: use a "
+            "larger data.tasks_per_batch, with learner.tasks_per_chunk for the same memory"
+        )
+    if str(trainer.get("precision", "32-true")) in ("16", "16-mixed", "16-true"):
+        raise InputError(
+            f"trainer.precision={trainer.precision}: half precision needs loss scaling, which "
+            "meta-gradients do not pass through: use bf16-mixed, 32-true or 64-true"
+        )
+    if not trainer.get("max_epochs") or trainer.max_epochs < 1:
+        raise InputError(f"trainer.max_epochs={trainer.get('max_epochs')}: must be at least 1")
+
+
+def save_config(cfg: DictConfig, folder: Path) -> None:
+    """``config.yaml``: every value as it was, but for the run folder, which a re-run has anew."""
+    copy = OmegaConf.masked_copy(cfg, [str(key) for key in cfg])
+    copy.paths.output_dir = "RUN_FOLDER"
+    OmegaConf.resolve(copy)
+    text = OmegaConf.to_yaml(copy).replace("RUN_FOLDER", "${paths.output_dir}")
+    text = text.replace("output_dir: ${paths.output_dir}", "output_dir: ${hydra:runtime.output_dir}")
+    head = "# python train.py --config-dir THIS_FOLDER --config-name config\n"
+    (folder / "config.yaml").write_text(f"{head}defaults:\n- hydra: default\n- _self_\n{text}")
+
+
+def show_episode(data: EpisodeDataModule, learner: MetaLearner, path: Path) -> None:
+    """A picture of the first meta-test episode, with the learner's predictions."""
+    batch = data.episodes("test", learner.device)(torch.zeros(1, dtype=torch.int64))
+    batch = batch.to(next(learner.parameters()).dtype)
+    logits = learner.evaluate(batch).after[0]
+    draw_episode(batch.task(0), data.drawings.classes, path, logits)
+
+
+def _kept(folder: Path) -> str:
+    last = folder / "checkpoints" / "last.ckpt"
+    return f"the last good checkpoint is {last}" if last.exists() else "no epoch was finished"

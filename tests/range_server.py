@@ -1,0 +1,96 @@
+"""A web server of one folder that answers range requests, and wrongly if told to."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+
+@dataclass
+class Served:
+    """What a server did, and how it should misbehave; to be changed while it runs."""
+
+    folder: Path
+    url: str = ""
+    requests: Counter[str] = field(default_factory=Counter)  # by class
+    sent: int = 0  # bytes of bodies
+    no_ranges: bool = False
+    missing: set[str] = field(default_factory=set)
+    fails: Counter[str] = field(default_factory=Counter)  # class -> so many times HTTP 500
+    cuts: Counter[str] = field(default_factory=Counter)  # class -> so many times half a body
+    shifts: Counter[str] = field(default_factory=Counter)  # class -> so often another range
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, faults: Counter[str], name: str) -> bool:
+        with self.lock:
+            faults[name] -= 1
+            return faults[name] >= 0
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    served: Served
+
+    def do_GET(self) -> None:
+        served, name = self.served, Path(unquote(self.path)).stem
+        file = served.folder / f"{name}.npy"
+        with served.lock:
+            served.requests[name] += 1
+        if served.take(served.fails, name):
+            return self.answer(500)
+        if name in served.missing or not file.is_file():
+            return self.answer(404)
+        data = file.read_bytes()
+        if served.no_ranges:
+            return self.answer(200, data)
+        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        last = min(last, len(data) - 1)
+        if served.take(served.shifts, name):
+            first, last = first - 1, last - 1
+        given = f"bytes {first}-{last}/{len(data)}"
+        part = data[first : last + 1]
+        self.answer(206, part, served.take(served.cuts, name), **{"Content-Range": given})
+
+    def answer(self, status: int, body: bytes = b"", cut: bool = False, **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if cut:
+            body, self.close_connection = body[: len(body) // 2], True
+        with self.served.lock:
+            self.served.sent += len(body)
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 256
+
+    def handle_error(self, *args: object) -> None:
+        pass  # a client that closes a connection early is meant
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[Served]:
+    """Serve ``folder`` on a free port of this machine."""
+    served = Served(folder)
+    server = Server(("127.0.0.1", 0), type("Bound", (Handler,), {"served": served}))
+    served.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

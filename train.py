@@ -1,0 +1,24 @@
+"""Meta-train, meta-validate after every epoch, meta-test the best checkpoint.
+
+python train.py algorithm=fomaml data.shots=5
+"""
+
+import hydra
+from dotenv import load_dotenv
+from omegaconf import DictConfig
+
+from metadraw.cli import one_line_errors
+from metadraw.train import train
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+def main(cfg: DictConfig) -> float:
+    """Run one config; returns the best meta-validation accuracy, for sweepers that search."""
+    with one_line_errors():
+        return train(cfg)["val"]["acc"]
+
+
+if __name__ == "__main__":
+    load_dotenv()
+    with one_line_errors():
+        main()
