@@ -29,7 +29,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         InputError: no such checkpoint, or it cannot be tested so.
     """
     if OmegaConf.is_missing(cfg, "ckpt_path"):
-        raise InputError("ckpt_path is missing: name a checkpoint, e.g. ckpt_path=RUN/checkpoints/best.ckpt")
+        raise InputError(
+            "ckpt_path is missing: name a checkpoint, e.g. ckpt_path=RUN/checkpoints/best.ckpt"
+        )
     trained = OmegaConf.create(read_checkpoint(cfg.ckpt_path)["metadraw_config"])
     changes = {group: _given(cfg[group]) for group in ("data", "algorithm", "learner")}
     if changes["data"].get("path") is not None:
@@ -40,7 +42,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     if "ways" in changes["data"] and "ways" in trained.model:
         trained.model.ways = changes["data"]["ways"]
     data, learner = restore(cfg.ckpt_path, OmegaConf.merge(trained, changes))
-    loaders = {"train": data.train_dataloader, "val": data.val_dataloader, "test": data.test_dataloader}
+    loaders = {
+        "train": data.train_dataloader,
+        "val": data.val_dataloader,
+        "test": data.test_dataloader,
+    }
     if cfg.split not in loaders:
         raise InputError(f"split={cfg.split}: must be one of {', '.join(loaders)}")
     data.batches[cfg.split] = data.batches["test"]

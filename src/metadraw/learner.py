@@ -145,7 +145,7 @@ class MetaLearner(L.LightningModule):
         """Start watching for a loss that is not finite."""
         self._loss_sum = torch.zeros((), device=self.device)
 
-    def training_step(self, batch: Episode, _: int) -> None:
+    def training_step(self, batch: Episode, batch_idx: int) -> None:
         """One outer step on this rank's tasks of the batch."""
         gradients, values = self.meta_gradients(batch)
         gradients = self._mean_over_ranks(gradients, tasks=len(batch.index))
@@ -175,7 +175,9 @@ class MetaLearner(L.LightningModule):
         flat = torch.cat([gradient.flatten() for gradient in gradients.values()])
         total = torch.cat([flat * tasks, flat.new_tensor([tasks])])
         torch.distributed.all_reduce(total)
-        parts = (total[:-1] / total[-1]).split([gradient.numel() for gradient in gradients.values()])
+        parts = (total[:-1] / total[-1]).split(
+            [gradient.numel() for gradient in gradients.values()]
+        )
         return {
             name: part.view_as(gradient)
             for (name, gradient), part in zip(gradients.items(), parts, strict=True)
@@ -201,11 +203,11 @@ class MetaLearner(L.LightningModule):
         if self.make_scheduler is not None:
             self.lr_schedulers().step()  # type: ignore[union-attr]
 
-    def validation_step(self, batch: Episode, _: int) -> None:
+    def validation_step(self, batch: Episode, batch_idx: int) -> None:
         """Evaluate a batch of meta-validation tasks."""
         self._evaluation_step(batch)
 
-    def test_step(self, batch: Episode, _: int) -> None:
+    def test_step(self, batch: Episode, batch_idx: int) -> None:
         """Evaluate a batch of meta-test tasks."""
         self._evaluation_step(batch)
 
@@ -231,11 +233,13 @@ class MetaLearner(L.LightningModule):
         # In the order of the episodes, so that sums do not depend on how tasks were divided.
         rows = rows[rows[:, 0].argsort()][:, 1:]
         values = dict(zip(metrics.NAMES, rows.T, strict=True))
-        self.log_dict({f"{split}/{name}": value.mean() for name, value in values.items()})
-        self.log(f"{split}/acc_ci95", metrics.confidence_interval(values["acc"]))
-        self.log(f"{split}/tasks", float(len(rows)), logger=False)
+        logged = {name: value.mean() for name, value in values.items()}
+        logged["acc_ci95"] = metrics.confidence_interval(values["acc"])
+        logged["tasks"] = torch.tensor(len(rows), dtype=torch.float64)
+        # All ranks log the same numbers; sync_dist is what Lightning wants to hear.
+        self.log_dict({f"{split}/{name}": value for name, value in logged.items()}, sync_dist=True)
         if split == "val":
-            self.log("val acc", values["acc"].mean(), prog_bar=True, logger=False)
+            self.log("val acc", logged["acc"], prog_bar=True, logger=False, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the config into the checkpoint."""

@@ -29,7 +29,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def evaluation(trainer: L.Trainer, learner: MetaLearner, split: str, seconds: float) -> dict[str, Any]:
+def evaluation(
+    trainer: L.Trainer, learner: MetaLearner, split: str, seconds: float
+) -> dict[str, Any]:
     """The results of an evaluation that has just run: means over tasks, interval, conditions."""
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     found: dict[str, Any] = {
@@ -49,7 +51,9 @@ def evaluation(trainer: L.Trainer, learner: MetaLearner, split: str, seconds: fl
     }
 
 
-def write(path: Path, data: EpisodeDataModule, learner: MetaLearner, **measured: Any) -> dict[str, Any]:
+def write(
+    path: Path, data: EpisodeDataModule, learner: MetaLearner, **measured: Any
+) -> dict[str, Any]:
     """Write ``results.json``: what was measured, and everything that it depends on.
 
     Args:

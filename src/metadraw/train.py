@@ -59,7 +59,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         best = trainer.checkpoint_callback
         assert isinstance(best, ModelCheckpoint)
         trainer.test(
-            learner, datamodule=data, ckpt_path=best.best_model_path, verbose=False, weights_only=True
+            learner,
+            datamodule=data,
+            ckpt_path=best.best_model_path,
+            verbose=False,
+            weights_only=True,
         )
         test = results.evaluation(trainer, learner, "test", time.perf_counter() - trained)
 
@@ -131,7 +135,9 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     copy.paths.output_dir = "RUN_FOLDER"
     OmegaConf.resolve(copy)
     text = OmegaConf.to_yaml(copy).replace("RUN_FOLDER", "${paths.output_dir}")
-    text = text.replace("output_dir: ${paths.output_dir}", "output_dir: ${hydra:runtime.output_dir}")
+    text = text.replace(
+        "output_dir: ${paths.output_dir}", "output_dir: ${hydra:runtime.output_dir}"
+    )
     head = "# python train.py --config-dir THIS_FOLDER --config-name config\n"
     (folder / "config.yaml").write_text(f"{head}defaults:\n- hydra: default\n- _self_\n{text}")
 

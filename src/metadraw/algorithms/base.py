@@ -46,7 +46,10 @@ class Algorithm(nn.Module, ABC):
 
     def __init__(self, network: nn.Module, *, inner_steps: int, eval_inner_steps: int) -> None:
         super().__init__()
-        for key, steps in {"inner_steps": inner_steps, "eval_inner_steps": eval_inner_steps}.items():
+        for key, steps in {
+            "inner_steps": inner_steps,
+            "eval_inner_steps": eval_inner_steps,
+        }.items():
             if not isinstance(steps, int) or steps < 1:
                 raise InputError(f"algorithm.{key}={steps}: must be a whole number of at least 1")
         refuse_running_statistics(network)

@@ -45,6 +45,7 @@ class EpochOrder(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Read the batches of this epoch, counted from 0."""
         self.epoch = epoch
 
     def __len__(self) -> int:

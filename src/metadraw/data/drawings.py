@@ -81,7 +81,7 @@ def load_quickdraw(
     Raises:
         InputError: an impossible argument, no source that works, or a cache that cannot be written.
     """
-    _check(source, samples_per_class, seed, path)
+    _check(source, samples_per_class, seed, path, base_url)
     if path is not None:  # then the source is path
         files = Path(path).expanduser()
         images = folder.load(files, QUICKDRAW_CLASSES, samples_per_class, seed)
@@ -113,13 +113,17 @@ def load_quickdraw(
         ) from error
 
 
-def _check(source: str, samples: int, seed: int, path: str | Path | None) -> None:
+def _check(source: str, samples: int, seed: int, path: str | Path | None, base_url: str) -> None:
     if source not in SOURCES:
         raise InputError(f"data.source={source} is not a source; right is {', '.join(SOURCES)}")
     if not isinstance(samples, int) or samples < 1:
         raise InputError(f"data.samples_per_class={samples}: right is a whole number from 1")
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise InputError(f"data.drawings_seed={seed}: right is a whole number from 0 to {2**32 - 1}")
+        raise InputError(
+            f"data.drawings_seed={seed}: right is a whole number from 0 to {2**32 - 1}"
+        )
+    if not base_url.startswith(("http://", "https://")):
+        raise InputError(f"data.base_url={base_url}: right is http://... or https://...")
     if source == "path" and path is None:
         raise InputError("data.source=path needs data.path=FOLDER with 345 <class>.npy files")
     if source != "path" and path is not None:

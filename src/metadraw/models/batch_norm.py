@@ -1,4 +1,4 @@
-"""Whose statistics batch norm uses when a network is evaluated on a task."""
+"""Batch norm for few-shot tasks: whose statistics it uses."""
 
 from __future__ import annotations
 
@@ -28,6 +28,25 @@ def refuse_running_statistics(network: nn.Module) -> None:
             )
 
 
+class TaskBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm by the statistics of the batch at hand alone, always.
+
+    It keeps no running statistics: an adapted network exists for one task only, and an in-place
+    update inside the inner loop would make it a function with side effects.
+
+    Args:
+        channels: of its input ``[B, channels, H, W]``.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images, in the parameters' dtype."""
+        # Under bf16-mixed the input is bfloat16, and PyTorch has no backward for mixed types.
+        return super().forward(x.to(self.weight.dtype))
+
+
 @contextmanager
 def statistics_of_first(rows: int, network: nn.Module) -> Iterator[None]:
     """Within this context, batch norm normalises all rows by the statistics of the first ones.
@@ -44,7 +63,7 @@ def statistics_of_first(rows: int, network: nn.Module) -> Iterator[None]:
 
     def renormalise(module: nn.Module, args: tuple[Any, ...], _: Tensor) -> Tensor:
         assert isinstance(module, _BatchNorm)
-        x = args[0]
+        x = args[0].to(module.weight.dtype)
         over = [0, *range(2, x.ndim)]
         variance, mean = torch.var_mean(x[:rows], over, correction=0)
         return F.batch_norm(x, mean, variance, module.weight, module.bias, eps=module.eps)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 from metadraw.errors import InputError
+from metadraw.models.batch_norm import TaskBatchNorm2d
 
-# Batch norm keeps no running statistics: an adapted network exists for one task only, and an
-# in-place update inside the inner loop would make it a function with side effects.
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "batch": lambda channels: nn.BatchNorm2d(channels, track_running_stats=False),
+    "batch": TaskBatchNorm2d,
     "layer": lambda channels: nn.GroupNorm(1, channels),
     "none": lambda channels: nn.Identity(),
 }
@@ -52,7 +52,9 @@ class Conv4(nn.Sequential):
         if hidden_channels < 1:
             raise InputError(f"model.hidden_channels={hidden_channels}: must be at least 1")
         if image_size < 16:
-            raise InputError(f"model.image_size={image_size}: four poolings need at least 16 pixels")
+            raise InputError(
+                f"model.image_size={image_size}: four poolings need at least 16 pixels"
+            )
         channels = [image_channels] + [hidden_channels] * 4
         blocks = [
             nn.Sequential(
@@ -61,7 +63,7 @@ class Conv4(nn.Sequential):
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             )
-            for before, after in zip(channels, channels[1:], strict=False)
+            for before, after in pairwise(channels)
         ]
         features = hidden_channels * (image_size // 16) ** 2
         super().__init__(*blocks, nn.Flatten(), nn.Linear(features, ways))

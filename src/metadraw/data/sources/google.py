@@ -85,7 +85,8 @@ def _kept(file: Path, samples: int) -> np.ndarray | None:
 
 def _fetch(remote: _Remote, name: str, url: str, samples: int, seed: int, index: int) -> np.ndarray:
     """``uint8 [S, 784]`` of one class, tried again after what may pass."""
-    for wait in (*_WAITS, None):
+    waits = iter(_WAITS)
+    while True:
         try:
             [header] = remote.read(url, [0], _HEADER)
             rows, first = _layout(header, remote.size)
@@ -97,13 +98,13 @@ def _fetch(remote: _Remote, name: str, url: str, samples: int, seed: int, index:
         except InputError as error:
             raise InputError(f"class {name!r}: {url}: {error}") from error
         except _PASSING as error:
+            wait = next(waits, None)
             if wait is None:
                 raise InputError(
                     f"class {name!r}: {url}: {_reason(error)}, {len(_WAITS) + 1} times; what "
                     "was fetched is kept, run again to go on"
                 ) from error
             time.sleep(wait)
-    raise AssertionError("unreachable")
 
 
 def _layout(header: bytes, size: int) -> tuple[int, int]:

@@ -1,0 +1,81 @@
+"""What several tests share. Synthetic drawings are for unit tests only."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import metadraw
+from metadraw.data.drawings import QUICKDRAW_CLASSES
+from metadraw.data.sampling import EpisodeSampler
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Sums in one order, and tests that do not fight over cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def synthetic_images():
+    """[12, 20, 28, 28] uint8: every class a noisy version of a pattern of its own."""
+    random = np.random.RandomState(0)
+    pattern = random.rand(12, 1, 28, 28) > 0.8
+    noise = random.rand(12, 20, 28, 28) > 0.9
+    return torch.from_numpy(((pattern ^ noise) * 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def make_sampler(synthetic_images):
+    """An episode sampler over the synthetic classes."""
+
+    def make(ways=5, shots=1, queries=None, seed=0, split="train"):
+        return EpisodeSampler(
+            synthetic_images,
+            torch.arange(12),
+            split=split,
+            ways=ways,
+            shots=shots,
+            queries=queries or shots,
+            seed=seed,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def synthetic_folder(tmp_path_factory) -> Path:
+    """A folder in the data set's format: 345 files, 24 synthetic drawings a class."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    random = np.random.RandomState(1)
+    for name in QUICKDRAW_CLASSES:
+        pattern, noise = random.rand(1, 784) > 0.8, random.rand(24, 784) > 0.95
+        np.save(folder / f"{name}.npy", ((pattern ^ noise) * 255).astype(np.uint8))
+    return folder
+
+
+@pytest.fixture
+def tiny(synthetic_folder, tmp_path):
+    """Overrides for a run of seconds on synthetic drawings, in a folder of its own."""
+    return [
+        "data.source=path",
+        f"data.path={synthetic_folder}",
+        "data.samples_per_class=20",
+        "data.tasks_per_batch=4",
+        "data.train_batches=3",
+        "data.val_batches=2",
+        "data.test_batches=2",
+        "trainer=cpu",
+        "trainer.max_epochs=2",
+        "model.hidden_channels=4",
+        "algorithm.inner_steps=2",
+        "callbacks.progress_bar.refresh_rate=0",
+        f"paths.output_dir={tmp_path / 'run'}",
+    ]
+
+
+@pytest.fixture
+def tiny_learner(tiny):
+    """Build data and learner of a tiny config with further overrides."""
+    return lambda *overrides: metadraw.build(metadraw.compose(*tiny, *overrides))

@@ -1,0 +1,220 @@
+"""The outer step and evaluation, whatever the algorithm."""
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import nn
+
+import metadraw
+from metadraw import DivergedError, InputError
+from metadraw.algorithms import Outcome
+from metadraw.algorithms.maml import MAML
+from metadraw.learner import MetaLearner
+from metadraw.metrics import confidence_interval, task_metrics
+from metadraw.models.conv4 import Conv4
+from metadraw.train import train
+
+
+def parameters(learner):
+    return torch.cat([p.detach().flatten() for p in learner.parameters()])
+
+
+def fit(tiny, *overrides):
+    """Train a tiny config in float64; returns the final meta-parameters."""
+    cfg = metadraw.compose(*tiny, "trainer.precision=64-true", *overrides)
+    data, learner = metadraw.build(cfg)
+    trainer = Trainer(
+        **{k: v for k, v in cfg.trainer.items() if k != "_target_"},
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(learner.double(), data)
+    return parameters(learner), trainer
+
+
+def test_one_outer_step_is_sgd_on_the_mean_meta_gradient(tiny_learner):
+    data, learner = tiny_learner("optimizer=sgd", "optimizer.momentum=0", "trainer.max_epochs=1")
+    gradients, _ = learner.meta_gradients(next(iter(data.train_dataloader())))
+    expected = {
+        n: p.detach() - 0.01 * gradients[n] for n, p in learner.algorithm.named_parameters()
+    }
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(
+        accelerator="cpu", max_steps=1, num_sanity_val_steps=0, limit_val_batches=0, **options
+    )
+    trainer.fit(learner, data)
+    for name, parameter in learner.algorithm.named_parameters():
+        torch.testing.assert_close(parameter.detach(), expected[name])
+
+
+@pytest.mark.parametrize("tasks", [4, 5])
+def test_two_processes_end_where_one_does(tiny, tasks):
+    """Five tasks: the ranks have two and three, and still the mean is over tasks.
+
+    With SGD: Adam would scale up the rounding errors in the biases whose gradient is zero.
+    """
+    tiny = [*tiny, f"data.tasks_per_batch={tasks}", "optimizer=sgd"]
+    one, trainer_of_one = fit(tiny)
+    two, trainer_of_two = fit(tiny, "trainer=ddp_cpu", "trainer.max_epochs=2")
+    torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-12)
+    for name in ("val/acc", "val/acc_ci95", "val/loss", "train/loss"):
+        assert trainer_of_two.callback_metrics[name].item() == pytest.approx(
+            trainer_of_one.callback_metrics[name].item(), rel=1e-6
+        )
+
+
+def test_more_processes_than_tasks_are_refused(tiny):
+    with pytest.raises(Exception, match="cannot be divided among 2 processes"):
+        fit(tiny, "trainer=ddp_cpu", "data.tasks_per_batch=1")
+
+
+def test_gradient_clipping(tiny_learner):
+    data, learner = tiny_learner(
+        "optimizer=sgd", "optimizer.momentum=0", "optimizer.lr=1", "learner.gradient_clip_norm=0.01"
+    )
+    before = parameters(learner)
+    Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    ).fit(learner, data)
+    assert (parameters(learner) - before).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_cosine_schedule_steps_once_an_epoch(tiny):
+    _, trainer = fit(tiny, "scheduler=cosine", "trainer.max_epochs=2")
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+    _, trainer = fit(tiny, "scheduler=cosine", "trainer.max_epochs=2", "scheduler.T_max=4")
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0005)
+
+
+@pytest.mark.parametrize(
+    "override", ["optimizer._target_=torch.optim.RMSprop", "trainer.precision=bf16-mixed"]
+)
+def test_other_optimisers_and_precisions_train(tiny, override):
+    found = train(metadraw.compose(*tiny, override))
+    assert 0 <= found["test"]["acc"] <= 1
+
+
+def test_adapting_one_task_is_what_evaluation_does(tiny_learner):
+    data, learner = tiny_learner("data.shots=3")
+    batch = data.episodes("test")(torch.arange(3))
+    outcome = learner.evaluate(batch)
+    task = batch.task(1)
+    adapted = learner.adapt(task.support_x, task.support_y)
+    torch.testing.assert_close(learner.predict(adapted, task.query_x), outcome.after[1])
+    start = learner.adapt(task.support_x, task.support_y, steps=0)
+    torch.testing.assert_close(learner.predict(start, task.query_x), outcome.before[1])
+
+
+def test_query_statistics(tiny_learner):
+    """By the support set's statistics, a query example's logits do not depend on the others."""
+    for statistics, independent in (("support", True), ("query", False)):
+        data, learner = tiny_learner("data.shots=3", f"learner.query_statistics={statistics}")
+        batch = data.episodes("test")(torch.arange(2))
+        whole = learner.evaluate(batch).after[:, :5]
+        part = batch._replace(query_x=batch.query_x[:, :5], query_y=batch.query_y[:, :5])
+        assert torch.allclose(learner.evaluate(part).after, whole, atol=1e-5) == independent
+
+
+def test_support_statistics_against_batch_norm_by_hand():
+    from metadraw.models.batch_norm import statistics_of_first
+
+    layer = nn.BatchNorm2d(3, track_running_stats=False)
+    with torch.no_grad():
+        layer.weight.uniform_(0.5, 2)
+        layer.bias.uniform_(-1, 1)
+    x = torch.randn(7, 3, 4, 4)
+    with statistics_of_first(5, nn.Sequential(layer)):
+        found = layer(x)
+    mean, variance = x[:5].mean((0, 2, 3)), x[:5].var((0, 2, 3), unbiased=False)
+    shape = (1, 3, 1, 1)
+    by_hand = (x - mean.view(shape)) / (variance.view(shape) + layer.eps).sqrt()
+    by_hand = by_hand * layer.weight.view(shape) + layer.bias.view(shape)
+    torch.testing.assert_close(found, by_hand)
+    torch.testing.assert_close(found[:5], layer(x[:5]))
+
+
+def test_more_inner_steps_at_evaluation(tiny_learner):
+    data, learner = tiny_learner("algorithm.eval_inner_steps=7")
+    assert (learner.algorithm.inner_steps, learner.algorithm.eval_inner_steps) == (2, 7)
+    batch = data.episodes("test")(torch.arange(1))
+    seven = learner.evaluate(batch).after[0]
+    adapted = learner.adapt(batch.support_x[0], batch.support_y[0], steps=7)
+    torch.testing.assert_close(seven, learner.predict(adapted, batch.query_x[0]))
+
+
+def test_diverged_training_stops_and_keeps_the_last_checkpoint(tiny):
+    cfg = metadraw.compose(
+        *tiny, "optimizer=sgd", "optimizer.lr=1e18", "model.norm=none", "trainer.max_epochs=9"
+    )
+    with pytest.raises(DivergedError, match="meta-training loss is not finite at step"):
+        train(cfg)
+
+
+def test_a_network_with_running_statistics_is_refused():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    with pytest.raises(InputError, match="layer 1 keeps running batch-norm statistics"):
+        MAML(network, inner_lr=0.1, first_order=False, inner_steps=1, eval_inner_steps=1)
+
+
+def test_any_network_can_take_its_place(make_sampler):
+    """Dropout, no batch norm, another structure: nothing in the learner knows of it."""
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 16), nn.Tanh(), nn.Dropout(0.1), nn.Linear(16, 5)
+    )
+    algorithm = MAML(network, inner_lr=0.1, first_order=False, inner_steps=2, eval_inner_steps=2)
+    learner = MetaLearner(algorithm, torch.optim.Adam)
+    gradients, _ = learner.meta_gradients(make_sampler()(torch.arange(3)))
+    assert all(g.isfinite().all() and g.abs().max() > 0 for g in gradients.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"norm": "instance"}, "model.norm=instance: must be one of batch, layer, none"),
+        ({"hidden_channels": 0}, "model.hidden_channels=0"),
+        ({"image_size": 15}, "model.image_size=15"),
+    ],
+)
+def test_conv4_refuses(options, says):
+    with pytest.raises(InputError, match=says):
+        Conv4(ways=5, **options)
+
+
+@pytest.mark.parametrize(("size", "channels"), [(28, 1), (84, 3), (32, 3)])
+def test_conv4_takes_other_images(size, channels):
+    network = Conv4(ways=7, image_size=size, image_channels=channels)
+    assert network(torch.rand(4, channels, size, size)).shape == (4, 7)
+
+
+def test_conv4_is_the_reports_network():
+    assert sum(p.numel() for p in Conv4(ways=5).parameters()) == (
+        (9 * 1 * 20 + 20) + 3 * (9 * 20 * 20 + 20) + 4 * 2 * 20 + (20 * 5 + 5)
+    )
+
+
+def test_metrics_worked_by_hand():
+    """Labels 0 1 1 2, predicted 0 0 1 2: precisions 1/2, 1, 1, weighted (1/2 + 2 + 1) / 4."""
+    predicted = torch.tensor([[0, 0, 1, 2], [0, 1, 1, 2]])
+    y = torch.tensor([[0, 1, 1, 2], [0, 1, 1, 2]])
+    logits = 50.0 * nn.functional.one_hot(predicted, 3)
+    # Before adaptation class 0 always: precision 1/4, weighted by the one example of class 0.
+    always = torch.zeros(2, 4, 3)
+    values = task_metrics(Outcome(before=always, after=logits), y)
+    assert values["acc"].tolist() == [0.75, 1.0]
+    assert values["precision"].tolist() == [0.875, 1.0]
+    assert values["acc_before"].tolist() == [0.25, 0.25]
+    assert values["precision_before"].tolist() == [0.0625, 0.0625]
+    assert values["loss"].tolist() == pytest.approx([12.5, 0.0])
+    assert values["loss_before"].tolist() == pytest.approx([1.0986, 1.0986], abs=1e-4)
+
+
+def test_confidence_interval_worked_by_hand():
+    """0 0 1 1: standard deviation sqrt(1/3), 1.96 * sqrt(1/3) / sqrt(4)."""
+    values = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    assert confidence_interval(values).item() == pytest.approx(1.96 * 3**-0.5 / 2)
