@@ -98,7 +98,7 @@ def test_any_number_of_workers(make_sampler, workers):
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_ranks_divide_a_batch(make_sampler, ranks):
-    parts = [EpisodeBatches(make_sampler(), 5, rank, ranks)[2].index for rank in range(ranks)]
+    parts = [EpisodeBatches(make_sampler(), 5, rank, ranks)[2].number for rank in range(ranks)]
     assert torch.cat(parts).tolist() == list(range(10, 15))
 
 
@@ -136,13 +136,13 @@ def test_split_of_seed_123_is_the_reports():
 
 def test_epochs_see_new_training_and_the_same_validation_tasks(tiny_learner):
     data, _ = tiny_learner()
-    first, again = ([b.index.tolist() for b in data.val_dataloader()] for _ in range(2))
+    first, again = ([b.number.tolist() for b in data.val_dataloader()] for _ in range(2))
     assert first == again == [[0, 1, 2, 3], [4, 5, 6, 7]]
     loader = data.train_dataloader()
     seen = []
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
-        seen += [i for batch in loader for i in batch.index.tolist()]
+        seen += [i for batch in loader for i in batch.number.tolist()]
     assert seen == list(range(24))
 
 

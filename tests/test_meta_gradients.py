@@ -65,7 +65,7 @@ def reference_mean(algorithm, learner, batch, steps):
     network = learner.algorithm.network
     tasks = [
         REFERENCES[algorithm](network, batch.task(t), lr=LR, steps=steps)
-        for t in range(len(batch.index))
+        for t in range(len(batch.number))
     ]
     gradients = {
         f"network.{name}": torch.stack([g[name] for g, _ in tasks]).mean(0) for name in tasks[0][0]

@@ -66,7 +66,8 @@ def draw_episode(
     query = episode.query_x[:, 0].cpu().unflatten(0, (ways, -1))[:, :5]
     columns = support.shape[1] + query.shape[1]
     figure = Figure(figsize=(1.5 + 1.25 * columns, 1.35 * ways + 0.4), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[support.shape[1] + 0.6, query.shape[1]])
+    widths = [support.shape[1] + 0.6, query.shape[1]]
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=widths)[0]
     left.suptitle("support set", fontsize=10)
     right.suptitle("query set", fontsize=10)
     predicted = None

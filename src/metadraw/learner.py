@@ -148,39 +148,33 @@ class MetaLearner(L.LightningModule):
     def training_step(self, batch: Episode, batch_idx: int) -> None:
         """One outer step on this rank's tasks of the batch."""
         gradients, values = self.meta_gradients(batch)
-        gradients = self._mean_over_ranks(gradients, tasks=len(batch.index))
+        logged = {f"train/{name}": value.mean() for name, value in values.items()}
+        mean = self._mean_over_ranks(gradients | logged, tasks=len(batch.number))
         for name, parameter in self.algorithm.named_parameters():
-            parameter.grad = gradients[name]
+            parameter.grad = mean[name]
         if self.gradient_clip_norm is not None:
             clip_grad_norm_(self.algorithm.parameters(), self.gradient_clip_norm)
         self.optimizers().step()  # type: ignore[union-attr]
 
-        self.log_dict(
-            {f"train/{name}": value.mean() for name, value in values.items()},
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(batch.index),
-            sync_dist=True,
-        )
-        self.log("acc", values["acc"].mean(), prog_bar=True, logger=False, on_step=True)
-        self._loss_sum += values["loss"].sum()
+        logged = {name: mean[name] for name in logged}
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1)
+        self.log("acc", logged["train/acc"], prog_bar=True, logger=False, on_step=True)
+        self._loss_sum += logged["train/loss"]
 
-    def _mean_over_ranks(self, gradients: Params, tasks: int) -> Params:
-        """The mean over all ranks' tasks: ``torch.func`` bypasses DDP's own averaging.
+    def _mean_over_ranks(self, means: Params, tasks: int) -> Params:
+        """Means over all ranks' tasks from each rank's: ``torch.func`` bypasses DDP's averaging.
 
         Ranks may have different numbers of tasks, so sums are added up and divided once.
         """
         if self.trainer.world_size == 1:
-            return gradients
-        flat = torch.cat([gradient.flatten() for gradient in gradients.values()])
+            return means
+        flat = torch.cat([mean.flatten() for mean in means.values()])
         total = torch.cat([flat * tasks, flat.new_tensor([tasks])])
         torch.distributed.all_reduce(total)
-        parts = (total[:-1] / total[-1]).split(
-            [gradient.numel() for gradient in gradients.values()]
-        )
+        parts = (total[:-1] / total[-1]).split([mean.numel() for mean in means.values()])
         return {
-            name: part.view_as(gradient)
-            for (name, gradient), part in zip(gradients.items(), parts, strict=True)
+            name: part.view_as(mean).to(mean.dtype)
+            for (name, mean), part in zip(means.items(), parts, strict=True)
         }
 
     def on_train_batch_end(self, outputs: Any, batch: Episode, batch_idx: int) -> None:
@@ -190,7 +184,8 @@ class MetaLearner(L.LightningModule):
             DivergedError: some loss since the last look was not finite.
         """
         # Not every step: reading a number from an accelerator would hold it up.
-        look = (batch_idx + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        look = (batch_idx + 1) % every == 0 or self.trainer.is_last_batch
         if look and not self._loss_sum.isfinite():
             raise DivergedError(
                 f"meta-training loss is not finite at step {self.global_step} (epoch "
@@ -221,7 +216,7 @@ class MetaLearner(L.LightningModule):
 
     def _evaluation_step(self, batch: Episode) -> None:
         values = metrics.task_metrics(self.evaluate(batch), batch.query_y)
-        self._evaluated.append(torch.stack([batch.index, *values.values()], dim=1).double())
+        self._evaluated.append(torch.stack([batch.number, *values.values()], dim=1).double())
 
     def _log_evaluation(self, split: str) -> None:
         rows = torch.cat(self._evaluated).cpu()  # [tasks of this rank, 1 + metrics]

@@ -79,6 +79,6 @@ def close(logger: Logger | None) -> None:
     if isinstance(logger, WandbLogger):
         import wandb
 
-        wandb.finish(quiet=True)
+        wandb.finish()
     elif logger is not None:
         logger.finalize("success")

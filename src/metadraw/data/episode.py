@@ -20,7 +20,7 @@ class Episode(NamedTuple):
     query_x: Tensor  # ([T,] N*Q, 1, 28, 28) float32 in 0..1
     query_y: Tensor  # ([T,] N*Q) int64 in 0..N-1
     classes: Tensor  # ([T,] N) int64: the class behind each label, an index into the data's classes
-    index: Tensor  # ([T]) int64: which episode of its split this is
+    number: Tensor  # ([T]) int64: which episode of its split this is
 
     def to(self, target: torch.device | str | torch.dtype) -> Episode:
         """The same episode on another device, or with images of another float dtype."""

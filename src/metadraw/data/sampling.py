@@ -76,33 +76,33 @@ class EpisodeSampler:
         start = torch.tensor(seed, dtype=torch.int64, device=images.device)
         self._state = _fold(_mix(start), torch.tensor(SPLITS.index(split), device=images.device))
 
-    def __call__(self, index: Tensor) -> Episode:
+    def __call__(self, number: Tensor) -> Episode:
         """The episodes with these numbers.
 
         Args:
-            index: ``[T]`` int64, each at least 0.
+            number: ``[T]`` int64, each at least 0.
 
         Returns:
             A batch of T tasks on the device of the drawings.
         """
-        index = index.to(self.images.device)
+        number = number.to(self.images.device)
         # [T, M] keys; the first N in the order of their keys are a draw without replacement.
-        episode_state = _fold(self._state, index)
+        episode_state = _fold(self._state, number)
         order = _fold(episode_state[:, None], self.classes).argsort(dim=1, stable=True)
         classes = self.classes[order[:, : self.ways]]  # [T, N]
         # [T, N, S] keys, from the class itself and not from its label: see the class docstring.
         class_state = _fold(_fold(episode_state[:, None], classes), torch.zeros_like(classes))
-        candidates = torch.arange(self.images.shape[1], device=index.device)
+        candidates = torch.arange(self.images.shape[1], device=number.device)
         order = _fold(class_state[..., None], candidates).argsort(dim=2, stable=True)
         drawn = order[..., : self.shots + self.queries]  # [T, N, K+Q]
         pictures = self.images[classes[..., None], drawn]  # [T, N, K+Q, H, W]
         pictures = pictures.unsqueeze(3).to(torch.float32) / 255
-        labels = torch.arange(self.ways, device=index.device).expand(len(index), -1)
+        labels = torch.arange(self.ways, device=number.device).expand(len(number), -1)
         return Episode(
             support_x=pictures[:, :, : self.shots].flatten(1, 2),
             support_y=labels.repeat_interleave(self.shots, dim=1),
             query_x=pictures[:, :, self.shots :].flatten(1, 2),
             query_y=labels.repeat_interleave(self.queries, dim=1),
             classes=classes,
-            index=index,
+            number=number,
         )

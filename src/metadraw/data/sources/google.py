@@ -77,7 +77,7 @@ def _kept(file: Path, samples: int) -> np.ndarray | None:
     """A class from an earlier, broken-off download, if it is there and sound."""
     try:
         drawings = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # damaged files raise nearly anything
         return None
     sound = drawings.dtype == np.uint8 and drawings.shape == (samples, PIXELS)
     return drawings if sound else None

@@ -1,0 +1,25 @@
+# Each target does all of the set-up that it needs; both are quick when repeated.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test clean
+
+# A real meta-training on real drawings, about 5 minutes on 2 CPU cores.
+train: .venv/installed
+	$(BIN)/python train.py experiment=quickstart
+
+# Lint, types and tests.
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "metadraw needs Python 3.10 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[wandb,tensorboard,notebooks,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
