@@ -176,8 +176,7 @@ def choices():
 
 @pytest.mark.parametrize("choice", choices())
 def test_every_shipped_choice_composes_and_takes_a_step(tiny, choice):
-    first = [choice] if not choice.startswith(("data=", "trainer=")) else [choice]
-    cfg = metadraw.compose(*[o for o in tiny if o != "trainer=cpu"], *first)
+    cfg = metadraw.compose(*[o for o in tiny if o != "trainer=cpu"], choice)
     data, learner = metadraw.build(cfg)
     gradients, _ = learner.meta_gradients(next(iter(data.train_dataloader())))
     assert gradients

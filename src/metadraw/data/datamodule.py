@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import lightning as L
 import torch
@@ -34,25 +34,27 @@ class EpisodeBatches(Dataset[Episode]):
 
 
 class EpochOrder(Sampler[int]):
-    """Batch numbers of one epoch; Lightning calls ``set_epoch`` before each meta-training epoch.
+    """Batch numbers of one epoch: epoch e has ``e*B .. e*B+B-1``.
 
-    Epoch e reads batches ``e*B .. e*B+B-1``, so a run that is resumed at epoch e sees the tasks
-    that it would have seen. Without ``set_epoch`` they are the same every time.
+    So a run that is resumed at epoch e sees the tasks that it would have seen. Lightning's own
+    ``set_epoch`` is of no use for that: it starts at 0 again in a resumed run.
+
+    Args:
+        batches: B.
+        epoch: tells the epoch, counted from 0, whenever one begins.
     """
 
-    def __init__(self, batches: int) -> None:
-        self.batches = batches
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Read the batches of this epoch, counted from 0."""
-        self.epoch = epoch
+    def __init__(self, batches: int, epoch: Callable[[], int]) -> None:
+        self.batches, self.epoch = batches, epoch
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.batches, (self.epoch + 1) * self.batches))
+        # A generator, which looks at the epoch when the first batch is asked for: Lightning makes
+        # the iterator of a resumed run before it knows the epoch.
+        start = self.epoch() * self.batches
+        yield from range(start, start + self.batches)
 
 
 class EpisodeDataModule(L.LightningDataModule, ABC):
@@ -194,8 +196,12 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
                 f"processes: it must be at least {ranks}"
             )
         dataset = EpisodeBatches(self.episodes(split, device), self.tasks_per_batch, rank, ranks)
+
+        def epoch() -> int:
+            return self.trainer.current_epoch if split == "train" and self.trainer else 0
+
         # batch_size=None: an item of the dataset already is a batch.
-        return DataLoader(dataset, batch_size=None, sampler=EpochOrder(self.batches[split]))
+        return DataLoader(dataset, batch_size=None, sampler=EpochOrder(self.batches[split], epoch))
 
     def train_dataloader(self) -> DataLoader[Episode]:
         """Meta-training: new episodes every epoch."""
