@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 import metadraw
-from metadraw.build import CONFIGS
+from metadraw.cli import one_line_errors
+from metadraw.evaluate import evaluate
+from metadraw.factory import CONFIGS
 from metadraw.train import train
 
 ROOT = CONFIGS.parent
@@ -25,7 +28,8 @@ def command(*arguments, cwd=ROOT, program="train.py"):
         capture_output=True,
         text=True,
         timeout=300,
-        env={k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"},
+        env={k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+        | {"OMP_NUM_THREADS": "1"},
     )
 
 
@@ -58,14 +62,26 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_input_is_told_in_one_line(from_command_line, wrong):
+def test_wrong_input_is_told_in_one_line(tiny, wrong):
+    overrides, *says = WRONG[wrong]
+    with pytest.raises(SystemExit) as stopped, one_line_errors():
+        train(metadraw.compose(*tiny, *overrides))
+    line = str(stopped.value)
+    assert "\n" not in line
+    for part in ["error: ", *says]:
+        assert part in line
+
+
+@pytest.mark.parametrize("wrong", ["unknown algorithm", "unknown key", "too many shots"])
+def test_nothing_but_that_line_is_printed(from_command_line, wrong):
+    """By Hydra itself, before the job and within it."""
     overrides, *says = WRONG[wrong]
     done = command(*from_command_line, *overrides)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     for part in ["error: ", *says]:
         assert part in done.stderr
-    assert "Epoch" not in done.stdout
+    assert done.stdout == ""
 
 
 def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
@@ -87,7 +103,7 @@ def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
     (rerun,) = (tmp_path / "rerun" / "runs").iterdir()
     assert json.loads((rerun / "results.json").read_text())["test"]["loss"] == first["loss"]
 
-    done = command(*from_command_line, "-m", "algorithm=maml,fomaml", "data.shots=1,2")
+    done = command("-m", *from_command_line, "algorithm=maml,fomaml", "data.shots=1,2")
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "train" / "multiruns").iterdir()
     shots = [
@@ -97,37 +113,37 @@ def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
     assert shots == [1, 2, 1, 2]
 
 
-def test_wrong_evaluation(tmp_path):
-    for arguments, says in (
-        ([], "ckpt_path"),
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "ckpt_path is missing"),
         (["ckpt_path=/no/such.ckpt"], "no such file"),
         (["ckpt_path=x", "data.shotz=3"], "data.shotz"),
-    ):
-        done = command(*arguments, f"paths.log_dir={tmp_path}", program="eval.py")
-        assert done.returncode == 1
-        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-        assert says in done.stderr
+    ],
+)
+def test_wrong_evaluation(tmp_path, arguments, says):
+    with pytest.raises(SystemExit) as stopped, one_line_errors():
+        evaluate(metadraw.compose(f"paths.output_dir={tmp_path}", *arguments, config="eval"))
+    assert says in str(stopped.value)
+    assert "\n" not in str(stopped.value)
 
 
-@pytest.mark.parametrize("program", ["train.py", "eval.py"])
-def test_help_teaches(program):
-    done = command("--help", program=program)
+def test_help_teaches():
+    done = command("--help")
     assert done.returncode == 0
-    assert "python train.py algorithm=fomaml data.shots=5" in done.stdout
-    if program == "train.py":
-        assert "algorithm: fomaml, maml" in done.stdout
-        assert "inner_lr" in done.stdout
+    for part in (
+        "python train.py algorithm=fomaml data.shots=5",
+        "algorithm: fomaml, maml",
+        "inner_lr",
+    ):
+        assert part in done.stdout
 
 
-def leaves(node, prefix=""):
-    for key, value in OmegaConf.to_container(node, resolve=False).items() if prefix == "" else node:
-        yield from _leaves(value, str(key))
-
-
-def _leaves(value, path):
+def leaves(value, path=""):
+    """(dotted key, raw value) of everything in nested dicts."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}")
+            yield from leaves(inner, f"{path}.{key}" if path else str(key))
     else:
         yield path, value
 
@@ -137,7 +153,7 @@ def test_every_key_of_the_train_config_is_read(tiny, monkeypatch):
     other key must be looked up during a run, by code or by another key's interpolation.
     """
     cfg = metadraw.compose(*tiny)
-    keys = dict(leaves(cfg))
+    keys = dict(leaves(OmegaConf.to_container(cfg)))
     read = set()
     look_up = DictConfig._get_impl
 
@@ -148,7 +164,7 @@ def test_every_key_of_the_train_config_is_read(tiny, monkeypatch):
     monkeypatch.setattr(DictConfig, "_get_impl", recorded)
     # What is looked up while the whole config is copied or saved does not count.
     monkeypatch.setattr("metadraw.train.save_config", lambda *_: None)
-    monkeypatch.setattr("metadraw.build.portable", lambda cfg: {"data": {"ways": cfg.data.ways}})
+    monkeypatch.setattr("metadraw.factory.portable", lambda cfg: {"data": {"ways": cfg.data.ways}})
     train(cfg)
     interpolated = {
         name for value in keys.values() for name in re.findall(r"\$\{([\w.]+)\}", str(value))
@@ -182,17 +198,57 @@ def test_every_shipped_choice_composes_and_takes_a_step(tiny, choice):
     assert gradients
 
 
-def test_readme_names_real_files_and_commands():
-    text = (ROOT / "README.md").read_text()
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+README = (ROOT / "README.md").read_text()
+
+
+def test_readme_names_real_files():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
-    for line in re.findall(r"^python (?:train|eval)\.py (.*)$", text, re.MULTILINE):
-        overrides = [w for w in line.split("#")[0].split() if not w.startswith("-")]
-        config = "eval" if "ckpt_path=" in line and "eval.py" in text else "train"
-        if any("," in o for o in overrides) or any("RUN" in o or "my_" in o for o in overrides):
-            continue
-        metadraw.compose(*overrides, config=config if "eval" in line else "train")
 
 
-def test_configs_are_where_they_are_looked_for():
-    assert Path(CONFIGS, "train.yaml").exists()
+@pytest.mark.parametrize(
+    "line", re.findall(r"^python ((?:train|eval)\.py .*)$", README, re.MULTILINE)
+)
+def test_readme_commands_compose(line, tmp_path):
+    program, *overrides = line.split("#")[0].split()
+    single = [o.split(",")[0] for o in overrides if not o.startswith("-")]
+    if "--config-dir" in overrides:
+        return  # the re-run of a whole run, above
+    assert metadraw.compose(*single, config=program.removesuffix(".py"))
+
+
+def readme_example(name, tmp_path):
+    """Write a README example's two files below ``tmp_path``; returns its module name."""
+    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", README, re.DOTALL)
+    for path, text in blocks:
+        if Path(path).stem == name:
+            target = tmp_path / path
+            target.parent.mkdir(parents=True)
+            target.write_text(text)
+    return [f"hydra.searchpath=[file://{tmp_path / 'configs'}]"]
+
+
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [("sign_maml", "algorithm"), ("mlp", "model"), ("array_file", "data")],
+)
+def test_readme_examples_train(tiny, tmp_path, monkeypatch, name, choice):
+    import metadraw.algorithms
+    import metadraw.data
+    import metadraw.models
+
+    search = readme_example(name, tmp_path)
+    package = {"algorithm": metadraw.algorithms, "model": metadraw.models, "data": metadraw.data}[
+        choice
+    ]
+    folder = tmp_path / "src/metadraw" / package.__name__.rsplit(".")[-1]
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    if choice == "data":
+        images = np.random.RandomState(0).randint(0, 255, (40, 8, 28, 28)).astype(np.uint8)
+        np.save(tmp_path / "images.npy", images)
+        tiny = [o for o in tiny if not re.match(r"data\.(source|path|samples)", o)]
+        tiny.append(f"data.path={tmp_path / 'images.npy'}")
+    if choice == "model":
+        tiny = [o for o in tiny if not o.startswith("model.")]
+    found = train(metadraw.compose(*search, f"{choice}={name}", *tiny))
+    assert 0 <= found["test"]["acc"] <= 1

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from metadraw import compose
 from metadraw.adaptation import gradient_steps
-from metadraw.build import instantiate
+from metadraw.factory import instantiate
 from metadraw.learner import MetaLearner
 
 

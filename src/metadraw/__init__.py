@@ -4,8 +4,8 @@
 >>> data, learner = metadraw.build(cfg)
 """
 
-from metadraw.build import build, compose, load
 from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
+from metadraw.factory import build, compose, load
 
 __all__ = ["DivergedError", "Episode", "InputError", "build", "compose", "load"]

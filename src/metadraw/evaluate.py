@@ -10,8 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from metadraw import results
-from metadraw.build import read_checkpoint, restore
 from metadraw.errors import InputError
+from metadraw.factory import read_checkpoint, restore
 from metadraw.train import make_trainer, show_episode
 
 log = logging.getLogger(__name__)

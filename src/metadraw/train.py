@@ -14,9 +14,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from metadraw import loggers, results
-from metadraw.build import build, check_parameters, read_checkpoint
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import DivergedError, InputError
+from metadraw.factory import build, check_parameters, read_checkpoint
 from metadraw.figures import draw_episode
 from metadraw.learner import MetaLearner
 

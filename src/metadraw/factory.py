@@ -48,7 +48,10 @@ def build(cfg: DictConfig) -> tuple[EpisodeDataModule, MetaLearner]:
         cfg.learner, algorithm, instantiate(cfg.optimizer), instantiate(cfg.scheduler) or None
     )
     # Now, and not at Lightning's first use: an outer optimiser or schedule that does not work.
-    learner.configure_optimizers()
+    try:
+        learner.configure_optimizers()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer or scheduler: {error}") from error
     learner.config = portable(cfg)
     data.setup()
     return data, learner
