@@ -63,7 +63,6 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         folder / "results.json",
         data,
         learner,
-        algorithm=type(learner.algorithm).__name__,
         test=test,
         checkpoint=str(cfg.ckpt_path),
     )

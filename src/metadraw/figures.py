@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metadraw.data.episode import Episode
 
-_TRAIN, _VAL, _WRONG = "#4c78a8", "#e4572e", "#c0392b"
+_TRAIN, _VAL, _RIGHT, _WRONG = "#4c78a8", "#e4572e", "#2e7d32", "#c0392b"
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -52,48 +52,39 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 def draw_episode(
     episode: Episode, classes: Sequence[str], path: Path, logits: Tensor | None = None
 ) -> None:
-    """One row a class: its support drawings, then its query drawings with their predictions.
+    """One column a class: its support drawings, below them its query drawings.
 
     Args:
-        episode: one task.
+        episode: one task; at most three support and three query drawings a class are shown.
         classes: the data's class names, indexed by ``episode.classes``.
         path: the picture to write.
-        logits: ``[N*Q, N]`` query logits; without them only the drawings are shown.
+        logits: ``[N*Q, N]`` query logits: the class predicted, with its probability, is written
+            below each query drawing, green where it is right and red where it is not.
     """
     names = [classes[number] for number in episode.classes.tolist()]
     ways = len(names)
-    support = episode.support_x[:, 0].cpu().unflatten(0, (ways, -1))[:, :5]
-    query = episode.query_x[:, 0].cpu().unflatten(0, (ways, -1))[:, :5]
-    columns = support.shape[1] + query.shape[1]
-    figure = Figure(figsize=(1.5 + 1.25 * columns, 1.35 * ways + 0.4), layout="constrained")
-    widths = [support.shape[1] + 0.6, query.shape[1]]
-    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=widths)[0]
-    left.suptitle("support set", fontsize=10)
-    right.suptitle("query set", fontsize=10)
-    predicted = None
+
+    def by_class(values: Tensor) -> Tensor:
+        """[N*K, ...] -> [at most 3, N, ...]."""
+        return values.detach().float().cpu().unflatten(0, (ways, -1)).transpose(0, 1)[:3]
+
+    support, query = by_class(episode.support_x[:, 0]), by_class(episode.query_x[:, 0])
+    rows = len(support) + len(query)
+    figure = Figure(figsize=(1.5 * ways + 0.6, 1.75 * rows + 0.2), layout="constrained")
+    grid = figure.subplots(rows, ways, squeeze=False)
+    for row, pictures in enumerate([*support, *query]):
+        for axes, picture in zip(grid[row], pictures, strict=True):
+            axes.imshow(1 - picture.numpy(), cmap="gray", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_color("#cccccc")
+    for axes, name in zip(grid[0], names, strict=True):
+        axes.set_title(name, fontsize=10)
+    grid[0][0].set_ylabel("support set")
+    grid[len(support)][0].set_ylabel("query set")
     if logits is not None:
-        chosen = logits.argmax(dim=-1).cpu().unflatten(0, (ways, -1))
-        chance = logits.float().softmax(dim=-1).amax(dim=-1).cpu().unflatten(0, (ways, -1))
-        predicted = (chosen, chance)
-    for part, pictures in ((left, support), (right, query)):
-        grid = part.subplots(ways, pictures.shape[1], squeeze=False)
-        for way in range(ways):
-            for column in range(pictures.shape[1]):
-                axes = grid[way][column]
-                axes.imshow(1 - pictures[way, column], cmap="gray", vmin=0, vmax=1)
-                axes.set_xticks([])
-                axes.set_yticks([])
-                for spine in axes.spines.values():
-                    spine.set_color("#cccccc")
-                if part is left and column == 0:
-                    axes.set_ylabel(
-                        names[way], rotation=0, ha="right", va="center", fontsize=9, wrap=True
-                    )
-                if part is right and predicted is not None:
-                    guess = int(predicted[0][way, column])
-                    axes.set_title(
-                        f"{names[guess]} {predicted[1][way, column]:.0%}",
-                        fontsize=8,
-                        color="#2e7d32" if guess == way else _WRONG,
-                    )
-    figure.savefig(path, dpi=130)
+        for row, predictions in enumerate(by_class(logits.softmax(dim=-1)), start=len(support)):
+            for label, (axes, chances) in enumerate(zip(grid[row], predictions, strict=True)):
+                guess = int(chances.argmax())
+                colour = _RIGHT if guess == label else _WRONG
+                axes.set_xlabel(f"{names[guess]} {chances[guess]:.0%}", fontsize=9, color=colour)
+    figure.savefig(path, dpi=110)

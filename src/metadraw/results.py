@@ -35,7 +35,7 @@ def evaluation(
     """The results of an evaluation that has just run: means over tasks, interval, conditions."""
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     found: dict[str, Any] = {
-        name.removeprefix("test/"): value
+        name.removeprefix("test/"): round(value, 6)  # float32 has no more digits
         for name, value in logged.items()
         if name.startswith("test/")
     }

@@ -74,9 +74,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             folder / "results.json",
             data,
             learner,
-            algorithm=type(learner.algorithm).__name__,
             test=test,
-            val={"acc": best.best_model_score.item()},
+            val={"acc": round(best.best_model_score.item(), 6)},
             train={
                 "epochs": epochs,
                 "outer_steps": trainer.global_step,
