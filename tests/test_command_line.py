@@ -128,6 +128,11 @@ def test_wrong_evaluation(tmp_path, arguments, says):
     assert "\n" not in str(stopped.value)
 
 
+def test_what_data_sets_share_is_no_data_set():
+    with pytest.raises(metadraw.InputError, match="no data set"):
+        metadraw.build(metadraw.compose("data=episodes"))
+
+
 def test_help_teaches():
     done = command("--help")
     assert done.returncode == 0

@@ -48,4 +48,8 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, (HydraException, OmegaConfBaseException)):
             known = known if known and str(known) else cause
         cause = cause.__cause__ or cause.__context__
-    return None if known is None else " ".join(str(known).split()) or type(known).__name__
+    if known is None:
+        return None
+    # Hydra ends with a list of the folders that it searched, which is no help here.
+    text = str(known).split("Config search path:")[0]
+    return " ".join(text.split()) or type(known).__name__

@@ -39,8 +39,10 @@ def build(cfg: DictConfig) -> tuple[EpisodeDataModule, MetaLearner]:
     Raises:
         InputError: an impossible value, or drawings that cannot be had.
     """
-    # Cheap checks first: nothing is downloaded for a config that cannot work.
+    # The drawings come last: nothing is downloaded for a config that cannot work.
     data: EpisodeDataModule = instantiate(cfg.data)
+    if not isinstance(data, EpisodeDataModule):
+        raise InputError("data: this choice is no data set, but what data sets have in common")
     seed_everything(cfg.seed, workers=True, verbose=False)
     network: nn.Module = instantiate(cfg.model)
     algorithm: Algorithm = instantiate(cfg.algorithm)(network)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from metadraw.figures import draw_episode
 from metadraw.learner import MetaLearner
 
 log = logging.getLogger(__name__)
+# Lightning's own use of a PyTorch name that is about to go; nothing a user could change.
+warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
