@@ -33,6 +33,6 @@ if __name__ == "__main__":
     step = median_ms(lambda _: learner.meta_gradients(batch), 7)
     print(
         f"{cfg.data.ways}-way {cfg.data.shots}-shot, {tasks} tasks, "
-        f"{type(learner.algorithm).__name__}, {torch.get_num_threads()} threads: "
+        f"{' '.join(sys.argv[1:]) or 'defaults'}, {torch.get_num_threads()} threads: "
         f"sampling {sampling:.2f} ms, meta-gradients {step:.0f} ms: {sampling / step:.2%}"
     )

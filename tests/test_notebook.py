@@ -1,0 +1,17 @@
+"""The notebook runs from top to bottom on real drawings."""
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from metadraw.factory import CONFIGS
+
+
+@pytest.mark.slow
+def test_notebook_runs():
+    folder = CONFIGS.parent / "notebooks"
+    notebook = nbformat.read(folder / "one_task.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": folder}}).execute()
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    assert sum("image/png" in out.get("data", {}) for out in outputs) == 5
