@@ -204,3 +204,13 @@ def test_early_stopping(tiny):
         "trainer.max_epochs=9",
     )
     assert found["train"]["epochs"] == 2
+
+
+def test_two_processes_leave_the_results_of_one(tiny, other_folder):
+    one, _ = run(tiny)
+    two, folder = run(tiny, other_folder("two"), "trainer=ddp_cpu", "trainer.max_epochs=2")
+    for split in ("val", "test"):
+        for name in ("acc", "acc_ci95", "loss", "precision", "tasks"):
+            assert two[split][name] == pytest.approx(one[split][name], abs=1e-4)
+    assert (folder / "curves.png").exists()
+    assert len(rows(folder)) == 2

@@ -237,5 +237,7 @@ class MetaLearner(L.LightningModule):
             self.log("val acc", logged["acc"], prog_bar=True, logger=False, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the config into the checkpoint."""
+        """Put the config into the checkpoint, and the means that were logged last."""
         checkpoint["metadraw_config"] = self.config
+        logged = self.trainer.callback_metrics
+        checkpoint["metadraw_metrics"] = {name: value.item() for name, value in logged.items()}

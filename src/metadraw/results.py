@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,25 +30,29 @@ def versions() -> dict[str, str]:
     return found
 
 
+def of_split(logged: Mapping[str, float], split: str) -> dict[str, Any]:
+    """What was logged for a split, by name without the split."""
+    found: dict[str, Any] = {
+        name.removeprefix(f"{split}/"): round(value, 6)  # float32 has no more digits
+        for name, value in logged.items()
+        if name.startswith(f"{split}/")
+    }
+    return found | {"tasks": int(found["tasks"])}
+
+
 def evaluation(
     trainer: L.Trainer, learner: MetaLearner, split: str, seconds: float
 ) -> dict[str, Any]:
-    """The results of an evaluation that has just run: means over tasks, interval, conditions."""
+    """The results of ``trainer.test``, just run: means over tasks, interval, conditions."""
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    found: dict[str, Any] = {
-        name.removeprefix("test/"): round(value, 6)  # float32 has no more digits
-        for name, value in logged.items()
-        if name.startswith("test/")
-    }
-    tasks = int(found.pop("tasks"))
+    found = of_split(logged, "test")
     return {
         "split": split,
         **found,
-        "tasks": tasks,
         "inner_steps": learner.algorithm.eval_inner_steps,
         "query_statistics": learner.query_statistics,
         "seconds": round(seconds, 3),
-        "tasks_per_second": round(tasks / seconds, 1),
+        "tasks_per_second": round(found["tasks"] / seconds, 1),
     }
 
 

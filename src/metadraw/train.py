@@ -72,13 +72,12 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
         show_episode(data, learner, folder / "episode.png")
         epochs = trainer.current_epoch
-        assert best.best_model_score is not None
         found = results.write(
             folder / "results.json",
             data,
             learner,
             test=test,
-            val={"acc": round(best.best_model_score.item(), 6)},
+            val=results.of_split(read_checkpoint(best.best_model_path)["metadraw_metrics"], "val"),
             train={
                 "epochs": epochs,
                 "outer_steps": trainer.global_step,
