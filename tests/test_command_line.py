@@ -222,6 +222,14 @@ def test_readme_commands_compose(line, tmp_path):
     assert metadraw.compose(*single, config=program.removesuffix(".py"))
 
 
+def test_readme_python_runs(tiny):
+    (code,) = re.findall(r"```python\n(import metadraw.*?)```", README, re.DOTALL)
+    names: dict = {}
+    exec(code.replace('"data.shots=5"', f'"data.shots=5", *{tiny}'), names)
+    assert names["logits"].shape == (25, 5)
+    assert set(names["gradients"]) == {n for n, _ in names["learner"].algorithm.named_parameters()}
+
+
 def readme_example(name, tmp_path):
     """Write a README example's two files below ``tmp_path``; returns its module name."""
     blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", README, re.DOTALL)

@@ -148,12 +148,25 @@ def test_more_inner_steps_at_evaluation(tiny_learner):
     torch.testing.assert_close(seven, learner.predict(adapted, batch.query_x[0]))
 
 
-def test_diverged_training_stops_and_keeps_the_last_checkpoint(tiny):
+def test_diverged_training_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
+    """The learning rate of the second epoch is absurd."""
     cfg = metadraw.compose(
-        *tiny, "optimizer=sgd", "optimizer.lr=1e18", "model.norm=none", "trainer.max_epochs=9"
+        *tiny,
+        "optimizer=sgd",
+        "model.norm=none",
+        "trainer.max_epochs=9",
+        "scheduler=cosine",
+        "scheduler._target_=torch.optim.lr_scheduler.StepLR",
+        "~scheduler.T_max",
+        "~scheduler.eta_min",
+        "+scheduler.step_size=1",
+        "+scheduler.gamma=1e20",
     )
-    with pytest.raises(DivergedError, match="meta-training loss is not finite at step"):
+    with pytest.raises(DivergedError, match=r"not finite at step 6 \(epoch 2\).*last\.ckpt"):
         train(cfg)
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["epoch"] == 0
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
 def test_a_network_with_running_statistics_is_refused():
