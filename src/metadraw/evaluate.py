@@ -7,14 +7,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from metadraw import results
+from metadraw.data.sampling import SPLITS
 from metadraw.errors import InputError
 from metadraw.factory import read_checkpoint, restore
 from metadraw.train import make_trainer, show_episode
 
 log = logging.getLogger(__name__)
+say = rank_zero_only(log.info)  # once, not by every process
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -32,6 +35,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         raise InputError(
             "ckpt_path is missing: name a checkpoint, e.g. ckpt_path=RUN/checkpoints/best.ckpt"
         )
+    if cfg.split not in SPLITS:
+        raise InputError(f"split={cfg.split}: must be one of {', '.join(SPLITS)}")
     trained = OmegaConf.create(read_checkpoint(cfg.ckpt_path)["metadraw_config"])
     changes = {group: _given(cfg[group]) for group in ("data", "algorithm", "learner")}
     if changes["data"].get("path") is not None:
@@ -39,24 +44,17 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     # Queries follow shots, as in training, unless they were set apart there or here.
     if "shots" in changes["data"] and trained.data.queries == trained.data.shots:
         changes["data"].setdefault("queries", changes["data"]["shots"])
+    # The checkpoint's config is resolved: what followed the ways has to be told.
     if "ways" in changes["data"] and "ways" in trained.model:
         trained.model.ways = changes["data"]["ways"]
     data, learner = restore(cfg.ckpt_path, OmegaConf.merge(trained, changes))
-    loaders = {
-        "train": data.train_dataloader,
-        "val": data.val_dataloader,
-        "test": data.test_dataloader,
-    }
-    if cfg.split not in loaders:
-        raise InputError(f"split={cfg.split}: must be one of {', '.join(loaders)}")
-    data.batches[cfg.split] = data.batches["test"]
+    data.test_split = cfg.split
 
     folder = Path(cfg.paths.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     trainer = make_trainer(cfg)
-    data.trainer = trainer
     began = time.perf_counter()
-    trainer.test(learner, loaders[cfg.split](), verbose=False)
+    trainer.test(learner, datamodule=data, verbose=False)
     test = results.evaluation(trainer, learner, cfg.split, time.perf_counter() - began)
     show_episode(data, learner, folder / "episode.png")
     found = results.write(
@@ -66,8 +64,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         test=test,
         checkpoint=str(cfg.ckpt_path),
     )
-    log.info("%s", results.sentence(test))
-    log.info("results: %s", folder / "results.json")
+    say("%s", results.sentence(test))
+    say("results: %s", folder / "results.json")
     return found
 
 

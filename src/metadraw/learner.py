@@ -157,7 +157,7 @@ class MetaLearner(L.LightningModule):
         self.optimizers().step()  # type: ignore[union-attr]
 
         logged = {name: mean[name] for name in logged}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1)
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         self.log("acc", logged["train/acc"], prog_bar=True, logger=False, on_step=True)
         self._loss_sum += logged["train/loss"]
 

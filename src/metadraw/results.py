@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.learner import MetaLearner
@@ -83,7 +84,7 @@ def write(
         },
         "config": learner.config,
     }
-    path.write_text(json.dumps(results, indent=2) + "\n")
+    rank_zero_only(path.write_text)(json.dumps(results, indent=2) + "\n")
     return results
 
 

@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from metadraw import loggers, results
@@ -22,6 +23,7 @@ from metadraw.figures import draw_episode
 from metadraw.learner import MetaLearner
 
 log = logging.getLogger(__name__)
+say = rank_zero_only(log.info)  # once, not by every process
 # Lightning's own use of a PyTorch name that is about to go; nothing a user could change.
 warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
 
@@ -48,7 +50,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     folder = Path(cfg.paths.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(cfg, folder)
-    log.info("run folder: %s", folder)
+    say("run folder: %s", folder)
     trainer = make_trainer(cfg)
     logger = trainer.logger
     try:
@@ -88,8 +90,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         loggers.finish(logger, found, folder)
     finally:
         loggers.close(logger)
-    log.info("%s", results.sentence(test))
-    log.info("curves: %s", folder / "curves.png")
+    say("%s", results.sentence(test))
+    say("curves: %s", folder / "curves.png")
     return found
 
 
@@ -130,6 +132,7 @@ def refuse_automatic_optimisation(trainer: DictConfig) -> None:
         raise InputError(f"trainer.max_epochs={trainer.get('max_epochs')}: must be at least 1")
 
 
+@rank_zero_only
 def save_config(cfg: DictConfig, folder: Path) -> None:
     """``config.yaml``: every value as it was, but for the run folder, which a re-run has anew."""
     copy = OmegaConf.masked_copy(cfg, [str(key) for key in cfg])
@@ -143,6 +146,7 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     (folder / "config.yaml").write_text(f"{head}defaults:\n- hydra: default\n- _self_\n{text}")
 
 
+@rank_zero_only
 def show_episode(data: EpisodeDataModule, learner: MetaLearner, path: Path) -> None:
     """A picture of the first meta-test episode, with the learner's predictions."""
     batch = data.episodes("test", learner.device)(torch.zeros(1, dtype=torch.int64))

@@ -79,6 +79,8 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
 
     drawings: Drawings
     splits: dict[str, list[str]]
+    #: The split that ``trainer.test`` reads, for a look at another one.
+    test_split = "test"
 
     def __init__(
         self,
@@ -180,8 +182,8 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
             seed=self.seeds[split],
         )
 
-    def loader(self, split: str) -> DataLoader[Episode]:
-        """Batches of a split for this rank, made on this rank's device.
+    def loader(self, split: str, batches: int) -> DataLoader[Episode]:
+        """So many batches of a split for this rank, made on this rank's device.
 
         Raises:
             InputError: more ranks than tasks in a batch.
@@ -201,16 +203,16 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
             return self.trainer.current_epoch if split == "train" and self.trainer else 0
 
         # batch_size=None: an item of the dataset already is a batch.
-        return DataLoader(dataset, batch_size=None, sampler=EpochOrder(self.batches[split], epoch))
+        return DataLoader(dataset, batch_size=None, sampler=EpochOrder(batches, epoch))
 
     def train_dataloader(self) -> DataLoader[Episode]:
         """Meta-training: new episodes every epoch."""
-        return self.loader("train")
+        return self.loader("train", self.batches["train"])
 
     def val_dataloader(self) -> DataLoader[Episode]:
         """Meta-validation: the same episodes every epoch and run."""
-        return self.loader("val")
+        return self.loader("val", self.batches["val"])
 
     def test_dataloader(self) -> DataLoader[Episode]:
         """Meta-test: the same episodes every run."""
-        return self.loader("test")
+        return self.loader(self.test_split, self.batches["test"])
