@@ -214,3 +214,11 @@ def test_two_processes_leave_the_results_of_one(tiny, other_folder):
             assert two[split][name] == pytest.approx(one[split][name], abs=1e-4)
     assert (folder / "curves.png").exists()
     assert len(rows(folder)) == 2
+
+
+def test_queries_follow_shots_in_a_loaded_checkpoint_too(tiny):
+    _, folder = run(tiny)
+    data, _ = metadraw.load(folder / "checkpoints" / "best.ckpt", "data.shots=3")
+    assert (data.shots, data.queries) == (3, 3)
+    data, _ = metadraw.load(folder / "checkpoints" / "best.ckpt", "data.queries=2")
+    assert (data.shots, data.queries) == (1, 2)

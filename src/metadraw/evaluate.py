@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from metadraw import results
 from metadraw.data.sampling import SPLITS
 from metadraw.errors import InputError
-from metadraw.factory import read_checkpoint, restore
+from metadraw.factory import restore
 from metadraw.train import make_trainer, show_episode
 
 log = logging.getLogger(__name__)
@@ -37,17 +37,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         )
     if cfg.split not in SPLITS:
         raise InputError(f"split={cfg.split}: must be one of {', '.join(SPLITS)}")
-    trained = OmegaConf.create(read_checkpoint(cfg.ckpt_path)["metadraw_config"])
     changes = {group: _given(cfg[group]) for group in ("data", "algorithm", "learner")}
-    if changes["data"].get("path") is not None:
-        changes["data"].setdefault("source", "path")
-    # Queries follow shots, as in training, unless they were set apart there or here.
-    if "shots" in changes["data"] and trained.data.queries == trained.data.shots:
-        changes["data"].setdefault("queries", changes["data"]["shots"])
-    # The checkpoint's config is resolved: what followed the ways has to be told.
-    if "ways" in changes["data"] and "ways" in trained.model:
-        trained.model.ways = changes["data"]["ways"]
-    data, learner = restore(cfg.ckpt_path, OmegaConf.merge(trained, changes))
+    data, learner = restore(cfg.ckpt_path, OmegaConf.create(changes))
     data.test_split = cfg.split
 
     folder = Path(cfg.paths.output_dir)

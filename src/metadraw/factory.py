@@ -69,20 +69,29 @@ def load(path: str | Path, *overrides: str) -> tuple[EpisodeDataModule, MetaLear
     Raises:
         InputError: no such checkpoint, or a network that does not fit it.
     """
+    return restore(path, OmegaConf.from_dotlist(list(overrides)))
+
+
+def restore(path: str | Path, changes: DictConfig) -> tuple[EpisodeDataModule, MetaLearner]:
+    """`load`, with the changes to its config as a config.
+
+    Raises:
+        InputError: as `load`; also another number of ways than the algorithm can be tested with.
+    """
     checkpoint = read_checkpoint(path)
     trained = OmegaConf.create(checkpoint["metadraw_config"])
-    return restore(path, OmegaConf.merge(trained, OmegaConf.from_dotlist(list(overrides))))
-
-
-def restore(path: str | Path, cfg: Any) -> tuple[EpisodeDataModule, MetaLearner]:
-    """`build`, with the parameters of the checkpoint at ``path``."""
-    checkpoint = read_checkpoint(path)
-    trained = checkpoint["metadraw_config"]["data"]["ways"]
+    cfg = OmegaConf.merge(trained, changes)
+    assert isinstance(cfg, DictConfig)
+    # The checkpoint's config is resolved: what followed another key has to follow it again.
+    if "queries" not in changes.get("data", {}) and trained.data.queries == trained.data.shots:
+        cfg.data.queries = cfg.data.shots
+    if "ways" in cfg.model:
+        cfg.model.ways = cfg.data.ways
     data, learner = build(cfg)
-    if cfg.data.ways != trained and not learner.algorithm.any_ways:
+    if cfg.data.ways != trained.data.ways and not learner.algorithm.any_ways:
         raise InputError(
             f"data.ways={cfg.data.ways}: {type(learner.algorithm).__name__} was trained with "
-            f"{trained} ways and can be tested with no other number"
+            f"{trained.data.ways} ways and can be tested with no other number"
         )
     check_parameters(path, checkpoint, learner)
     learner.load_state_dict(checkpoint["state_dict"])
