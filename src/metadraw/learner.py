@@ -216,7 +216,9 @@ class MetaLearner(L.LightningModule):
 
     def _evaluation_step(self, batch: Episode) -> None:
         values = metrics.task_metrics(self.evaluate(batch), batch.query_y)
-        self._evaluated.append(torch.stack([batch.number, *values.values()], dim=1).double())
+        # In double before they meet: a float32 column would round large episode numbers.
+        columns = [column.double() for column in (batch.number, *values.values())]
+        self._evaluated.append(torch.stack(columns, dim=1))
 
     def _log_evaluation(self, split: str) -> None:
         rows = torch.cat(self._evaluated).cpu()  # [tasks of this rank, 1 + metrics]
