@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from metadraw.data.augmentation import ORIENTATIONS
 from metadraw.data.drawings import Drawings
 from metadraw.data.episode import Episode
 from metadraw.data.sampling import SPLITS, EpisodeSampler
@@ -72,6 +73,12 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         eval_seed: of the meta-validation and meta-test episodes: runs that differ in anything
             else, also in ``seed``, are compared on the same tasks.
         split_seed: which classes are for meta-training, -validation and -test.
+        new_classes: ``rotations`` (x 4) or ``rotations_mirrors`` (x 8) makes every meta-training
+            class seen in each orientation a class of its own (Santoro et al. 2016, "Meta-learning
+            with memory-augmented neural networks"); ``none`` adds none.
+        shift: every meta-training drawing is moved at random by up to so many pixels in each
+            direction.
+        mirror: meta-training drawings are mirrored left-right at random.
 
     Raises:
         InputError: an impossible number, here or (what depends on the drawings) in `setup`.
@@ -95,6 +102,9 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         seed: int,
         eval_seed: int,
         split_seed: int,
+        new_classes: str,
+        shift: int,
+        mirror: bool,
     ) -> None:
         super().__init__()
         least = {
@@ -105,17 +115,34 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
             "train_batches": (train_batches, 1),
             "val_batches": (val_batches, 1),
             "test_batches": (test_batches, 1),
+            "shift": (shift, 0),
         }
         for key, (value, minimum) in least.items():
-            if not isinstance(value, int) or value < minimum:
+            if type(value) is not int or value < minimum:  # bool is an int, too
                 raise InputError(
                     f"data.{key}={value}: must be a whole number of at least {minimum}"
                 )
+        if new_classes not in tuple(ORIENTATIONS):
+            raise InputError(
+                f"data.new_classes={new_classes}: must be one of {', '.join(ORIENTATIONS)}"
+            )
+        if not isinstance(mirror, bool):
+            raise InputError(f"data.mirror={mirror}: must be true or false")
+        if mirror and new_classes == "rotations_mirrors":
+            raise InputError(
+                "data.mirror=true with data.new_classes=rotations_mirrors: mirrored drawings are "
+                "another class there: use data.mirror=false or data.new_classes=rotations"
+            )
         self.ways, self.shots, self.queries = ways, shots, queries
         self.tasks_per_batch = tasks_per_batch
         self.batches = {"train": train_batches, "val": val_batches, "test": test_batches}
         self.seeds = {"train": seed, "val": eval_seed, "test": eval_seed}
         self.split_seed = split_seed
+        self.new_classes = new_classes
+        # Results are measured on drawings as they are.
+        self.orientations = {"train": ORIENTATIONS[new_classes], "val": 1, "test": 1}
+        self.shift = {"train": shift, "val": 0, "test": 0}
+        self.mirror = {"train": mirror, "val": False, "test": False}
         self._images: Tensor | None = None
 
     @abstractmethod
@@ -134,26 +161,47 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         """Load the drawings, split their classes and check that the episodes asked for exist.
 
         Raises:
-            InputError: too few drawings a class, or too few classes in a split.
+            InputError: too few drawings a class, too few classes in a split, or drawings that
+                cannot be turned or moved as asked.
         """
         if self._images is not None:
             return
         drawings = self.load()
-        per_class = drawings.images.shape[1]
+        per_class, height, width = drawings.images.shape[1:]
         if self.shots + self.queries > per_class:
             raise InputError(
                 f"data.shots={self.shots} + data.queries={self.queries} = "
                 f"{self.shots + self.queries} drawings of a class, but data.samples_per_class="
                 f"{per_class}: their sum may be at most {per_class}"
             )
+        if self.shift["train"] >= min(height, width):
+            raise InputError(
+                f"data.shift={self.shift['train']}: must be below {min(height, width)}, the side "
+                "of a drawing in pixels"
+            )
+        if self.new_classes != "none" and height != width:
+            raise InputError(
+                f"data.new_classes={self.new_classes}: only square drawings can be turned, and "
+                f"these are {height} x {width} pixels: use data.new_classes=none"
+            )
         self.splits = split_classes(drawings.classes, self.split_seed)
         for split, classes in self.splits.items():
-            if self.ways > len(classes):
+            count = len(classes) * self.orientations[split]
+            if self.ways > count:
                 raise InputError(
-                    f"data.ways={self.ways}: the meta-{split} split has only {len(classes)} classes"
+                    f"data.ways={self.ways}: the meta-{split} split has only {count} classes"
                 )
         self.drawings = drawings
         self._images = torch.from_numpy(drawings.images)
+
+    @property
+    def class_count(self) -> int:
+        """How many values `Episode.classes` can take over all splits: 0 to one less than this.
+
+        The classes of the drawings, times the orientations of ``new_classes``.
+        """
+        self.setup()
+        return len(self.drawings.classes) * self.orientations["train"]
 
     def episodes(self, split: str, device: torch.device | str = "cpu") -> EpisodeSampler:
         """The sampler of one split: ``data.episodes("test")(torch.arange(25))``.
@@ -180,6 +228,9 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
             shots=self.shots,
             queries=self.queries,
             seed=self.seeds[split],
+            orientations=self.orientations[split],
+            shift=self.shift[split],
+            mirror=self.mirror[split],
         )
 
     def loader(self, split: str, batches: int) -> DataLoader[Episode]:

@@ -19,7 +19,9 @@ class Episode(NamedTuple):
     support_y: Tensor  # ([T,] N*K) int64 in 0..N-1
     query_x: Tensor  # ([T,] N*Q, 1, 28, 28) float32 in 0..1
     query_y: Tensor  # ([T,] N*Q) int64 in 0..N-1
-    classes: Tensor  # ([T,] N) int64: the class behind each label, an index into the data's classes
+    # ([T,] N) int64: the class behind each label, an index into the data's C classes. Where
+    # augmentation makes new classes, id % C is that index and id // C the orientation.
+    classes: Tensor
     number: Tensor  # ([T]) int64: which episode of its split this is
 
     def to(self, target: torch.device | str | torch.dtype) -> Episode:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metadraw.data import augmentation
 from metadraw.data.episode import Episode
 
 SPLITS = ("train", "val", "test")
@@ -49,6 +50,10 @@ class EpisodeSampler:
     episode and change nothing else in it: a 5-way episode's classes are the first five of the
     10-way episode of the same index.
 
+    A class seen in several orientations is as many classes: ``orientation * C + class`` is the one
+    whose drawings are all in that orientation, see `augmentation.orient`. How a drawing is moved or
+    mirrored depends on its index in the class, not on its place in the episode.
+
     Args:
         images: ``[C, S, H, W]`` uint8, all classes of the data.
         classes: ``[M]`` int64, the classes of this split.
@@ -57,6 +62,9 @@ class EpisodeSampler:
         shots: K, support drawings a class.
         queries: Q, query drawings a class; K + Q at most S.
         seed: another seed, other episodes.
+        orientations: O, in how many orientations each class is a class of its own: 1, 4 or 8.
+        shift: each drawing is moved at random by up to so many pixels in each direction.
+        mirror: each drawing is mirrored left-right or not at random; O is 1 or 4 then.
     """
 
     def __init__(
@@ -69,9 +77,15 @@ class EpisodeSampler:
         shots: int,
         queries: int,
         seed: int,
+        orientations: int = 1,
+        shift: int = 0,
+        mirror: bool = False,
     ) -> None:
         self.images = images
+        # [O*M], orientation * C + class
+        classes = torch.cat([classes + o * len(images) for o in range(orientations)])
         self.classes = classes.to(images.device)
+        self.orientations, self.shift, self.mirror = orientations, shift, mirror
         self.ways, self.shots, self.queries = ways, shots, queries
         start = torch.tensor(seed, dtype=torch.int64, device=images.device)
         self._state = _fold(_mix(start), torch.tensor(SPLITS.index(split), device=images.device))
@@ -86,16 +100,28 @@ class EpisodeSampler:
             A batch of T tasks on the device of the drawings.
         """
         number = number.to(self.images.device)
-        # [T, M] keys; the first N in the order of their keys are a draw without replacement.
+        # [T, O*M] keys; the first N in the order of their keys are a draw without replacement.
         episode_state = _fold(self._state, number)
         order = _fold(episode_state[:, None], self.classes).argsort(dim=1, stable=True)
         classes = self.classes[order[:, : self.ways]]  # [T, N]
-        # [T, N, S] keys, from the class itself and not from its label: see the class docstring.
-        class_state = _fold(_fold(episode_state[:, None], classes), torch.zeros_like(classes))
+        # One [T, N, 1] state for each kind of choice within a class, from the class itself and not
+        # from its label: see the class docstring.
+        class_state = _fold(episode_state[:, None], classes)[..., None, None]
+        order, mirror, dx, dy = _fold(class_state, torch.arange(4, device=number.device)).unbind(-1)
         candidates = torch.arange(self.images.shape[1], device=number.device)
-        order = _fold(class_state[..., None], candidates).argsort(dim=2, stable=True)
-        drawn = order[..., : self.shots + self.queries]  # [T, N, K+Q]
-        pictures = self.images[classes[..., None], drawn]  # [T, N, K+Q, H, W]
+        drawn = _fold(order, candidates).argsort(dim=2, stable=True)  # [T, N, S]
+        drawn = drawn[..., : self.shots + self.queries]  # [T, N, K+Q]
+        pictures = self.images[classes[..., None] % len(self.images), drawn]  # [T, N, K+Q, H, W]
+        orientation = classes[..., None] // len(self.images)
+        if self.mirror:
+            # Mirrored before it is turned, as `orient` does it: mirrored after, a symmetric drawing
+            # turned by 90 degrees would be one turned by 270, which is of another class.
+            orientation = orientation + 4 * (_fold(mirror, drawn) & 1)
+        if self.mirror or self.orientations > 1:
+            pictures = augmentation.orient(pictures, orientation)
+        if self.shift:
+            by = [_fold(s, drawn) % (2 * self.shift + 1) - self.shift for s in (dx, dy)]
+            pictures = augmentation.shift(pictures, *by)
         pictures = pictures.unsqueeze(3).to(torch.float32) / 255
         labels = torch.arange(self.ways, device=number.device).expand(len(number), -1)
         return Episode(
