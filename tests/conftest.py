@@ -9,6 +9,9 @@ import torch
 import metadraw
 from metadraw.data.drawings import QUICKDRAW_CLASSES
 from metadraw.data.sampling import EpisodeSampler
+from metadraw.factory import CONFIGS
+
+ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -73,6 +76,18 @@ def tiny(synthetic_folder, tmp_path):
         "callbacks.progress_bar.refresh_rate=0",
         f"paths.output_dir={tmp_path / 'run'}",
     ]
+
+
+@pytest.fixture
+def tiny_for(tiny):
+    """The overrides of ``tiny`` for any algorithm, also one that has no inner steps."""
+
+    def overrides(algorithm):
+        steps = "inner_steps" in metadraw.compose(f"algorithm={algorithm}").algorithm
+        kept = [o for o in tiny if steps or not o.startswith("algorithm.")]
+        return [*kept, f"algorithm={algorithm}"]
+
+    return overrides
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""The inner loop: gradient steps from given parameters, as one pure function."""
+"""The inner loop: gradient steps from given parameters, as pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 from torch.func import grad
@@ -10,32 +10,58 @@ from torch.func import grad
 Params = dict[str, Tensor]
 
 
+def gradient_step(
+    loss: Callable[[Params], Tensor],
+    params: Params,
+    *,
+    lr: float | Tensor | Mapping[str, Tensor],
+    first_order: bool = False,
+) -> Params:
+    """One full-batch gradient step; differentiable with respect to ``params`` and ``lr``.
+
+    Args:
+        loss: of parameters by name, a scalar.
+        params: where to step from.
+        lr: alpha, the inner learning rate: one for all, or one by name, which is a scalar or has
+            its parameter's shape.
+        first_order: take the gradient as a constant in any derivative of the result.
+
+    Returns:
+        The parameters after the step.
+    """
+    if first_order:
+        # Detached parameters, so that nothing is recorded to begin with; detached gradients,
+        # because the loss may depend on more than these.
+        gradient = grad(loss)({name: p.detach() for name, p in params.items()})
+        gradient = {name: g.detach() for name, g in gradient.items()}
+    else:
+        gradient = grad(loss)(params)
+    rates = lr if isinstance(lr, Mapping) else dict.fromkeys(params, lr)
+    # Finn et al. 2017, equation 1: theta' = theta - alpha * grad L(theta).
+    return {name: p - rates[name] * gradient[name] for name, p in params.items()}
+
+
 def gradient_steps(
     loss: Callable[[Params], Tensor],
     params: Params,
     *,
     steps: int,
-    lr: float,
+    lr: float | Tensor | Mapping[str, Tensor],
     first_order: bool = False,
 ) -> list[Params]:
-    """``steps`` full-batch gradient steps; differentiable with respect to ``params``.
+    """``steps`` times the same `gradient_step`.
 
     Args:
-        loss: of parameters by name, a scalar.
+        loss: see `gradient_step`.
         params: where to start.
         steps: K, at least 0.
-        lr: alpha, the inner learning rate.
-        first_order: take the gradients as constants in any derivative of the result.
+        lr: see `gradient_step`.
+        first_order: see `gradient_step`.
 
     Returns:
         The K + 1 parameters along the way, the first ``params`` itself, the last the adapted ones.
     """
     path = [params]
     for _ in range(steps):
-        here = path[-1]
-        # Detached parameters, rather than detached gradients: nothing is recorded to begin with.
-        at = {name: p.detach() for name, p in here.items()} if first_order else here
-        gradient = grad(loss)(at)
-        # Finn et al. 2017, equation 1: theta' = theta - alpha * grad L(theta).
-        path.append({name: p - lr * gradient[name] for name, p in here.items()})
+        path.append(gradient_step(loss, path[-1], lr=lr, first_order=first_order))
     return path

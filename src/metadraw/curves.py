@@ -1,4 +1,4 @@
-"""The curves of a run: one row an epoch in metrics.csv, and their figure."""
+"""The curves of a run: one row an epoch in metrics.csv, and their figures."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-from metadraw.figures import draw_curves
+from metadraw.figures import draw_curves, draw_learned
 
 
 class Curves(L.Callback):
     """Writes ``metrics.csv`` after every epoch and ``curves.png`` at the end.
+
+    Also ``learned.png`` for an algorithm that learns more than the network.
 
     The rows travel in the checkpoint: a resumed run has the curves of the whole run.
 
@@ -37,6 +39,7 @@ class Curves(L.Callback):
         """Draw the curves."""
         if trainer.is_global_zero and self.rows:
             draw_curves(self.rows, self.folder / "curves.png")
+            draw_learned(self.rows, self.folder / "learned.png")
 
     @rank_zero_only
     def _write(self) -> None:

@@ -21,7 +21,9 @@ say = rank_zero_only(log.info)  # once, not by every process
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Test ``cfg.ckpt_path``; leaves ``results.json`` and ``episode.png`` in the run folder.
+    """Test ``cfg.ckpt_path``.
+
+    It leaves ``results.json``, ``tasks.csv`` and ``episode.png`` in the run folder.
 
     Without changes it repeats the meta-test of the training run exactly: episodes are fixed.
 
@@ -47,6 +49,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     began = time.perf_counter()
     trainer.test(learner, datamodule=data, verbose=False)
     test = results.evaluation(trainer, learner, cfg.split, time.perf_counter() - began)
+    results.write_tasks(folder / "tasks.csv", learner.evaluated)
     show_episode(data, learner, folder / "episode.png")
     found = results.write(
         folder / "results.json",

@@ -80,6 +80,13 @@ def restore(path: str | Path, changes: DictConfig) -> tuple[EpisodeDataModule, M
     """
     checkpoint = read_checkpoint(path)
     trained = OmegaConf.create(checkpoint["metadraw_config"])
+    for key in changes.get("algorithm", {}):
+        if key not in trained.algorithm:
+            known = ", ".join(k for k in trained.algorithm if not k.startswith("_")) or "none"
+            raise InputError(
+                f"algorithm.{key}: {trained.algorithm._target_.rpartition('.')[2]} has no such "
+                f"setting; it has {known}"
+            )
     cfg = OmegaConf.merge(trained, changes)
     assert isinstance(cfg, DictConfig)
     # The checkpoint's config is resolved: what followed another key has to follow it again.

@@ -1,10 +1,11 @@
-"""The two pictures of a run: its curves, and an episode with predictions."""
+"""The pictures of a run: its curves, what else it learned, and an episode with predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -46,6 +47,50 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def draw_learned(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """What an algorithm learned besides the network, a panel a quantity, a line a layer.
+
+    By inner step after the last epoch where it goes by the step, else by epoch.
+
+    Args:
+        rows: one mapping an epoch, as in ``metrics.csv``; names are ``quantity/layer`` or
+            ``quantity/layer/step``.
+        path: the picture to write; nothing is written where nothing was learned.
+    """
+    lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    labels = {}
+    for name in rows[-1]:
+        quantity, _, rest = name.partition("/")
+        if rest and quantity not in ("train", "val"):
+            layer, _, step = rest.partition("/")
+            points = lines.setdefault(quantity, {}).setdefault(layer, [])
+            labels[quantity] = "inner step" if step else "epoch"
+            if step:
+                points.append((int(step), rows[-1][name]))
+            else:
+                points += [(row["epoch"], row[name]) for row in rows]
+    if not lines:
+        return
+    figure = Figure(figsize=(4.4 * len(lines) + 1.8, 3.6), layout="constrained")
+    for axes, (quantity, layers) in zip(
+        figure.subplots(1, len(lines), squeeze=False)[0], lines.items(), strict=True
+    ):
+        # From the first layer to the last by hue; the same layer has the same colour everywhere.
+        shades = colormaps["viridis"].resampled(len(layers))
+        for position, (layer, points) in enumerate(layers.items()):
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, "o-", color=shades(position), markersize=3, label=layer)
+        axes.set(title=quantity.replace("_", " "), xlabel=labels[quantity])
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, names = max(
+        (axes.get_legend_handles_labels() for axes in figure.axes), key=lambda of: len(of[1])
+    )
+    figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=7)
     figure.savefig(path, dpi=150)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -19,7 +20,7 @@ from metadraw.adaptation import Params
 from metadraw.algorithms import Algorithm, Outcome
 from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
-from metadraw.models.batch_norm import statistics_of_first
+from metadraw.models.batch_norm import batch_norms, statistics_of_first
 
 
 class MetaLearner(L.LightningModule):
@@ -34,8 +35,8 @@ class MetaLearner(L.LightningModule):
         optimizer: makes the outer optimiser from parameters.
         scheduler: makes its learning rate schedule, which steps once an epoch; or none.
         query_statistics: in evaluation, batch norm normalises the query set by its own
-            statistics (``query``, transductive, as in meta-training) or by those of the
-            ``support`` set.
+            statistics (``query``, transductive, as in meta-training), by those of the ``support``
+            set, or, the inner loop too, by the algorithm's ``running`` ones.
         tasks_per_chunk: tasks computed at once, all of a batch if none: less memory, same result.
         gradient_clip_norm: the largest norm of the mean meta-gradient, unlimited if none.
 
@@ -57,9 +58,15 @@ class MetaLearner(L.LightningModule):
         gradient_clip_norm: float | None = None,
     ) -> None:
         super().__init__()
-        if query_statistics not in ("query", "support"):
+        if query_statistics not in ("query", "support", "running"):
             raise InputError(
-                f"learner.query_statistics={query_statistics}: must be query or support"
+                f"learner.query_statistics={query_statistics}: must be query, support or running"
+            )
+        if query_statistics == "running" and not algorithm.running_statistics:
+            raise InputError(
+                f"learner.query_statistics=running: {type(algorithm).__name__} keeps no running "
+                "statistics: must be query or support, or use algorithm=maml_pp with "
+                "algorithm.per_step_statistics=true"
             )
         for key, value in {
             "tasks_per_chunk": tasks_per_chunk,
@@ -74,6 +81,9 @@ class MetaLearner(L.LightningModule):
         self.tasks_per_chunk = tasks_per_chunk
         self.gradient_clip_norm = gradient_clip_norm
         self._evaluated: list[Tensor] = []
+        #: Of the latest evaluation, float64 ``[tasks, 1 + metrics]``: the episode's number and its
+        #: metrics in the order of `metrics.NAMES`, sorted by number.
+        self.evaluated = torch.empty(0)
 
     # ---- what notebooks, tests and users call ------------------------------------------------
 
@@ -81,7 +91,8 @@ class MetaLearner(L.LightningModule):
         """The mean meta-gradient of a batch of T tasks; changes nothing.
 
         Returns:
-            The gradient by the algorithm's parameter names, and ``[T]`` values by metric name.
+            The gradient by the algorithm's parameter names (with the means of what it observes),
+            and ``[T]`` values by metric name.
         """
         meta = {name: p.detach() for name, p in self.algorithm.named_parameters()}
         gradients, outcome = vmap(
@@ -90,7 +101,7 @@ class MetaLearner(L.LightningModule):
             randomness="different",
             chunk_size=self.tasks_per_chunk,
         )(meta, batch)
-        mean = {name: gradient.mean(dim=0) for name, gradient in gradients.items()}
+        mean = {name: value.mean(dim=0) for name, value in gradients.items()}
         return mean, metrics.task_metrics(outcome, batch.query_y)
 
     @torch.no_grad()
@@ -106,12 +117,14 @@ class MetaLearner(L.LightningModule):
             The adapted parameters by name, for `predict`.
         """
         steps = self.algorithm.eval_inner_steps if steps is None else steps
-        return self.algorithm.adapt(support_x, support_y, steps)[-1]
+        with self._evaluating():
+            return self.algorithm.adapt(support_x, support_y, steps)[-1]
 
     @torch.no_grad()
     def predict(self, params: Params, x: Tensor) -> Tensor:
         """Logits ``[B, N]`` of images ``[B, C, H, W]`` with adapted parameters."""
-        return self.algorithm.predict(params, x)
+        with self._evaluating():
+            return self.algorithm.predict(params, x)
 
     @torch.no_grad()
     def evaluate(self, batch: Episode) -> Outcome:
@@ -122,10 +135,24 @@ class MetaLearner(L.LightningModule):
             path = self.algorithm.adapt(episode.support_x, episode.support_y, steps)
             return Outcome(self._classify(path[0], episode), self._classify(path[-1], episode))
 
-        return vmap(one, randomness="different", chunk_size=self.tasks_per_chunk)(batch)
+        with self._evaluating():
+            return vmap(one, randomness="different", chunk_size=self.tasks_per_chunk)(batch)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode, with batch norm going by batches unless by running statistics."""
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        for layer in batch_norms(self.algorithm.network).values():
+            layer.train(self.query_statistics != "running")
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
 
     def _classify(self, params: Params, episode: Episode) -> Tensor:
-        if self.query_statistics == "query":
+        if self.query_statistics != "support":
             return self.algorithm.predict(params, episode.query_x)
         support = len(episode.support_x)
         with statistics_of_first(support, self.algorithm.network):
@@ -145,8 +172,17 @@ class MetaLearner(L.LightningModule):
         """Start watching for a loss that is not finite."""
         self._loss_sum = torch.zeros((), device=self.device)
 
+    def on_train_epoch_start(self) -> None:
+        """Tell the algorithm the epoch."""
+        self.algorithm.begin_epoch(self.current_epoch)
+
     def training_step(self, batch: Episode, batch_idx: int) -> None:
         """One outer step on this rank's tasks of the batch."""
+        if not any(p.requires_grad for p in self.algorithm.parameters()):
+            # Nothing to meta-train: an idle step, so that there is one epoch and a checkpoint.
+            self.optimizers().step()  # type: ignore[union-attr]
+            self.trainer.should_stop = True
+            return
         gradients, values = self.meta_gradients(batch)
         logged = {f"train/{name}": value.mean() for name, value in values.items()}
         mean = self._mean_over_ranks(gradients | logged, tasks=len(batch.number))
@@ -154,7 +190,7 @@ class MetaLearner(L.LightningModule):
             parameter.grad = mean[name]
         if self.gradient_clip_norm is not None:
             clip_grad_norm_(self.algorithm.parameters(), self.gradient_clip_norm)
-        self.optimizers().step()  # type: ignore[union-attr]
+        self.algorithm.outer_step(mean, self.optimizers())  # type: ignore[arg-type]
 
         logged = {name: mean[name] for name in logged}
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
@@ -207,8 +243,11 @@ class MetaLearner(L.LightningModule):
         self._evaluation_step(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all meta-validation tasks."""
+        """Log the means over all meta-validation tasks, and what the algorithm has learned."""
         self._log_evaluation("val")
+        for name, value in self.algorithm.learned().items():
+            by_step = {f"{name}/{step}": v for step, v in enumerate(value)} if value.ndim else {}
+            self.log_dict(by_step or {name: value}, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """Log the means over all meta-test tasks."""
@@ -228,8 +267,8 @@ class MetaLearner(L.LightningModule):
             torch.distributed.all_gather_object(parts, rows)
             rows = torch.cat(parts)
         # In the order of the episodes, so that sums do not depend on how tasks were divided.
-        rows = rows[rows[:, 0].argsort()][:, 1:]
-        values = dict(zip(metrics.NAMES, rows.T, strict=True))
+        self.evaluated = rows[rows[:, 0].argsort()]
+        values = dict(zip(metrics.NAMES, self.evaluated[:, 1:].T, strict=True))
         logged = {name: value.mean() for name, value in values.items()}
         logged["acc_ci95"] = metrics.confidence_interval(values["acc"])
         logged["tasks"] = torch.tensor(len(rows), dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -13,10 +14,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
+from metadraw import metrics
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.learner import MetaLearner
 
+_WHOSE = {"query": "its own", "support": "the support set's", "running": "running"}
 _PACKAGES = ("metadraw", "torch", "lightning", "hydra-core", "numpy", "torchmetrics")
 
 
@@ -88,11 +92,26 @@ def write(
     return results
 
 
+@rank_zero_only
+def write_tasks(path: Path, evaluated: Tensor) -> None:
+    """Write ``tasks.csv``: what each task of an evaluation gave, for paired comparisons.
+
+    Args:
+        path: the file.
+        evaluated: ``[tasks, 1 + metrics]`` float64, see `MetaLearner.evaluated`.
+    """
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["number", *metrics.NAMES])
+        for number, *values in evaluated.tolist():
+            rows.writerow([int(number), *(f"{value:.9g}" for value in values)])
+
+
 def sentence(test: dict[str, Any]) -> str:
     """An evaluation in one line for people."""
     return (
         f"meta-{test['split']} accuracy {100 * test['acc']:.2f} ± {100 * test['acc_ci95']:.2f} % "
         f"(95 % interval, {test['tasks']} tasks, {test['inner_steps']} inner steps, "
-        f"query set normalised by its {'own' if test['query_statistics'] == 'query' else 'support'}"
-        f" statistics), before adaptation {100 * test['acc_before']:.2f} %"
+        f"query set normalised by {_WHOSE[test['query_statistics']]} statistics), "
+        f"before adaptation {100 * test['acc_before']:.2f} %"
     )

@@ -32,8 +32,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     """Meta-train, meta-validate, meta-test; leaves everything in ``cfg.paths.output_dir``.
 
     That folder then holds ``config.yaml`` (resolved; runs again as it is), ``metrics.csv``,
-    ``curves.png``, ``episode.png``, ``checkpoints/best.ckpt``, ``checkpoints/last.ckpt`` and
-    ``results.json``.
+    ``curves.png``, ``episode.png``, ``checkpoints/best.ckpt``, ``checkpoints/last.ckpt``,
+    ``results.json`` and ``tasks.csv``.
 
     Returns:
         The contents of ``results.json``.
@@ -44,6 +44,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     """
     refuse_automatic_optimisation(cfg.trainer)
     data, learner = build(cfg)
+    learner.algorithm.check_classes(data.class_count)
     if cfg.ckpt_path is not None:
         check_parameters(cfg.ckpt_path, read_checkpoint(cfg.ckpt_path), learner)
 
@@ -71,6 +72,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             weights_only=True,
         )
         test = results.evaluation(trainer, learner, "test", time.perf_counter() - trained)
+        results.write_tasks(folder / "tasks.csv", learner.evaluated)
 
         show_episode(data, learner, folder / "episode.png")
         epochs = trainer.current_epoch

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad
+from torch.optim import Optimizer
 
 from metadraw.adaptation import Params
 from metadraw.data.episode import Episode
@@ -30,11 +32,12 @@ class Algorithm(nn.Module, ABC):
     meta-parameters: the network's, and any that a subclass adds.
 
     A subclass implements `adapt`. It may change what the outer step minimises (`outer_loss`),
-    or, where that is no gradient of a loss, `meta_gradient`.
+    or, where that is no gradient of a loss, `meta_gradient`; what is not learned by the outer
+    optimiser, it moves in `outer_step`; what goes by the epoch, it sets in `begin_epoch`.
 
     Args:
         network: any module without in-place buffers, ``[B, C, H, W]`` -> ``[B, N]`` logits.
-        inner_steps: K, adaptation steps in meta-training.
+        inner_steps: K, adaptation steps in meta-training; 1 where there is no inner loop.
         eval_inner_steps: adaptation steps in meta-validation and meta-test.
 
     Raises:
@@ -43,6 +46,8 @@ class Algorithm(nn.Module, ABC):
 
     #: Whether a trained algorithm can be tested with another number of ways.
     any_ways = False
+    #: Whether it keeps running statistics, for ``learner.query_statistics=running``.
+    running_statistics = False
 
     def __init__(self, network: nn.Module, *, inner_steps: int, eval_inner_steps: int) -> None:
         super().__init__()
@@ -73,6 +78,14 @@ class Algorithm(nn.Module, ABC):
         """Logits ``[B, N]`` of images ``[B, C, H, W]`` with one of the results of `adapt`."""
         return functional_call(self.network, params, (x,))
 
+    def network_parameters(self) -> Params:
+        """The network's parameters by their names in it: where an inner loop can start."""
+        return dict(self.network.named_parameters())
+
+    def loss_on(self, x: Tensor, y: Tensor) -> Callable[[Params], Tensor]:
+        """The cross-entropy of images ``[B, C, H, W]`` with labels ``[B]``, of parameters."""
+        return lambda params: F.cross_entropy(self.predict(params, x), y)
+
     def outer_loss(self, path: list[Params], episode: Episode) -> tuple[Tensor, Tensor]:
         """What the outer step minimises for one task: by default, the adapted query loss.
 
@@ -98,17 +111,64 @@ class Algorithm(nn.Module, ABC):
             episode: one task.
 
         Returns:
-            The gradient by parameter name, and the task's outcome.
+            The gradient by parameter name, with what `observe` adds, and the task's outcome.
         """
 
-        def loss(meta: Params) -> tuple[Tensor, Outcome]:
-            return functional_call(self, meta, (episode,))
+        def loss(meta: Params) -> tuple[Tensor, tuple[Outcome, Params]]:
+            loss, outcome, observed = functional_call(self, meta, (episode,))
+            return loss, (outcome, observed)
 
-        return grad(loss, has_aux=True)(meta)
+        gradient, (outcome, observed) = grad(loss, has_aux=True)(meta)
+        return gradient | observed, outcome
 
-    def forward(self, episode: Episode) -> tuple[Tensor, Outcome]:
-        """The outer loss of one meta-training task, and its outcome."""
+    def forward(self, episode: Episode) -> tuple[Tensor, Outcome, Params]:
+        """The outer loss of one meta-training task, its outcome, and what was observed."""
         path = self.adapt(episode.support_x, episode.support_y, self.inner_steps)
         loss, after = self.outer_loss(path, episode)
-        start = {name: p.detach() for name, p in path[0].items()}
-        return loss, Outcome(self.predict(start, episode.query_x), after)
+        constant = [{name: p.detach() for name, p in params.items()} for params in path]
+        before = self.predict(constant[0], episode.query_x)
+        return loss, Outcome(before, after), self.observe(constant, episode)
+
+    def observe(self, path: list[Params], episode: Episode) -> Params:
+        """What else `outer_step` needs the mean over tasks of, by names of its own.
+
+        Args:
+            path: what `adapt` returned for the episode's support set, as constants.
+            episode: one task.
+        """
+        return {}
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what goes by the epoch, counted from 0; a resumed run begins at a later one."""
+
+    def outer_step(self, means: Params, optimizer: Optimizer) -> None:
+        """Take one step of the outer optimiser, whose parameters have their ``grad``.
+
+        Args:
+            means: what `meta_gradient` returned, by name, the means over the tasks of a batch.
+            optimizer: of this module's parameters.
+        """
+        optimizer.step()
+
+    def learned(self) -> dict[str, Tensor]:
+        """What is worth watching: a scalar or ``[steps]`` values by ``quantity/layer``."""
+        return {}
+
+    def check_classes(self, count: int) -> None:
+        """Check that it can be meta-trained on data of so many classes, all splits together.
+
+        Raises:
+            InputError: it cannot.
+        """
+
+
+def positive(**setting: float) -> float:
+    """The value of the one setting given.
+
+    Raises:
+        InputError: it is not above 0.
+    """
+    ((key, value),) = setting.items()
+    if not value > 0:
+        raise InputError(f"algorithm.{key}={value}: must be above 0")
+    return value

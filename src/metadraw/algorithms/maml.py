@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metadraw.adaptation import Params, gradient_steps
-from metadraw.algorithms.base import Algorithm
-from metadraw.errors import InputError
+from metadraw.algorithms.base import Algorithm, positive
 
 
 class MAML(Algorithm):
@@ -38,20 +35,13 @@ class MAML(Algorithm):
         eval_inner_steps: int,
     ) -> None:
         super().__init__(network, inner_steps=inner_steps, eval_inner_steps=eval_inner_steps)
-        if not inner_lr > 0:
-            raise InputError(f"algorithm.inner_lr={inner_lr}: must be above 0")
-        self.inner_lr, self.first_order = inner_lr, first_order
+        self.inner_lr, self.first_order = positive(inner_lr=inner_lr), first_order
 
     def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
         """The network's parameters before and after each gradient step; see `Algorithm.adapt`."""
-
-        def support_loss(params: Params) -> Tensor:
-            logits = functional_call(self.network, params, (support_x,))
-            return F.cross_entropy(logits, support_y)
-
         return gradient_steps(
-            support_loss,
-            dict(self.network.named_parameters()),
+            self.loss_on(support_x, support_y),
+            self.network_parameters(),
             steps=steps,
             lr=self.inner_lr,
             first_order=self.first_order,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,14 +14,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from metadraw.errors import InputError
 
 
+def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch norm layers of a network, by name."""
+    return {name: m for name, m in network.named_modules() if isinstance(m, _BatchNorm)}
+
+
 def refuse_running_statistics(network: nn.Module) -> None:
     """Check that the network's forward pass changes nothing in it.
 
     Raises:
         InputError: a batch norm layer that keeps running statistics.
     """
-    for name, module in network.named_modules():
-        if isinstance(module, _BatchNorm) and module.track_running_stats:
+    for name, layer in batch_norms(network).items():
+        if layer.track_running_stats:
             raise InputError(
                 f"model: layer {name} keeps running batch-norm statistics, which an inner loop "
                 "would change in place: build it with track_running_stats=False"
@@ -29,10 +34,12 @@ def refuse_running_statistics(network: nn.Module) -> None:
 
 
 class TaskBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm by the statistics of the batch at hand alone, always.
+    """Batch norm by the statistics of the batch at hand.
 
     It keeps no running statistics: an adapted network exists for one task only, and an in-place
-    update inside the inner loop would make it a function with side effects.
+    update inside the inner loop would make it a function with side effects. An algorithm may
+    give it ``running_mean`` and ``running_var`` by `torch.func.functional_call`, which then
+    normalise in evaluation mode.
 
     Args:
         channels: of its input ``[B, channels, H, W]``.
@@ -68,10 +75,41 @@ def statistics_of_first(rows: int, network: nn.Module) -> Iterator[None]:
         variance, mean = torch.var_mean(x[:rows], over, correction=0)
         return F.batch_norm(x, mean, variance, module.weight, module.bias, eps=module.eps)
 
-    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    hooks = [layer.register_forward_hook(renormalise) for layer in layers]
+    hooks = [layer.register_forward_hook(renormalise) for layer in batch_norms(network).values()]
     try:
         yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def batch_statistics(network: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Within this context, what batch norm sees in a forward pass is written down.
+
+    Args:
+        network: whose `torch.nn.BatchNorm` layers this concerns.
+
+    Yields:
+        After a forward pass: mean and unbiased variance ``[channels]`` of each layer's input, as
+        ``<layer>.running_mean`` and ``<layer>.running_var``.
+    """
+    found: dict[str, Tensor] = {}
+
+    def look_at(name: str) -> Callable[..., None]:
+        def write_down(module: nn.Module, args: tuple[Any, ...]) -> None:
+            x = args[0]
+            variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)])
+            found[f"{name}.running_mean"], found[f"{name}.running_var"] = mean, variance
+
+        return write_down
+
+    hooks = [
+        layer.register_forward_pre_hook(look_at(name))
+        for name, layer in batch_norms(network).items()
+    ]
+    try:
+        yield found
     finally:
         for hook in hooks:
             hook.remove()
