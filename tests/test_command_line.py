@@ -55,7 +55,7 @@ WRONG = {
     "accumulation": (["+trainer.accumulate_grad_batches=2"], "learner.tasks_per_chunk"),
     "half precision": (["trainer.precision=16-mixed"], "bf16-mixed"),
     "epochs": (["trainer.max_epochs=0"], "trainer.max_epochs=0"),
-    "statistics": (["learner.query_statistics=both"], "query or support"),
+    "statistics": (["learner.query_statistics=both"], "query, support or running"),
     "optimiser": (["optimizer.lr=-1"], "learning rate"),
     "trainer": (["trainer.precision=31"], "31"),
 }
@@ -138,7 +138,7 @@ def test_help_teaches():
     assert done.returncode == 0
     for part in (
         "python train.py algorithm=fomaml data.shots=5",
-        "algorithm: fomaml, maml",
+        "algorithm: alpha_maml, anil, finetune, fomaml, lslr, maml, maml_pp",
         "inner_lr",
     ):
         assert part in done.stdout
@@ -196,7 +196,9 @@ def choices():
 
 
 @pytest.mark.parametrize("choice", choices())
-def test_every_shipped_choice_composes_and_takes_a_step(tiny, choice):
+def test_every_shipped_choice_composes_and_takes_a_step(tiny_for, choice):
+    group, _, name = choice.partition("=")
+    tiny = tiny_for(name if group == "algorithm" else "maml")
     cfg = metadraw.compose(*[o for o in tiny if o != "trainer=cpu"], choice)
     data, learner = metadraw.build(cfg)
     gradients, _ = learner.meta_gradients(next(iter(data.train_dataloader())))

@@ -74,12 +74,12 @@ def draw_learned(rows: Sequence[Mapping[str, float]], path: Path) -> None:
                 points += [(row["epoch"], row[name]) for row in rows]
     if not lines:
         return
-    figure = Figure(figsize=(4.4 * len(lines) + 1.8, 3.6), layout="constrained")
-    for axes, (quantity, layers) in zip(
-        figure.subplots(1, len(lines), squeeze=False)[0], lines.items(), strict=True
-    ):
-        # From the first layer to the last by hue; the same layer has the same colour everywhere.
-        shades = colormaps["viridis"].resampled(len(layers))
+    columns = min(3, len(lines))
+    rows_of_panels = -(-len(lines) // columns)
+    figure = Figure(figsize=(5.2 * columns, 3.6 * rows_of_panels), layout="constrained")
+    panels = figure.subplots(rows_of_panels, columns, squeeze=False).flat
+    for (quantity, layers), axes in zip(lines.items(), panels, strict=False):
+        shades = colormaps["viridis"].resampled(len(layers))  # from the first layer to the last
         for position, (layer, points) in enumerate(layers.items()):
             x, y = zip(*points, strict=True)
             axes.plot(x, y, "o-", color=shades(position), markersize=3, label=layer)
@@ -87,11 +87,10 @@ def draw_learned(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    handles, names = max(
-        (axes.get_legend_handles_labels() for axes in figure.axes), key=lambda of: len(of[1])
-    )
-    figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=7)
-    figure.savefig(path, dpi=150)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
+    for axes in panels:  # the rest of the last row
+        axes.set_axis_off()
+    figure.savefig(path, dpi=120)
 
 
 def draw_episode(

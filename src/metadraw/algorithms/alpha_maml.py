@@ -16,7 +16,7 @@ class AlphaMAML(Algorithm):
     Both go down their hypergradient, the derivative of the outer loss with respect to the rate.
     For the inner rate alpha that is taken through the whole inner loop. For the outer rate beta
     it is that of the latest outer step (Baydin et al. 2018, "Online Learning Rate Adaptation with
-    Hypergradient Descent", equation 5): minus the meta-gradient times the direction of that step,
+    Hypergradient Descent"): minus the meta-gradient times the direction of that step,
     which was the meta-gradient before in gradient descent, and is what it was for any other
     outer optimiser.
 

@@ -169,6 +169,6 @@ def positive(**setting: float) -> float:
         InputError: it is not above 0.
     """
     ((key, value),) = setting.items()
-    if not value > 0:
-        raise InputError(f"algorithm.{key}={value}: must be above 0")
+    if not isinstance(value, (int, float)) or not value > 0:
+        raise InputError(f"algorithm.{key}={value}: must be a number above 0")
     return value

@@ -16,7 +16,7 @@ from metadraw.models.head import open_head
 class FineTune(Algorithm):
     """Pre-train as a classifier of all meta-training classes, then learn a new head for each task.
 
-    The "Baseline" of Chen et al. 2019 ("A Closer Look at Few-shot Classification", section 3.2).
+    The "Baseline" of Chen et al. 2019 ("A Closer Look at Few-shot Classification").
     Pre-training sees the same drawings as meta-training, support and query set together, but as
     members of their class among all classes. A task's head starts from zero, so that before
     adaptation all classes are the same. What is logged in pre-training as after adaptation is the

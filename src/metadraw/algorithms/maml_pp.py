@@ -63,8 +63,8 @@ class MAMLpp(Algorithm):
         super().__init__(network, inner_steps=inner_steps, eval_inner_steps=eval_inner_steps)
         epochs = {"multi_step_epochs": multi_step_epochs, "first_order_epochs": first_order_epochs}
         for key, value in epochs.items():
-            if value < 0:
-                raise InputError(f"algorithm.{key}={value}: must be 0 (never) or more epochs")
+            if not isinstance(value, int) or value < 0:
+                raise InputError(f"algorithm.{key}={value}: must be a whole number, 0 for never")
         norms = batch_norms(network)
         switches = {"per_step_statistics": per_step_statistics, "per_step_norm": per_step_norm}
         for key, value in switches.items():
@@ -73,9 +73,9 @@ class MAMLpp(Algorithm):
         self.multi_step_epochs, self.first_order_epochs = multi_step_epochs, first_order_epochs
         self.running_statistics = per_step_statistics
 
-        of_norms = [f"{name}.{kind}" for name in norms for kind in ("weight", "bias")]
-        self.per_step = of_norms if per_step_norm else []
         named = dict(network.named_parameters())
+        of_norms = [name for name in named if name.rpartition(".")[0] in norms]
+        self.per_step = of_norms if per_step_norm else []
         self.adapted = [name for name in named if name not in self.per_step]
         # Lists, in the order of those names, because a dict of parameters takes no dots.
         self.per_step_values = nn.ParameterList(
@@ -96,9 +96,10 @@ class MAMLpp(Algorithm):
 
     def begin_epoch(self, epoch: int) -> None:
         """Anneal the weights of the outer loss and the order of derivatives, by the epoch."""
-        # Derivative-order annealing: section 4, the second change.
+        # "Derivative-Order Annealing (DA)" of section 4.
         self.first_order = epoch < self.first_order_epochs
-        # The importance weights v_i of equation 3, which go from 1/K each to the last one alone.
+        # "Multi-Step Loss Optimization (MSL)" of section 4: the importance weights v_i of the query
+        # losses, which go from 1/K each to the last one alone.
         share = max(0.0, 1 - epoch / self.multi_step_epochs) if self.multi_step_epochs else 0.0
         weights = [share / self.inner_steps] * self.inner_steps
         weights[-1] += 1 - share
@@ -133,7 +134,7 @@ class MAMLpp(Algorithm):
         return found | {name: self.get_buffer(_buffer(name))[step] for name in self.statistics}
 
     def _rates(self, step: int) -> float | Params:
-        """The inner learning rates of one step; equation 4 of the paper has them by layer."""
+        """The inner learning rates of one step ("LSLR" of section 4)."""
         if not len(self.inner_lrs):
             return self.inner_lr
         step = min(step, self.inner_steps - 1)

@@ -37,7 +37,7 @@ class MetaSGD(Algorithm):
     def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
         """The network's parameters before and after each gradient step; see `Algorithm.adapt`."""
         params = self.network_parameters()
-        # Equation 3 of the paper: theta' = theta - alpha o grad L(theta), by element.
+        # Algorithm 1, the inner update: theta' = theta - alpha o grad L(theta), by element.
         rates = dict(zip(params, self.inner_lrs, strict=True))
         return gradient_steps(self.loss_on(support_x, support_y), params, steps=steps, lr=rates)
 

@@ -1,4 +1,4 @@
-"""Proto-MAML (Triantafillou et al. 2020, "Meta-Dataset", section 3)."""
+"""Proto-MAML (Triantafillou et al. 2020, "Meta-Dataset")."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ProtoMAML(Algorithm):
 
     def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
         """Body and head before and after each gradient step; see `Algorithm.adapt`."""
-        # The linear layer that is equal to a prototypical network (section 3).
+        # The linear layer that is equal to a prototypical network.
         prototypes = class_means(self.network(support_x), support_y, self.ways)
         weight, bias = nearest_prototype(prototypes)
         start = self.network_parameters()

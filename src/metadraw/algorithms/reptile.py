@@ -43,7 +43,7 @@ class Reptile(Algorithm):
         return self._learn(self.network_parameters(), support_x, support_y, steps)
 
     def meta_gradient(self, meta: Params, episode: Episode) -> tuple[Params, Outcome]:
-        """(theta - theta') / alpha, which section 3 hands to the outer optimiser as a gradient."""
+        """(theta - theta') / alpha, which section 2 hands to the outer optimiser as a gradient."""
         start = {name.removeprefix("network."): p for name, p in meta.items()}
         x = torch.cat([episode.support_x, episode.query_x])
         y = torch.cat([episode.support_y, episode.query_y])

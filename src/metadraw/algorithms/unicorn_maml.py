@@ -11,7 +11,7 @@ from metadraw.models.head import open_head
 
 
 class UnicornMAML(Algorithm):
-    """MAML whose head starts with the same learned vector for every class (section 5).
+    """MAML whose head starts with the same learned vector for every class.
 
     So a task's result does not depend on which class has which label, and any number of ways
     works. Before adaptation all classes are the same.

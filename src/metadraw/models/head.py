@@ -76,7 +76,7 @@ def nearest_prototype(prototypes: Tensor) -> tuple[Tensor, Tensor]:
     """Weight and bias of the linear layer that says how near a feature is to each prototype.
 
     -|f - c|^2 = 2 c f - |c|^2 - |f|^2, whose last term is the same for all classes, so that
-    softmax does not see it (Snell et al. 2017, equation 8).
+    softmax does not see it (Snell et al. 2017, section 2.4).
 
     Args:
         prototypes: ``[N, F]``.

@@ -1,0 +1,60 @@
+"""How much a task's accuracy depends on which class has which label.
+
+python benchmarks/label_permutations.py CHECKPOINT [CHECKPOINT ...]
+
+MAML's head has a row of its own for each label, so another assignment of the same classes is
+another task to it (Ye and Chao 2022). Every task is learned under several assignments.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import Tensor
+
+import metadraw
+
+TASKS, PERMUTATIONS, QUERIES, BATCH = 200, 20, 10, 25
+
+
+def accuracies(checkpoint: str) -> tuple[str, Tensor]:
+    """The algorithm's name, and the accuracy ``[permutations, tasks]`` on meta-test tasks."""
+    data, learner = metadraw.load(checkpoint, f"data.queries={QUERIES}")
+    generator = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(data.ways, generator=generator) for _ in range(PERMUTATIONS)]
+    episodes, found = data.episodes("test"), []
+    for order in orders:
+        per_batch = []
+        for first in range(0, TASKS, BATCH):
+            batch = episodes(torch.arange(first, first + BATCH))
+            support_y, query_y = order[batch.support_y], order[batch.query_y]
+            logits = learner.evaluate(batch._replace(support_y=support_y, query_y=query_y)).after
+            per_batch.append((logits.argmax(dim=-1) == query_y).double().mean(dim=1))
+        found.append(torch.cat(per_batch))
+    return type(learner.algorithm).__name__, torch.stack(found)
+
+
+def main() -> None:
+    """Print one row a checkpoint."""
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
+    print("| algorithm | accuracy % | worst, best permutation of a task % | std within a task |")
+    print("| --- | --- | --- | --- |")
+    for checkpoint in parser.parse_args().checkpoints:
+        name, values = accuracies(checkpoint)
+        worst, best = values.min(dim=0).values.mean(), values.max(dim=0).values.mean()
+        print(
+            f"| {name} | {100 * values.mean():.1f} | {100 * worst:.1f}, {100 * best:.1f} | "
+            f"{100 * values.std(dim=0).mean():.1f} |",
+            flush=True,
+        )
+    print(
+        f"\nMeans over {TASKS} meta-test tasks with {QUERIES} queries a class, each under the same "
+        f"{PERMUTATIONS} permutations of its labels."
+    )
+
+
+if __name__ == "__main__":
+    main()
