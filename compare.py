@@ -1,0 +1,46 @@
+"""Compare runs on identical tasks: mean differences, paired by task.
+
+python compare.py logs/train/multiruns/TIME/*/
+"""
+
+import argparse
+
+from metadraw import metrics
+from metadraw.cli import one_line_errors
+from metadraw.compare import compare
+
+_EXAMPLES = """\
+Runs are on identical tasks unless a key that makes tasks was changed, which is checked. A
+difference paired by task has a much narrower interval than each mean has.
+
+examples:
+  python train.py -m algorithm=maml,fomaml                 # a sweep, then all of it:
+  python compare.py logs/train/multiruns/TIME/*/
+  python compare.py --metric loss --reference RUN RUN RUN
+
+Trained on other shots? Test both on the same tasks first, then compare those two:
+  python eval.py ckpt_path=RUN/checkpoints/best.ckpt data.shots=5
+  python compare.py logs/eval/runs/TIME logs/eval/runs/TIME"""
+
+
+def main() -> None:
+    """Print the table of the runs that the command line names."""
+    parser = argparse.ArgumentParser(
+        description="Compare runs on identical tasks, as a Markdown table.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folder of train.py or eval.py")
+    parser.add_argument(
+        "--reference", metavar="RUN", help="subtracted from all; default: the first"
+    )
+    parser.add_argument(
+        "--metric", default="acc", help=f"{', '.join(metrics.NAMES)}; default: %(default)s"
+    )
+    given = parser.parse_args()
+    with one_line_errors():
+        print(compare(given.runs, given.reference, given.metric))
+
+
+if __name__ == "__main__":
+    main()

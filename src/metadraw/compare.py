@@ -1,0 +1,227 @@
+"""Runs compared on identical tasks, paired by task.
+
+Tasks differ in difficulty far more than runs do. The difference of two runs on the same task is
+free of that, so its interval is much narrower than those of the two means.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import yaml  # a dependency of Hydra
+from torch import Tensor
+
+from metadraw import metrics
+from metadraw.errors import InputError
+
+_CLASSES = ("_target_", "split_seed")  # keys of data that eval.py cannot change
+_TRAINING = ("seed", "new_classes", "shift", "mirror")  # likewise; of meta-training tasks alone
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the folder of a tested run says.
+
+    Attributes:
+        folder: as given.
+        conditions: by config key, all that makes an episode number the task that it is.
+        drawings: their source, for people.
+        query_statistics: ``query``, ``support`` or ``running``.
+        values: a metric by episode number.
+        overrides: what was typed for the run, if that is known.
+    """
+
+    folder: Path
+    conditions: dict[str, Any]
+    drawings: str
+    query_statistics: str
+    values: dict[int, float]
+    overrides: list[str]
+
+
+def compare(
+    folders: Sequence[str | Path], reference: str | Path | None = None, metric: str = "acc"
+) -> str:
+    """A Markdown table of runs: means, and paired differences from the reference, with notes.
+
+    Args:
+        folders: of runs of train.py or eval.py, in the order of the table.
+        reference: another run folder or one of these; the first if none.
+        metric: one of `metrics.NAMES`.
+
+    Raises:
+        InputError: fewer than two runs, one that cannot be read, or not the same tasks.
+    """
+    if metric not in metrics.NAMES:
+        raise InputError(f"metric={metric}: must be one of {', '.join(metrics.NAMES)}")
+    paths = [Path(folder) for folder in folders]
+    if reference is not None and Path(reference).resolve() not in [p.resolve() for p in paths]:
+        paths.insert(0, Path(reference))
+    if len(paths) < 2:
+        raise InputError(f"runs to compare: {len(paths)}: name at least two run folders")
+    runs = [read(path, metric) for path in paths]
+    resolved = [path.resolve() for path in paths]
+    base = 0 if reference is None else resolved.index(Path(reference).resolve())
+    for run in runs:
+        _check_same_tasks(runs[base], run)
+
+    numbers = sorted(set.intersection(*(set(run.values) for run in runs)))
+    if len(numbers) < 2:
+        raise InputError(
+            f"tasks that all runs have: {len(numbers)}: an interval needs at least 2: test the "
+            "runs on the same tasks with eval.py, e.g. data.test_batches=100"
+        )
+    values = torch.tensor(  # [runs, tasks]
+        [[run.values[number] for number in numbers] for run in runs], dtype=torch.float64
+    )
+    percent = "loss" not in metric
+    scale, digits = (100, 2) if percent else (1, 4)
+    mixed = len({run.query_statistics for run in runs}) > 1
+    table = [
+        ["run", f"{metric} (%)" if percent else metric]
+        + ["difference (points)" if percent else "difference"]
+        + ["query statistics"] * mixed
+    ]
+    for index, (label, run) in enumerate(zip(labels(runs), runs, strict=True)):
+        mean, _ = _mean(values[index] * scale, digits)
+        difference, bold = _mean((values[index] - values[base]) * scale, digits, sign="+")
+        if index == base:
+            difference = "reference"
+        elif bold:
+            difference = f"**{difference}**"
+        table.append([f"`{label}`", mean, difference] + [run.query_statistics] * mixed)
+    return "\n".join([*_markdown(table), "", *_notes(runs, base, len(numbers), mixed)])
+
+
+def read(folder: Path, metric: str) -> Run:
+    """A run from its ``results.json``, its ``tasks.csv`` and, if there is one, Hydra's record.
+
+    Raises:
+        InputError: no such folder or files, or they are damaged.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    path = folder / "results.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        test, data, drawings = found["test"], found["config"]["data"], found["data"]
+        own = _TRAINING if test["split"] == "train" else ("eval_seed",)
+        keys = (*_CLASSES, "ways", "shots", "queries", *own)
+        conditions = {"split": test["split"]} | {f"data.{key}": data[key] for key in keys}
+        # The pictures' own checksum; a data set that keeps none is known by what it does tell.
+        known = drawings.get("sha256")
+        conditions["drawings"] = (
+            f"sha256 {known[:12]}" if known else json.dumps(drawings, sort_keys=True)
+        )
+        source = drawings.get("source", "of an unknown source")
+        statistics = str(test["query_statistics"])
+        tasks, mean = int(test["tasks"]), float(test[metric])
+        path = folder / "tasks.csv"
+        with path.open(encoding="utf-8", newline="") as file:
+            values = {int(row["number"]): float(row[metric]) for row in csv.DictReader(file)}
+        path = folder / ".hydra" / "overrides.yaml"
+        overrides = list(map(str, yaml.safe_load(path.read_text()) or [])) if path.exists() else []
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{folder} has no {path.name}: not a run folder (leave it out), or an unfinished or "
+            "older run (test it again with eval.py "
+            f"ckpt_path={folder / 'checkpoints' / 'best.ckpt'})"
+        ) from error
+    except (
+        csv.Error,
+        yaml.YAMLError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise InputError(f"{path}: damaged: test the run again with eval.py") from error
+    for number, value in values.items():
+        if not math.isfinite(value):
+            raise InputError(f"{folder}: {metric} of task {number} is {value}: no mean to compare")
+    if len(values) != tasks or not math.isclose(
+        fmean(values.values()), mean, rel_tol=1e-6, abs_tol=1e-5
+    ):
+        raise InputError(
+            f"{folder}: tasks.csv is not of the test in results.json, or was cut off: test the run "
+            "again with eval.py"
+        )
+    return Run(folder, conditions, source, statistics, values, overrides)
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """What tells runs apart: what was typed for each but not for all, else the folder's name."""
+    names = [run.folder.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run.folder) for run in runs]
+    common = set.intersection(*(set(run.overrides) for run in runs))
+    typed = [" ".join(o for o in run.overrides if o not in common) for run in runs]
+    return [
+        (f"{text} ({name})" if typed.count(text) > 1 else text) if text else name
+        for text, name in zip(typed, names, strict=True)
+    ]
+
+
+def _check_same_tasks(base: Run, run: Run) -> None:
+    for key, value in base.conditions.items():
+        if run.conditions[key] != value:
+            remedy = (
+                "train both with the same one"
+                if key.removeprefix("data.") in _CLASSES + _TRAINING
+                else "test both on the same tasks with eval.py"
+            )
+            raise InputError(
+                f"not the same tasks: {key}={value} in {base.folder} and {run.conditions[key]} in "
+                f"{run.folder}: {remedy}"
+            )
+
+
+def _mean(values: Tensor, digits: int, sign: str = "-") -> tuple[str, bool]:
+    """Mean ± half its 95 % interval of ``[T]`` values, and whether that interval excludes zero."""
+    mean, half = values.mean().item(), metrics.confidence_interval(values).item()
+    shown = round(mean, digits) + 0.0  # never -0
+    return f"{shown:{sign}.{digits}f} ± {half:.{digits}f}", abs(mean) > half
+
+
+def _markdown(rows: list[list[str]]) -> list[str]:
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return [
+        f"| {' | '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))} |"
+        for row in rows
+    ]
+
+
+def _notes(runs: Sequence[Run], base: int, tasks: int, mixed: bool) -> list[str]:
+    run = runs[base]
+    queries = run.conditions["data.queries"]
+    notes = [
+        "±: half the 95 % interval over tasks, for differences paired by task; bold where it "
+        "excludes zero. How much training seeds matter is not in it.",
+        f"{tasks:,} meta-{run.conditions['split']} tasks, {run.conditions['data.ways']}-way "
+        f"{run.conditions['data.shots']}-shot with {queries} quer{'y' if queries == 1 else 'ies'} "
+        f"a class; query statistics: {'see the table' if mixed else run.query_statistics}; "
+        f"drawings: {run.drawings}, {run.conditions['drawings']}.",
+    ]
+    counts = sorted({len(each.values) for each in runs})
+    if counts != [tasks]:
+        tested = ", ".join(f"{count:,}" for count in counts)
+        notes.append(
+            f"Only the {tasks:,} tasks that all runs have are compared; tested were {tested}."
+        )
+    if mixed:
+        notes.append(
+            "Query statistics differ: with `query`, batch norm sees the whole query set at once "
+            "(transductive), with `support` or `running` it does not."
+        )
+    return [line for note in notes for line in (note, "")][:-1]
