@@ -15,7 +15,7 @@ from torch import Tensor
 
 import metadraw
 
-TASKS, PERMUTATIONS, QUERIES, BATCH = 200, 20, 10, 25
+TASKS, PERMUTATIONS, QUERIES, BATCH = 100, 12, 10, 25
 
 
 def accuracies(checkpoint: str) -> tuple[str, Tensor]:

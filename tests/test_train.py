@@ -98,7 +98,8 @@ def test_same_config_same_numbers_and_another_seed_others(tiny, other_folder):
 
 @pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if a != "scratch"])
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny_for, other_folder, algorithm, monkeypatch):
-    tiny = [*tiny_for(algorithm), "scheduler=cosine", "trainer.max_epochs=4"]
+    small = ["data.train_batches=2", "data.val_batches=1", "data.test_batches=1"]
+    tiny = [*tiny_for(algorithm), *small, "scheduler=cosine", "trainer.max_epochs=4"]
     _, whole = run(tiny)
     first = metadraw.compose(*tiny, other_folder("first"))
 
