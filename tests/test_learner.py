@@ -93,10 +93,15 @@ def test_cosine_schedule_steps_once_an_epoch(tiny):
 
 
 @pytest.mark.parametrize(
-    "override", ["optimizer._target_=torch.optim.RMSprop", "trainer.precision=bf16-mixed"]
+    "overrides",
+    [
+        ["optimizer._target_=torch.optim.RMSprop"],
+        ["trainer.precision=bf16-mixed"],
+        ["trainer.precision=bf16-mixed", "algorithm=maml_pp", "learner.query_statistics=running"],
+    ],
 )
-def test_other_optimisers_and_precisions_train(tiny, override):
-    found = train(metadraw.compose(*tiny, override))
+def test_other_optimisers_and_precisions_train(tiny, overrides):
+    found = train(metadraw.compose(*tiny, *overrides))
     assert 0 <= found["test"]["acc"] <= 1
 
 

@@ -98,7 +98,8 @@ def batch_statistics(network: nn.Module) -> Iterator[dict[str, Tensor]]:
 
     def look_at(name: str) -> Callable[..., None]:
         def write_down(module: nn.Module, args: tuple[Any, ...]) -> None:
-            x = args[0]
+            # Under bf16-mixed the input is bfloat16, too coarse for an average of many.
+            x = args[0].to(torch.promote_types(args[0].dtype, torch.float32))
             variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)])
             found[f"{name}.running_mean"], found[f"{name}.running_var"] = mean, variance
 
