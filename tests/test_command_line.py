@@ -103,14 +103,15 @@ def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
     (rerun,) = (tmp_path / "rerun" / "runs").iterdir()
     assert json.loads((rerun / "results.json").read_text())["test"]["loss"] == first["loss"]
 
-    done = command("-m", *from_command_line, "algorithm=maml,fomaml", "data.shots=1,2")
+    done = command("-m", *from_command_line, "algorithm=maml_pp,fomaml", "data.shots=1,2")
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "train" / "multiruns").iterdir()
-    shots = [
-        json.loads((sweep / str(job) / "results.json").read_text())["config"]["data"]["shots"]
-        for job in range(4)
+    configs = [
+        json.loads((sweep / str(job) / "results.json").read_text())["config"] for job in range(4)
     ]
-    assert shots == [1, 2, 1, 2]
+    assert [config["data"]["shots"] for config in configs] == [1, 2, 1, 2]
+    # MAML++ brings its schedule along, in its own jobs only.
+    assert [bool(config["scheduler"]) for config in configs] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(

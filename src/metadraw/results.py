@@ -109,9 +109,10 @@ def write_tasks(path: Path, evaluated: Tensor) -> None:
 
 def sentence(test: dict[str, Any]) -> str:
     """An evaluation in one line for people."""
+    steps = test["inner_steps"]
     return (
         f"meta-{test['split']} accuracy {100 * test['acc']:.2f} ± {100 * test['acc_ci95']:.2f} % "
-        f"(95 % interval, {test['tasks']} tasks, {test['inner_steps']} inner steps, "
+        f"(95 % interval, {test['tasks']} tasks, {steps} inner step{'s' if steps > 1 else ''}, "
         f"query set normalised by {_WHOSE[test['query_statistics']]} statistics), "
         f"before adaptation {100 * test['acc_before']:.2f} %"
     )
