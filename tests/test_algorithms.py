@@ -210,6 +210,15 @@ def test_running_statistics_normalise_in_evaluation(build):
     assert not torch.allclose(other.evaluate(part).after, other.evaluate(batch).after[:, :5])
 
 
+def test_meta_gradients_are_those_of_training_mode_in_any_mode(build):
+    data, learner = build("maml_pp", "learner.query_statistics=running")
+    batch = data.episodes("train")(torch.arange(2))
+    training, _ = learner.meta_gradients(batch)
+    evaluating, _ = learner.eval().meta_gradients(batch)
+    assert not learner.training
+    assert all(torch.equal(training[name], evaluating[name]) for name in training)
+
+
 def test_running_statistics_where_there_are_none(build):
     with pytest.raises(Exception, match="query_statistics=running: MAML keeps no running"):
         build("maml", "learner.query_statistics=running")

@@ -196,7 +196,7 @@ def choices():
             yield f"{'' if group != 'experiment' else '+'}{group}={path.stem}".lstrip("+")
 
 
-@pytest.mark.parametrize("choice", choices())
+@pytest.mark.parametrize("choice", list(choices()))
 def test_every_shipped_choice_composes_and_takes_a_step(tiny_for, choice):
     group, _, name = choice.partition("=")
     tiny = tiny_for(name if group == "algorithm" else "maml")

@@ -95,12 +95,13 @@ class MetaLearner(L.LightningModule):
             and ``[T]`` values by metric name.
         """
         meta = {name: p.detach() for name, p in self.algorithm.named_parameters()}
-        gradients, outcome = vmap(
-            self.algorithm.meta_gradient,
-            in_dims=(None, 0),
-            randomness="different",
-            chunk_size=self.tasks_per_chunk,
-        )(meta, batch)
+        with self._mode(training=True):
+            gradients, outcome = vmap(
+                self.algorithm.meta_gradient,
+                in_dims=(None, 0),
+                randomness="different",
+                chunk_size=self.tasks_per_chunk,
+            )(meta, batch)
         mean = {name: value.mean(dim=0) for name, value in gradients.items()}
         return mean, metrics.task_metrics(outcome, batch.query_y)
 
@@ -117,13 +118,13 @@ class MetaLearner(L.LightningModule):
             The adapted parameters by name, for `predict`.
         """
         steps = self.algorithm.eval_inner_steps if steps is None else steps
-        with self._evaluating():
+        with self._mode(training=False):
             return self.algorithm.adapt(support_x, support_y, steps)[-1]
 
     @torch.no_grad()
     def predict(self, params: Params, x: Tensor) -> Tensor:
         """Logits ``[B, N]`` of images ``[B, C, H, W]`` with adapted parameters."""
-        with self._evaluating():
+        with self._mode(training=False):
             return self.algorithm.predict(params, x)
 
     @torch.no_grad()
@@ -135,16 +136,19 @@ class MetaLearner(L.LightningModule):
             path = self.algorithm.adapt(episode.support_x, episode.support_y, steps)
             return Outcome(self._classify(path[0], episode), self._classify(path[-1], episode))
 
-        with self._evaluating():
+        with self._mode(training=False):
             return vmap(one, randomness="different", chunk_size=self.tasks_per_chunk)(batch)
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Evaluation mode, with batch norm going by batches unless by running statistics."""
+    def _mode(self, training: bool) -> Iterator[None]:
+        """Within this context: training or evaluation mode, whatever it was.
+
+        In evaluation, batch norm goes by batches all the same, unless by running statistics.
+        """
         modes = {module: module.training for module in self.modules()}
-        self.eval()
+        self.train(training)
         for layer in batch_norms(self.algorithm.network).values():
-            layer.train(self.query_statistics != "running")
+            layer.train(training or self.query_statistics != "running")
         try:
             yield
         finally:
