@@ -1,5 +1,7 @@
 """The outer step and evaluation, whatever the algorithm."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning import Trainer
@@ -236,3 +238,14 @@ def test_confidence_interval_worked_by_hand():
     """0 0 1 1: standard deviation sqrt(1/3), 1.96 * sqrt(1/3) / sqrt(4)."""
     values = torch.tensor([0.0, 0.0, 1.0, 1.0])
     assert confidence_interval(values).item() == pytest.approx(1.96 * 3**-0.5 / 2)
+
+
+@pytest.mark.parametrize(
+    ("ways", "shots", "steps", "chunk"),
+    [(5, 1, 5, 25), (5, 5, 5, 25), (10, 10, 5, 7), (5, 5, 20, 7)],
+)
+def test_auto_chunks_by_the_size_of_the_work(ways, shots, steps, chunk):
+    learner = MetaLearner(nn.Module(), torch.optim.SGD)
+    labels = torch.zeros(25, ways * shots)
+    batch = SimpleNamespace(number=torch.arange(25), support_y=labels, query_y=labels)
+    assert learner._chunk(batch, steps) == chunk

@@ -2,9 +2,10 @@
 
 A new algorithm joins by a reference of its own and one line in ``REFERENCES``. References are
 written as plainly as can be, from the papers, and share nothing with the algorithms but the
-network's forward pass: no torch.func transform, no batch of tasks.
+network's forward pass, by PyTorch's own layers: no torch.func transform, no batch of tasks.
 """
 
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -16,6 +17,7 @@ from metadraw import compose
 from metadraw.adaptation import gradient_steps
 from metadraw.factory import CONFIGS, instantiate
 from metadraw.learner import MetaLearner
+from metadraw.models.conv4 import Block
 
 # A large inner rate makes the second derivatives matter.
 LR = 0.1
@@ -203,11 +205,10 @@ REFERENCES = {
 OTHER_LOSS = ("maml_pp, epoch 0", "maml_pp, epoch 3", "multi-step loss", "reptile", "finetune")
 
 
-def make_learner(algorithm, steps, overrides=STEPS, chunk=None, norm="batch"):
+def make_learner(algorithm, steps, overrides=STEPS, chunk=None, norm="batch", fused=True):
     overrides = [override.replace("%d", str(steps)) for override in overrides]
-    cfg = compose(
-        f"algorithm={algorithm}", *overrides, "model.hidden_channels=6", f"model.norm={norm}"
-    )
+    model = ["model.hidden_channels=6", f"model.norm={norm}", f"model.fused={fused}"]
+    cfg = compose(f"algorithm={algorithm}", *overrides, *model)
     torch.manual_seed(3)
     network = instantiate(cfg.model)
     learner = MetaLearner(
@@ -228,6 +229,10 @@ def relative_error(found, reference):
 
 
 def reference_mean(reference, algorithm, batch, steps):
+    algorithm = deepcopy(algorithm)
+    for block in algorithm.modules():
+        if isinstance(block, Block):
+            block.fused = False
     gradients, losses = [], []
     for t in range(len(batch.number)):
         named = algorithm.named_parameters()
@@ -242,15 +247,17 @@ def reference_mean(reference, algorithm, batch, steps):
     return mean, torch.stack(losses)
 
 
-@pytest.mark.parametrize("shots", [1, 5])
-@pytest.mark.parametrize("steps", [1, 3, 5])
+@pytest.mark.parametrize(
+    ("fused", "steps", "shots"),
+    [(True, steps, shots) for steps in (1, 3, 5) for shots in (1, 5)] + [(False, 3, 1)],
+)
 @pytest.mark.parametrize("name", REFERENCES)
-def test_equals_per_task_autograd(name, steps, shots, make_sampler):
+def test_equals_per_task_autograd(name, fused, steps, shots, make_sampler):
     reference, config, overrides, epoch = REFERENCES[name]
     if steps > 1 and not overrides:
         pytest.skip("has no inner loop")
     batch = make_sampler(shots=shots)(torch.arange(3)).to(torch.float64)
-    learner = make_learner(config, steps, overrides)
+    learner = make_learner(config, steps, overrides, fused=fused)
     learner.algorithm.begin_epoch(epoch)
     found, values = learner.meta_gradients(batch)
     expected, losses = reference_mean(reference, learner.algorithm, batch, steps)

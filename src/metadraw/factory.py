@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from metadraw.algorithms import Algorithm
+from metadraw.allocator import keep_freed_memory
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import InputError
 from metadraw.learner import MetaLearner
@@ -39,6 +40,7 @@ def build(cfg: DictConfig) -> tuple[EpisodeDataModule, MetaLearner]:
     Raises:
         InputError: an impossible value, or drawings that cannot be had.
     """
+    keep_freed_memory()
     # The drawings come last: nothing is downloaded for a config that cannot work.
     data: EpisodeDataModule = instantiate(cfg.data)
     if not isinstance(data, EpisodeDataModule):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from math import ceil
 from typing import Any
 
 import lightning as L
@@ -22,6 +23,9 @@ from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
 from metadraw.models.batch_norm import batch_norms, statistics_of_first
 
+#: What an outer step of second order keeps at once: under 3 GB with the report's network.
+_IMAGES_TIMES_STEPS = 6250
+
 
 class MetaLearner(L.LightningModule):
     """Meta-trains an algorithm by manual optimisation, and evaluates it.
@@ -38,6 +42,7 @@ class MetaLearner(L.LightningModule):
             statistics (``query``, transductive, as in meta-training), by those of the ``support``
             set, or, the inner loop too, by the algorithm's ``running`` ones.
         tasks_per_chunk: tasks computed at once, all of a batch if none: less memory, same result.
+            ``auto``: in meta-training as many as have 6,250 images times inner steps.
         gradient_clip_norm: the largest norm of the mean meta-gradient, unlimited if none.
 
     Raises:
@@ -54,7 +59,7 @@ class MetaLearner(L.LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         *,
         query_statistics: str = "query",
-        tasks_per_chunk: int | None = None,
+        tasks_per_chunk: int | str | None = "auto",
         gradient_clip_norm: float | None = None,
     ) -> None:
         super().__init__()
@@ -68,12 +73,16 @@ class MetaLearner(L.LightningModule):
                 "statistics: must be query or support, or use algorithm=maml_pp with "
                 "algorithm.per_step_statistics=true"
             )
-        for key, value in {
-            "tasks_per_chunk": tasks_per_chunk,
-            "gradient_clip_norm": gradient_clip_norm,
-        }.items():
-            if value is not None and not value > 0:
-                raise InputError(f"learner.{key}={value}: must be above 0, or null for no limit")
+        if tasks_per_chunk not in ("auto", None) and not _is_count(tasks_per_chunk):
+            raise InputError(
+                f"learner.tasks_per_chunk={tasks_per_chunk}: must be a whole number of at least 1, "
+                "auto, or null for no limit"
+            )
+        if gradient_clip_norm is not None and not gradient_clip_norm > 0:
+            raise InputError(
+                f"learner.gradient_clip_norm={gradient_clip_norm}: must be above 0, or null for "
+                "no limit"
+            )
         self.automatic_optimization = False
         self.algorithm = algorithm
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -100,7 +109,7 @@ class MetaLearner(L.LightningModule):
                 self.algorithm.meta_gradient,
                 in_dims=(None, 0),
                 randomness="different",
-                chunk_size=self.tasks_per_chunk,
+                chunk_size=self._chunk(batch, steps=self.algorithm.inner_steps),
             )(meta, batch)
         mean = {name: value.mean(dim=0) for name, value in gradients.items()}
         return mean, metrics.task_metrics(outcome, batch.query_y)
@@ -137,7 +146,16 @@ class MetaLearner(L.LightningModule):
             return Outcome(self._classify(path[0], episode), self._classify(path[-1], episode))
 
         with self._mode(training=False):
-            return vmap(one, randomness="different", chunk_size=self.tasks_per_chunk)(batch)
+            # Nothing is kept of a step that will not be differentiated.
+            return vmap(one, randomness="different", chunk_size=self._chunk(batch, steps=1))(batch)
+
+    def _chunk(self, batch: Episode, steps: int) -> int | None:
+        """How many tasks to compute at once; with ``auto``, in chunks of about the same size."""
+        if not isinstance(self.tasks_per_chunk, str):
+            return self.tasks_per_chunk
+        tasks, images = len(batch.number), batch.support_y.shape[1] + batch.query_y.shape[1]
+        chunks = ceil(tasks * images * steps / _IMAGES_TIMES_STEPS)
+        return ceil(tasks / chunks)
 
     @contextmanager
     def _mode(self, training: bool) -> Iterator[None]:
@@ -286,3 +304,7 @@ class MetaLearner(L.LightningModule):
         checkpoint["metadraw_config"] = self.config
         logged = self.trainer.callback_metrics
         checkpoint["metadraw_metrics"] = {name: value.item() for name, value in logged.items()}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value > 0

@@ -1,0 +1,242 @@
+"""Step times and memory of metadraw and its peers, each in a process of its own, same machine.
+
+pip install '.[benchmarks]'
+python benchmarks/speed.py settings data.source=npm      # the report's six shapes of a task
+python benchmarks/speed.py algorithms data.source=npm    # every algorithm, 5-way 1-shot
+
+Tables go to benchmarks/results/speed-<table>.md. A step is the meta-gradient of 25 tasks; every
+way of computing it is checked to give the same one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import metadraw
+from metadraw.data.episode import Episode
+from metadraw.factory import CONFIGS
+
+RESULTS = Path(__file__).resolve().parent / "results"
+TASKS = 25
+PLAIN = ["model.fused=false", "learner.tasks_per_chunk=null"]
+#: Overrides of each way of computing; all but ours use PyTorch's own layers.
+WAYS = {
+    "metadraw": [],
+    "vmap": PLAIN,
+    "loop": PLAIN,
+    "higher": PLAIN,
+    "torchopt": PLAIN,
+}
+
+
+def maml_by_loop(network: nn.Module, algorithm: nn.Module, task: Episode) -> list[Tensor]:
+    """The plainest MAML: one task's meta-gradient by `torch.autograd.grad`."""
+    meta = dict(network.named_parameters())
+    fast, first_order = meta, algorithm.first_order
+    for _ in range(algorithm.inner_steps):
+        loss = F.cross_entropy(functional_call(network, fast, (task.support_x,)), task.support_y)
+        slopes = torch.autograd.grad(loss, list(fast.values()), create_graph=not first_order)
+        rows = zip(fast.items(), slopes, strict=True)
+        fast = {name: p - algorithm.inner_lr * slope for (name, p), slope in rows}
+    loss = F.cross_entropy(functional_call(network, fast, (task.query_x,)), task.query_y)
+    return list(torch.autograd.grad(loss, list(meta.values())))
+
+
+def maml_by_higher(network: nn.Module, algorithm: nn.Module, task: Episode) -> list[Tensor]:
+    """One task's meta-gradient by `higher`."""
+    import higher
+
+    inner = torch.optim.SGD(network.parameters(), lr=algorithm.inner_lr)
+    with higher.innerloop_ctx(
+        network, inner, copy_initial_weights=False, track_higher_grads=not algorithm.first_order
+    ) as (fast, optimizer):
+        for _ in range(algorithm.inner_steps):
+            optimizer.step(F.cross_entropy(fast(task.support_x), task.support_y))
+        loss = F.cross_entropy(fast(task.query_x), task.query_y)
+        return list(torch.autograd.grad(loss, list(network.parameters())))
+
+
+def maml_by_torchopt(network: nn.Module, algorithm: nn.Module, task: Episode) -> list[Tensor]:
+    """One task's meta-gradient by `torchopt`."""
+    import torchopt
+
+    meta = list(network.parameters())
+    inner = torchopt.MetaSGD(network, lr=algorithm.inner_lr)
+    start = torchopt.extract_state_dict(network, by="reference")
+    for _ in range(algorithm.inner_steps):
+        inner.step(F.cross_entropy(network(task.support_x), task.support_y))
+    loss = F.cross_entropy(network(task.query_x), task.query_y)
+    gradient = list(torch.autograd.grad(loss, meta))
+    torchopt.recover_state_dict(network, start)
+    return gradient
+
+
+LOOPS = {"loop": maml_by_loop, "higher": maml_by_higher, "torchopt": maml_by_torchopt}
+
+
+def median_ms(work: Callable[[], object], seconds: float) -> float:
+    """The median time of ``work()``, after one that does not count; at least 3 times."""
+    work()
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < seconds and len(times) < 20):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+def measure(way: str, overrides: list[str]) -> dict[str, float]:
+    """Meta-train and meta-test step time in ms, peak memory in GB, and the gradient's norm."""
+    warnings.filterwarnings("ignore")
+    cfg = metadraw.compose("trainer=cpu", *overrides, *WAYS[way])
+    data, learner = metadraw.build(cfg)
+    batch = data.episodes("train")(torch.arange(TASKS))
+    network, algorithm = learner.algorithm.network, learner.algorithm
+    if way in LOOPS:
+        tasks = [batch.task(i) for i in range(TASKS)]
+
+        def step() -> list[Tensor]:
+            parts = [LOOPS[way](network, algorithm, task) for task in tasks]
+            return [torch.stack(rows).mean(0) for rows in zip(*parts, strict=True)]
+    else:
+
+        def step() -> list[Tensor]:
+            gradient, _ = learner.meta_gradients(batch)
+            return [gradient[name] for name, _ in algorithm.named_parameters()]
+
+    found = {"train": median_ms(step, 8)}
+    found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    found["norm"] = torch.cat([g.flatten() for g in step()]).norm().item()
+    if way not in LOOPS:
+        found["test"] = median_ms(lambda: learner.evaluate(batch), 4)
+    return found
+
+
+def in_process(way: str, overrides: list[str], threads: int) -> dict[str, float] | None:
+    """`measure` in a new process; none where it fails, with its last line printed."""
+    done = subprocess.run(
+        [sys.executable, __file__, "measure", way, *overrides],
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        print(way, *overrides, "failed:", (done.stderr.strip().splitlines() or ["killed"])[-1])
+        return None
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    print(way, *overrides, found, flush=True)
+    return found
+
+
+def floor_gflop(ways: int, shots: int, steps: int = 5) -> float:
+    """Arithmetic of the convolutions in second-order MAML, 25 tasks, as many queries as shots.
+
+    A convolution, its derivative by images and that by weights cost the same. A step needs them
+    once each, then four for the derivatives of the latter two and two for those of the first;
+    the first layer has no derivative by images. A query set needs three.
+    """
+    layers = [(784, 1), (196, 20), (49, 20), (9, 20)]  # output pixels, input channels
+    step = [4, 9, 9, 9]
+    query = [2, 3, 3, 3]
+    per_image = [2 * pixels * channels * 9 * 20 for pixels, channels in layers]
+    images = TASKS * ways * shots
+    return (
+        images
+        * sum(f * (steps * s + q) for f, s, q in zip(per_image, step, query, strict=True))
+        / 1e9
+    )
+
+
+def settings_table(threads: int, overrides: list[str]) -> list[str]:
+    """Second-order MAML at the report's shapes of a task; 100 or 20 samples take the same time."""
+    lines = [
+        "| task | GFLOP | " + " | ".join(f"{way}, ms" for way in WAYS) + " | loop / metadraw | "
+        "fastest peer / metadraw | " + " | ".join(f"{way}, GB" for way in WAYS) + " |",
+        "| --- " * (4 + 2 * len(WAYS)) + "|",
+    ]
+    for ways in (5, 10):
+        for shots in (1, 5, 10):
+            task = [f"data.ways={ways}", f"data.shots={shots}"]
+            found = {way: in_process(way, [*task, *overrides], threads) for way in WAYS}
+            times = {way: row["train"] for way, row in found.items() if row}
+            norms = [row["norm"] for row in found.values() if row]
+            assert max(norms) < 1.001 * min(norms), f"different meta-gradients: {norms}"
+            ours = times.pop("metadraw")
+            cells = [f"{row['train']:,.0f}" if row else "failed" for row in found.values()]
+            memory = [f"{row['memory']:.1f}" if row else "failed" for row in found.values()]
+            lines.append(
+                f"| {ways}-way {shots}-shot | {floor_gflop(ways, shots):.0f} | "
+                f"{' | '.join(cells)} | {times['loop'] / ours:.1f} | "
+                f"{min(times.values()) / ours:.1f} | {' | '.join(memory)} |"
+            )
+    return lines
+
+
+def algorithms_table(threads: int, overrides: list[str]) -> list[str]:
+    """Every algorithm with its default steps, 5-way 1-shot, by fused blocks and without."""
+    lines = [
+        "| algorithm | meta-train, ms | by PyTorch's layers, ms | tasks a second | meta-test, ms | "
+        "by PyTorch's layers, ms | GB |",
+        "| --- " * 7 + "|",
+    ]
+    for name in sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml")):
+        if name == "scratch":  # nothing to meta-train
+            continue
+        ours, plain = (
+            in_process(way, [f"algorithm={name}", *overrides], threads)
+            for way in ("metadraw", "vmap")
+        )
+        if ours and plain:
+            lines.append(
+                f"| `{name}` | {ours['train']:,.0f} | {plain['train']:,.0f} | "
+                f"{1000 * TASKS / ours['train']:,.0f} | {ours['test']:,.0f} | "
+                f"{plain['test']:,.0f} | {ours['memory']:.1f} |"
+            )
+    if loop := in_process("loop", ["algorithm=fomaml", *overrides], threads):
+        lines += ["", f"`fomaml` in a per-task loop: {loop['train']:,.0f} ms."]
+    return lines
+
+
+def main() -> None:
+    """Measure one way in this process, or write a table."""
+    if sys.argv[1:2] == ["measure"]:
+        print(json.dumps(measure(sys.argv[2], sys.argv[3:])))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", choices=["settings", "algorithms"])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("overrides", nargs="*", help="for all, e.g. data.source=npm")
+    given = parser.parse_args()
+    table = {"settings": settings_table, "algorithms": algorithms_table}[given.table]
+    lines = table(given.threads, given.overrides)
+    heading = [
+        f"# Speed: {given.table}",
+        "",
+        f"`python benchmarks/speed.py {' '.join(sys.argv[1:])}`, {given.threads} threads, "
+        f"{platform.machine()} CPU with {os.cpu_count()} cores, torch {torch.__version__}.",
+        f"{table.__doc__} Medians of a step of {TASKS} tasks, peak memory of the process.",
+        "",
+    ]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"speed-{given.table}.md").write_text("\n".join(heading + lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
