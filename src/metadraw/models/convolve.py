@@ -7,7 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
+
+from metadraw.models.task_function import LastDerivative, TaskFunction, fold, unfold
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
@@ -24,19 +25,20 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         ``[B, O, H, W]``, differentiable twice.
     """
-    y: Tensor = _Forward.apply(x[None], weight[None])
+    (y,) = _Forward.apply(x[None], weight[None])
+    assert isinstance(y, Tensor)
     return y.squeeze(0)  # not y[0], whose derivative is a copy
 
 
-class _Forward(Function):
+class _Forward(TaskFunction):
     """x ``[T, B, I, H, W]``, w ``[T, O, I, k, k]`` -> y ``[T, B, O, H, W]``."""
 
     @staticmethod
-    def forward(x: Tensor, w: Tensor) -> Tensor:
-        return unfold(_convolve(fold(x), w), len(w))
+    def forward(x: Tensor, w: Tensor) -> tuple[Tensor]:
+        return (unfold(_convolve(fold(x), w), len(w)),)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor]) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
@@ -45,13 +47,8 @@ class _Forward(Function):
         by_w, *by_x = _Backward.apply(*ctx.saved_tensors, g, ctx.needs_input_grad[0])
         return by_x[0] if by_x else None, by_w
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        y = _Forward.apply(*merge(info.batch_size, in_dims, args))
-        return y.unflatten(0, (info.batch_size, -1)), 0
 
-
-class _Backward(Function):
+class _Backward(TaskFunction):
     """x, w, and g like y -> the derivatives of <g, y> by w and, if wanted, by x."""
 
     @staticmethod
@@ -68,12 +65,8 @@ class _Backward(Function):
         by_w, by_g, *by_x = _SecondBackward.apply(*ctx.saved_tensors, ctx.needs_input_grad[0], *v)
         return by_x[0] if by_x else None, by_w, by_g, None
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        return split(info.batch_size, _Backward.apply(*merge(info.batch_size, in_dims, args)))
 
-
-class _SecondBackward(Function):
+class _SecondBackward(LastDerivative):
     """x, w, g, and v like what `_Backward` gives -> its derivatives by w, g and, if wanted, x.
 
     <v, `_Backward`> = <g, convolve(x, v_w) + convolve(v_x, w)>, for `_Backward` is linear.
@@ -95,21 +88,6 @@ class _SecondBackward(Function):
             return by_w, unfold(by_g, tasks)
         by_x, _ = _derivatives(x, v_w, g, True, False)
         return by_w, unfold(by_g, tasks), unfold(by_x, tasks)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise NotImplementedError(NO_THIRD)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        return split(info.batch_size, _SecondBackward.apply(*merge(info.batch_size, in_dims, args)))
-
-
-NO_THIRD = "third derivatives are not written out: build the network with model.fused=false"
 
 
 def _convolve(x: Tensor, w: Tensor) -> Tensor:
@@ -134,34 +112,3 @@ def _derivatives(x: Tensor, w: Tensor, g: Tensor, by_x: bool, by_w: bool) -> tup
         [by_x, by_w, False],
     )
     return x, weight.view_as(w) if by_w else None
-
-
-def fold(x: Tensor) -> Tensor:
-    """``[T, B, C, H, W]`` -> ``[B, T*C, H, W]``, channels last: what lies so is not copied.
-
-    One task beside the other in the innermost dimension, so that all arithmetic but the
-    convolutions' is by vectors of T*C, however few channels there are.
-    """
-    # Into that layout before the reshape, which would otherwise copy into another.
-    return x.permute(1, 3, 4, 0, 2).contiguous().flatten(3, 4).permute(0, 3, 1, 2)
-
-
-def unfold(x: Tensor, tasks: int) -> Tensor:
-    """``[B, T*C, H, W]`` -> ``[T, B, C, H, W]``, a view."""
-    return x.unflatten(1, (tasks, -1)).transpose(0, 1)
-
-
-def merge(size: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> list[Any]:
-    """Tensors with one more dimension of a map, made one with their first, the tasks'."""
-    merged: list[Any] = []
-    for dim, value in zip(in_dims, args, strict=True):
-        if isinstance(value, Tensor):
-            batched = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
-            value = batched.flatten(0, 1)
-        merged.append(value)
-    return merged
-
-
-def split(size: int, outputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Undo `merge`: the outputs of a mapped function, and their dimensions of the map."""
-    return tuple(x.unflatten(0, (size, -1)) for x in outputs), (0,) * len(outputs)

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
 
-from metadraw.models.convolve import NO_THIRD, fold, merge, split, unfold
+from metadraw.models.task_function import LastDerivative, TaskFunction, fold, unfold
 
 
 def norm_relu_pool(z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -62,7 +61,7 @@ class _Kept(NamedTuple):
     r: Tensor  # [T, C]
 
 
-class _Forward(Function):
+class _Forward(TaskFunction):
     """z ``[T, B, C, H, W]``, gamma and beta ``[T, C]`` -> `_Kept`."""
 
     @staticmethod
@@ -91,20 +90,15 @@ class _Forward(Function):
             return None, None, None, None
         return *_Backward.apply(z, gamma, g, *kept), None
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        return split(info.batch_size, _Forward.apply(*merge(info.batch_size, in_dims, args)))
 
-
-class _Backward(Function):
+class _Backward(TaskFunction):
     """z, gamma, g like p, and `_Kept` -> gz like z, ggamma and gbeta like gamma."""
 
     @staticmethod
     def forward(z: Tensor, gamma: Tensor, g: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
         k = _Kept(*kept)
         sigma, size, n = _sign(gamma), gamma.abs(), _count(z)
-        q = fold(g) * (fold(k.p) > 0)
-        q_sum, q_s = _sum(q, gamma), _sum(q * fold(k.picked), gamma)
+        q, q_sum, q_s = _passed(g, k, gamma)
         m1, m2 = size * q_sum / n, size * q_s / n
         slope = -k.r.square() * m2
         gz = _affine(z, slope, -slope * k.mean - sigma * k.r * m1)
@@ -120,12 +114,8 @@ class _Backward(Function):
         by_z, by_gamma, by_g = _SecondBackward.apply(*ctx.saved_tensors, u, v, w)
         return by_z, by_gamma, by_g, *([None] * len(_Kept._fields))
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        return split(info.batch_size, _Backward.apply(*merge(info.batch_size, in_dims, args)))
 
-
-class _SecondBackward(Function):
+class _SecondBackward(LastDerivative):
     """What `_Backward` has, u like gz, v like ggamma, w like gbeta -> like z, gamma and g."""
 
     @staticmethod
@@ -134,9 +124,8 @@ class _SecondBackward(Function):
         k = _Kept(*kept)
         tasks, n = len(z), _count(z)
         sigma, size = _sign(gamma), gamma.abs()
-        positive, picked, folded_u = fold(k.p) > 0, fold(k.picked), fold(u)
-        q = fold(g) * positive
-        q_sum, q_s = _sum(q, gamma), _sum(q * picked, gamma)
+        picked, folded_u = fold(k.picked), fold(u)
+        q, q_sum, q_s = _passed(g, k, gamma)
         m1, m2 = size * q_sum / n, size * q_s / n
         u_sum = _sum(folded_u, gamma)
         u_s = sigma * k.r * (_sum(folded_u * fold(z), gamma) - k.mean * u_sum)
@@ -145,7 +134,7 @@ class _SecondBackward(Function):
         e += _pick(folded_u, k.where)
         a = _sum(q * e, gamma)
         by_g = e.mul_(_wide(sigma * k.r * size)).addcmul_(picked, _wide(sigma * v))
-        by_g = by_g.add_(_wide(w)) * positive
+        by_g = by_g.add_(_wide(w)) * (fold(k.p) > 0)
 
         t_sum = -sigma * k.r * (u_s * m1 + m2 * u_sum) + sigma * v * q_sum
         t_s = -2 * sigma * k.r * m2 * u_s + sigma * v * q_s
@@ -154,18 +143,6 @@ class _SecondBackward(Function):
         by_z.addcmul_(folded_u, _wide(-k.r.square() * m2))
         _put_back(by_z, k.where, q, k.r * v - k.r.square() * size * u_s / n)
         return unfold(by_z, tasks), k.r * a, unfold(by_g, tasks)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise NotImplementedError(NO_THIRD)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        return split(info.batch_size, _SecondBackward.apply(*merge(info.batch_size, in_dims, args)))
 
 
 def _sign(gamma: Tensor) -> Tensor:
@@ -186,6 +163,12 @@ def _wide(x: Tensor) -> Tensor:
 def _sum(x: Tensor, like: Tensor) -> Tensor:
     """The sum over each channel of what is folded."""
     return x.sum(dim=(0, 2, 3)).view_as(like)
+
+
+def _passed(g: Tensor, kept: _Kept, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, folded, sum(q) and sum(q Ps)."""
+    q = fold(g) * (fold(kept.p) > 0)
+    return q, _sum(q, gamma), _sum(q * fold(kept.picked), gamma)
 
 
 def _affine(z: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
