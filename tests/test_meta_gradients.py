@@ -17,7 +17,7 @@ from metadraw import compose
 from metadraw.adaptation import gradient_steps
 from metadraw.factory import CONFIGS, instantiate
 from metadraw.learner import MetaLearner
-from metadraw.models.conv4 import Block
+from metadraw.models.conv4 import Conv4
 
 # A large inner rate makes the second derivatives matter.
 LR = 0.1
@@ -230,9 +230,9 @@ def relative_error(found, reference):
 
 def reference_mean(reference, algorithm, batch, steps):
     algorithm = deepcopy(algorithm)
-    for block in algorithm.modules():
-        if isinstance(block, Block):
-            block.fused = False
+    for network in algorithm.modules():
+        if isinstance(network, Conv4):
+            network.fused = False
     gradients, losses = [], []
     for t in range(len(batch.number)):
         named = algorithm.named_parameters()

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from metadraw.errors import InputError
 from metadraw.models.batch_norm import TaskBatchNorm2d
-from metadraw.models.convolve import convolve
-from metadraw.models.norm_relu_pool import norm_relu_pool
+from metadraw.models.conv_blocks import conv_blocks
 
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": TaskBatchNorm2d,
@@ -63,44 +62,36 @@ class Conv4(nn.Sequential):
             )
         channels = [image_channels] + [hidden_channels] * 4
         blocks = [
-            Block(
+            nn.Sequential(
                 nn.Conv2d(before, after, kernel_size=3, padding=1),
                 _NORMS[norm](after),
                 nn.ReLU(),
                 nn.MaxPool2d(2),
-                fused=fused,
             )
             for before, after in pairwise(channels)
         ]
         features = hidden_channels * (image_size // 16) ** 2
         super().__init__(*blocks, nn.Flatten(), nn.Linear(features, ways))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, ways]`` of images ``[B, C, H, W]``."""
-        return super().forward(x)
-
-
-class Block(nn.Sequential):
-    """3x3 convolution, norm, ReLU, 2x2 max pool: fused where it can be, else layer by layer."""
-
-    def __init__(self, *layers: nn.Module, fused: bool) -> None:
-        super().__init__(*layers)
         self.fused = fused
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` -> ``[B, C', H // 2, W // 2]``."""
-        convolution, norm, *_ = self
-        if not (
+        """Logits ``[B, ways]`` of images ``[B, C, H, W]``."""
+        *blocks, flatten, linear = self
+        if not self._can_fuse(blocks, x):
+            return super().forward(x)
+        parameters = [(c.weight, norm.weight, norm.bias) for c, norm, *_ in blocks]
+        weights, gammas, betas = zip(*parameters, strict=True)
+        # Without the convolutions' biases, which batch norm takes away: their gradient is zero.
+        return linear(flatten(conv_blocks(x, weights, gammas, betas, blocks[0][1].eps)))
+
+    def _can_fuse(self, blocks: list[nn.Module], x: Tensor) -> bool:
+        norms = [block[1] for block in blocks]
+        return (
             self.fused
-            and isinstance(convolution, nn.Conv2d)
-            and isinstance(norm, TaskBatchNorm2d)
-            and (norm.training or norm.running_mean is None)
+            and all(isinstance(norm, TaskBatchNorm2d) for norm in norms)
+            and all(norm.training or norm.running_mean is None for norm in norms)
             # A hook is there to see, or to change, what goes through one layer.
-            and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in self)
+            and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
             # Mixed precision is left to PyTorch's own layers, which know it.
             and not torch.is_autocast_enabled(x.device.type)
-        ):
-            return super().forward(x)
-        # Without the convolution's bias, which batch norm takes away again: its gradient is zero.
-        z = convolve(x, convolution.weight)
-        return norm_relu_pool(z, norm.weight, norm.bias, norm.eps)
+        )
