@@ -1,4 +1,4 @@
-"""The fused blocks against PyTorch's own layers, in float64: value, first and second derivatives."""
+"""The fused blocks against PyTorch's layers, in float64: value, first and second derivatives."""
 
 import pytest
 import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,16 +77,17 @@ class Conv4(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, ways]`` of images ``[B, C, H, W]``."""
-        *blocks, flatten, linear = self
+        blocks: list[list[Any]] = [list(block.children()) for block in list(self)[:4]]
         if not self._can_fuse(blocks, x):
             return super().forward(x)
         parameters = [(c.weight, norm.weight, norm.bias) for c, norm, *_ in blocks]
         weights, gammas, betas = zip(*parameters, strict=True)
         # Without the convolutions' biases, which batch norm takes away: their gradient is zero.
-        return linear(flatten(conv_blocks(x, weights, gammas, betas, blocks[0][1].eps)))
+        features = conv_blocks(x, weights, gammas, betas, blocks[0][1].eps)
+        return self[5](self[4](features))
 
-    def _can_fuse(self, blocks: list[nn.Module], x: Tensor) -> bool:
-        norms = [block[1] for block in blocks]
+    def _can_fuse(self, blocks: list[list[Any]], x: Tensor) -> bool:
+        norms = [norm for _, norm, *_ in blocks]
         return (
             self.fused
             and all(isinstance(norm, TaskBatchNorm2d) for norm in norms)

@@ -35,11 +35,12 @@ from torch import Tensor
 # in the size after pooling, a quarter, or a number a channel.
 
 
-class Kept(NamedTuple):
-    """What derivatives need beside z and p, without a derivative itself."""
+class Pooled(NamedTuple):
+    """What a block has computed."""
 
-    picked: Tensor  # Ps, [B, T*C, H // 2, W // 2]
-    where: Tensor  # int64 of the same shape, positions in H*W
+    z: Tensor  # [B, T*C, H, W]
+    p: Tensor  # [B, T*C, H // 2, W // 2]
+    gamma: Tensor
     mean: Tensor
     r: Tensor
 
@@ -53,7 +54,7 @@ class Slopes(NamedTuple):
     q: Tensor  # like p: g where p is not constant
 
 
-def norm_relu_pool(z: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Kept]:
+def norm_relu_pool(z: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Pooled:
     """``max_pool2d(relu(batch_norm(z)), 2)`` by the batch's statistics.
 
     Args:
@@ -61,50 +62,55 @@ def norm_relu_pool(z: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[
         gamma: not negative, so that the largest value stays the largest.
         beta: like gamma.
         eps: added to the variance.
-
-    Returns:
-        p ``[B, T*C, H // 2, W // 2]``, and what derivatives need.
     """
     # Not by native_batch_norm, which adds up in single precision when channels come last.
     mean = _sum(z) / _count(z)
     r = (_sum((z - mean).square_()) / _count(z) + eps).rsqrt()
-    picked, where = F.max_pool2d(z, 2, return_indices=True)
-    picked = picked.sub_(mean).mul_(r)
-    return torch.addcmul(beta, picked, gamma).relu_(), Kept(picked, where, mean, r)
+    p = F.max_pool2d(z, 2).sub_(mean).mul_(r * gamma).add_(beta).relu_()
+    return Pooled(z, p, gamma, mean, r)
 
 
-def slopes(z: Tensor, p: Tensor, gamma: Tensor, g: Tensor, kept: Kept) -> Slopes:
+def slopes(of: Pooled, g: Tensor) -> Slopes:
     """The first derivatives, of <g, p>."""
+    z, p, gamma, mean, r = of
+    n, (picked, where) = _count(z), _pool(of)
     q = torch.ops.aten.threshold_backward(g, p, 0)
-    q_sum, q_s = _sum(q), _sum(q * kept.picked)
-    m1, m2 = gamma * q_sum / _count(z), gamma * q_s / _count(z)
-    slope = -kept.r.square() * m2
-    by_z = torch.addcmul(-slope * kept.mean - kept.r * m1, z, slope)
-    _put_back(by_z, kept.where, q * (kept.r * gamma))
+    q_sum, q_s = _sum(q), _sum(picked.mul_(q))
+    m1, m2 = gamma * q_sum / n, gamma * q_s / n
+    slope = -r.square() * m2
+    by_z = torch.addcmul(-slope * mean - r * m1, z, slope)
+    _put_back(by_z, where, q * (r * gamma))
     return Slopes(by_z, q_s, q_sum, q)
 
 
 def second_slopes(
-    z: Tensor, p: Tensor, gamma: Tensor, kept: Kept, first: Slopes, u: Tensor, v: Tensor, w: Tensor
+    of: Pooled, first: Slopes, u: Tensor, v: Tensor, w: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The derivatives of <u, first.z> + <v, first.gamma> + <w, first.beta> by z, gamma and g."""
-    n, r, q = _count(z), kept.r, first.q
+    z, p, gamma, mean, r = of
+    n, q, (picked, where) = _count(z), first.q, _pool(of)
     m2 = gamma * first.gamma / n
     u_sum = _sum(u)
-    u_s = r * (_sum(u * z) - kept.mean * u_sum)
+    u_s = r * (_sum(u * z) - mean * u_sum)
 
-    e = torch.addcmul(-u_sum / n, kept.picked, -u_s / n).add_(_pick(u, kept.where))
+    e = torch.addcmul(-u_sum / n, picked, -u_s / n).add_(_pick(u, where))
     a = _sum(q * e)
-    by_g = e.mul_(r * gamma).addcmul_(kept.picked, v).add_(w)
+    by_g = e.mul_(r * gamma).addcmul_(picked, v).add_(w)
     by_g = torch.ops.aten.threshold_backward(by_g, p, 0)
 
     t_sum = -r * (u_s * gamma * first.beta / n + m2 * u_sum) + v * first.beta
     t_s = -2 * r * m2 * u_s + v * first.gamma
     slope = -(r.square() * t_s + r.pow(3) * gamma * a) / n
-    by_z = torch.addcmul(-slope * kept.mean - r * t_sum / n, z, slope)
+    by_z = torch.addcmul(-slope * mean - r * t_sum / n, z, slope)
     by_z.addcmul_(u, -r.square() * m2)
-    _put_back(by_z, kept.where, q * (r * v - r.square() * gamma * u_s / n))
+    _put_back(by_z, where, q * (r * v - r.square() * gamma * u_s / n))
     return by_z, r * a, by_g
+
+
+def _pool(of: Pooled) -> tuple[Tensor, Tensor]:
+    """Ps, and where it was picked, int64 positions in H*W: sooner found again than kept."""
+    picked, where = F.max_pool2d(of.z, 2, return_indices=True)
+    return picked.sub_(of.mean).mul_(of.r), where
 
 
 def _count(z: Tensor) -> int:

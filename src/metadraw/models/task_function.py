@@ -44,19 +44,14 @@ def fold(x: Tensor) -> Tensor:
     """``[T, B, C, H, W]`` -> ``[B, T*C, H, W]``, channels last: what lies so is not copied.
 
     One task beside the other in the innermost dimension, so that all arithmetic but the
-    convolutions' is by vectors of T*C, however few channels there are. Numbers of channels
-    ``[T, C]`` are given the shape to go with that, ``[T*C, 1, 1]``.
+    convolutions' is by vectors of T*C, however few channels there are.
     """
-    if x.ndim == 2:
-        return x.reshape(-1, 1, 1)
     # Into that layout before the reshape, which would otherwise copy into another.
     return x.permute(1, 3, 4, 0, 2).contiguous().flatten(3, 4).permute(0, 3, 1, 2)
 
 
 def unfold(x: Tensor, tasks: int) -> Tensor:
-    """What `fold` was given, a view."""
-    if x.ndim == 3:
-        return x.view(tasks, -1)
+    """``[B, T*C, H, W]`` -> ``[T, B, C, H, W]``, a view."""
     return x.unflatten(1, (tasks, -1)).transpose(0, 1)
 
 
