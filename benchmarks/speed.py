@@ -3,6 +3,7 @@
 pip install '.[benchmarks]'
 python benchmarks/speed.py settings data.source=npm      # the report's six shapes of a task
 python benchmarks/speed.py algorithms data.source=npm    # every algorithm, 5-way 1-shot
+python benchmarks/speed.py memory data.source=npm        # many inner steps, kept and recomputed
 
 Tables go to benchmarks/results/speed-<table>.md. A step is the meta-gradient of 25 tasks; every
 way of computing it is checked to give the same one.
@@ -20,7 +21,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -186,38 +188,57 @@ def floor_gflop(ways: int, shots: int, steps: int = 5) -> float:
     )
 
 
-def settings_table(threads: int, overrides: list[str]) -> list[str]:
+def convolution_rate() -> float:
+    """GFLOP/s of the network's second convolution, one for all images, on this machine."""
+    x, weight = torch.randn(125, 20, 14, 14), torch.randn(20, 20, 3, 3)
+    with torch.no_grad():
+        fastest = min(
+            median_ms(partial(F.conv2d, x.to(memory_format=layout), weight, padding=1), 1)
+            for layout in (torch.contiguous_format, torch.channels_last)
+        )
+    return 2 * 125 * 196 * 20 * 20 * 9 / 1e6 / fastest
+
+
+def settings_table(threads: int, overrides: list[str]) -> Iterator[str]:
     """Second-order MAML at the report's shapes of a task; 100 or 20 samples take the same time."""
-    lines = [
-        "| task | GFLOP | " + " | ".join(f"{way}, ms" for way in WAYS) + " | loop / metadraw | "
-        "fastest peer / metadraw | " + " | ".join(f"{way}, GB" for way in WAYS) + " |",
-        "| --- " * (4 + 2 * len(WAYS)) + "|",
-    ]
+    rate = in_process("rate", [], threads)["rate"]
+    yield (
+        f"The floor is the arithmetic of the convolutions at {rate:.0f} GFLOP/s, the rate of one "
+        "of them on this machine."
+    )
+    yield ""
+    yield (
+        "| task | floor, ms | " + " | ".join(f"{way}, ms" for way in WAYS) + " | loop / metadraw "
+        "| fastest peer / metadraw | metadraw / floor | metadraw, tasks a second | "
+        "meta-test: metadraw, ms | vmap, ms | loop, ms | "
+        + " | ".join(f"{way}, GB" for way in WAYS)
+        + " |"
+    )
+    yield "| --- " * (9 + 2 * len(WAYS)) + "|"
     for ways in (5, 10):
         for shots in (1, 5, 10):
             task = [f"data.ways={ways}", f"data.shots={shots}"]
             found = {way: in_process(way, [*task, *overrides], threads) for way in WAYS}
             times = {way: row["train"] for way, row in found.items() if row}
             norms = [row["norm"] for row in found.values() if row]
-            assert max(norms) < 1.001 * min(norms), f"different meta-gradients: {norms}"
-            ours = times.pop("metadraw")
-            cells = [f"{row['train']:,.0f}" if row else "failed" for row in found.values()]
-            memory = [f"{row['memory']:.1f}" if row else "failed" for row in found.values()]
-            lines.append(
-                f"| {ways}-way {shots}-shot | {floor_gflop(ways, shots):.0f} | "
-                f"{' | '.join(cells)} | {times['loop'] / ours:.1f} | "
-                f"{min(times.values()) / ours:.1f} | {' | '.join(memory)} |"
-            )
-    return lines
+            assert max(norms) < 1.005 * min(norms), f"different meta-gradients: {norms}"
+            ours, floor = times.pop("metadraw"), 1000 * floor_gflop(ways, shots) / rate
+            cells = [f"{ways}-way {shots}-shot", f"{floor:,.0f}"]
+            cells += [f"{row['train']:,.0f}" if row else "failed" for row in found.values()]
+            cells += [f"{times['loop'] / ours:.1f}", f"{min(times.values()) / ours:.1f}"]
+            cells += [f"{ours / floor:.1f}", f"{1000 * TASKS / ours:.0f}"]
+            cells += [f"{found[way]['test']:,.0f}" for way in ("metadraw", "vmap", "loop")]
+            cells += [f"{row['memory']:.1f}" if row else "failed" for row in found.values()]
+            yield f"| {' | '.join(cells)} |"
 
 
-def algorithms_table(threads: int, overrides: list[str]) -> list[str]:
+def algorithms_table(threads: int, overrides: list[str]) -> Iterator[str]:
     """Every algorithm with its default steps, 5-way 1-shot, by fused blocks and without."""
-    lines = [
+    yield (
         "| algorithm | meta-train, ms | by PyTorch's layers, ms | tasks a second | meta-test, ms | "
-        "by PyTorch's layers, ms | GB |",
-        "| --- " * 7 + "|",
-    ]
+        "by PyTorch's layers, ms | GB |"
+    )
+    yield "| --- " * 7 + "|"
     for name in sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml")):
         if name == "scratch":  # nothing to meta-train
             continue
@@ -226,29 +247,51 @@ def algorithms_table(threads: int, overrides: list[str]) -> list[str]:
             for way in ("metadraw", "vmap")
         )
         if ours and plain:
-            lines.append(
+            yield (
                 f"| `{name}` | {ours['train']:,.0f} | {plain['train']:,.0f} | "
                 f"{1000 * TASKS / ours['train']:,.0f} | {ours['test']:,.0f} | "
                 f"{plain['test']:,.0f} | {ours['memory']:.1f} |"
             )
-    if loop := in_process("loop", ["algorithm=fomaml", *overrides], threads):
-        lines += ["", f"`fomaml` in a per-task loop: {loop['train']:,.0f} ms."]
-    return lines
+    yield ""
+    for name in ("maml", "fomaml"):
+        if loop := in_process("loop", [f"algorithm={name}", *overrides], threads):
+            yield (
+                f"`{name}` in a per-task loop: meta-train {loop['train']:,.0f} ms, "
+                f"meta-test {loop['test']:,.0f} ms."
+            )
+
+
+def memory_table(threads: int, overrides: list[str]) -> Iterator[str]:
+    """Second-order MAML, 5-way 1-shot, by inner steps, kept and computed again."""
+    yield "| inner steps | kept: ms | GB | computed again: ms | GB |"
+    yield "| --- " * 5 + "|"
+    for steps in (5, 10, 20, 50):
+        cells = [str(steps)]
+        for again in ("false", "true"):
+            how = [f"algorithm.inner_steps={steps}", f"learner.recompute_steps={again}"]
+            # All tasks at once: memory is what is measured.
+            row = in_process(
+                "metadraw", [*how, "learner.tasks_per_chunk=null", *overrides], threads
+            )
+            cells += [f"{row['train']:,.0f}", f"{row['memory']:.2f}"] if row else ["failed"] * 2
+        yield f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     """Measure one way in this process, or write a table."""
     if sys.argv[1:2] == ["measure"]:
-        print(json.dumps(measure(sys.argv[2], sys.argv[3:])))
+        way, overrides = sys.argv[2], sys.argv[3:]
+        found = {"rate": convolution_rate()} if way == "rate" else measure(way, overrides)
+        print(json.dumps(found))
         return
+    tables = {"settings": settings_table, "algorithms": algorithms_table, "memory": memory_table}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", choices=["settings", "algorithms"])
+    parser.add_argument("table", choices=list(tables))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("overrides", nargs="*", help="for all, e.g. data.source=npm")
     given = parser.parse_args()
-    table = {"settings": settings_table, "algorithms": algorithms_table}[given.table]
-    lines = table(given.threads, given.overrides)
-    heading = [
+    table = tables[given.table]
+    lines = [
         f"# Speed: {given.table}",
         "",
         f"`python benchmarks/speed.py {' '.join(sys.argv[1:])}`, {given.threads} threads, "
@@ -257,7 +300,9 @@ def main() -> None:
         "",
     ]
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"speed-{given.table}.md").write_text("\n".join(heading + lines) + "\n")
+    for line in table(given.threads, given.overrides):
+        lines.append(line)
+        (RESULTS / f"speed-{given.table}.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

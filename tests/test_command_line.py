@@ -15,6 +15,7 @@ import metadraw
 from metadraw.cli import one_line_errors
 from metadraw.evaluate import evaluate
 from metadraw.factory import CONFIGS
+from metadraw.sweep import read_sweep
 from metadraw.train import train
 
 ROOT = CONFIGS.parent
@@ -55,6 +56,8 @@ WRONG = {
     "accumulation": (["+trainer.accumulate_grad_batches=2"], "learner.tasks_per_chunk"),
     "half precision": (["trainer.precision=16-mixed"], "bf16-mixed"),
     "epochs": (["trainer.max_epochs=0"], "trainer.max_epochs=0"),
+    "fewer samples": (["data.train_samples_per_class=1"], "train_samples_per_class=1", "2"),
+    "more samples": (["data.train_samples_per_class=21"], "data.samples_per_class=20"),
     "statistics": (["learner.query_statistics=both"], "query, support or running"),
     "optimiser": (["optimizer.lr=-1"], "learning rate"),
     "trainer": (["trainer.precision=31"], "31"),
@@ -107,7 +110,7 @@ def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "train" / "multiruns").iterdir()
     configs = [
-        json.loads((sweep / str(job) / "results.json").read_text())["config"] for job in range(4)
+        json.loads((job.folder / "results.json").read_text())["config"] for job in read_sweep(sweep)
     ]
     assert [config["data"]["shots"] for config in configs] == [1, 2, 1, 2]
     # MAML++ brings its schedule along, in its own jobs only.

@@ -241,11 +241,11 @@ def test_confidence_interval_worked_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("ways", "shots", "steps", "chunk"),
-    [(5, 1, 5, 25), (5, 5, 5, 25), (10, 10, 5, 7), (5, 5, 20, 7)],
+    ("ways", "shots", "kept", "chunk"),
+    [(5, 1, 5, 25), (5, 5, 5, 13), (10, 10, 5, 4), (5, 5, 20, 4), (5, 5, 1, 13)],
 )
-def test_auto_chunks_by_the_size_of_the_work(ways, shots, steps, chunk):
+def test_auto_chunks_by_the_size_of_the_work(ways, shots, kept, chunk):
     learner = MetaLearner(nn.Module(), torch.optim.SGD)
     labels = torch.zeros(25, ways * shots)
     batch = SimpleNamespace(number=torch.arange(25), support_y=labels, query_y=labels)
-    assert learner._chunk(batch, steps) == chunk
+    assert learner._chunk(batch, kept) == chunk

@@ -1,12 +1,16 @@
 """Trackers, without any account: what was logged is read back from the run folder."""
 
 import json
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import metadraw
+from metadraw.factory import CONFIGS
 from metadraw.train import train
 
 wandb = pytest.importorskip("wandb")
@@ -70,6 +74,7 @@ def test_wandb_offline(tiny, no_account):
             summary |= values(record.summary.update)
     curve = [(row["epoch"], row["val/acc"]) for row in history if "val/acc" in row]
     assert [epoch for epoch, _ in curve] == [0, 1]
+    assert [row["tasks_seen"] for row in history if "val/acc" in row] == [12, 24]
     assert max(accuracy for _, accuracy in curve) == pytest.approx(found["val"]["acc"], abs=1e-6)
     assert any("train/loss" in row for row in history)
     assert any("test/acc" in row for row in history)
@@ -84,6 +89,32 @@ def test_jobs_of_one_process_have_a_run_each(tiny, no_account, tmp_path):
     for name in ("one", "two"):
         _, folder = run(tiny, "logger=wandb", f"paths.output_dir={tmp_path / name}")
         assert len(list(folder.glob("wandb/offline-run-*"))) == 1
+
+
+def test_jobs_of_a_sweep_are_grouped_and_named(tiny, no_account, tmp_path):
+    shared = [o for o in tiny if not o.startswith("paths.output_dir")]
+    typed = ["data.shots=1,2", *shared, "logger=wandb", f"paths.log_dir={tmp_path}"]
+    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+    subprocess.run(
+        [sys.executable, CONFIGS.parent / "train.py", "-m", *typed],
+        cwd=CONFIGS.parent,
+        env=environment | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    (sweep,) = (tmp_path / "train" / "multiruns").iterdir()
+    runs = []
+    for folder in sorted(path for path in sweep.iterdir() if path.is_dir()):
+        runs += [
+            record.run
+            for record in wandb_records(folder)
+            if record.WhichOneof("record_type") == "run"
+        ][:1]
+        assert runs[-1].run_id == (folder / "wandb_id.txt").read_text()
+    assert [run.run_group for run in runs] == [sweep.name] * 2
+    assert [run.display_name.split()[0] for run in runs] == ["data.shots=1", "data.shots=2"]
+    assert len({run.run_id for run in runs}) == 2
 
 
 def test_the_key_is_in_no_file(tiny, monkeypatch):

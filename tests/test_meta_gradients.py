@@ -267,6 +267,20 @@ def test_equals_per_task_autograd(name, fused, steps, shots, make_sampler):
         torch.testing.assert_close(values["loss"], losses, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", REFERENCES)
+def test_recomputed_steps_change_nothing(name, fused, make_sampler):
+    _, config, overrides, epoch = REFERENCES[name]
+    batch = make_sampler()(torch.arange(3)).to(torch.float64)
+    learner = make_learner(config, 3, overrides, fused=fused)
+    learner.algorithm.begin_epoch(epoch)
+    expected, values = learner.meta_gradients(batch)
+    learner.algorithm.recompute_steps = True
+    found, again = learner.meta_gradients(batch)
+    assert relative_error(found, expected) < 1e-12
+    torch.testing.assert_close(again, values, rtol=1e-12, atol=1e-12)
+
+
 def test_every_algorithm_has_a_reference():
     """`scratch` has no meta-gradient: it is never meta-trained."""
     shipped = {path.stem for path in (CONFIGS / "algorithm").glob("*.yaml")}

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 from torch.func import grad
 
-Params = dict[str, Tensor]
+from metadraw.recompute import Params, can_be_recomputed
 
 
+@can_be_recomputed
 def gradient_step(
     loss: Callable[[Params], Tensor],
     params: Params,

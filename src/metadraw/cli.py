@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from metadraw.errors import DivergedError, InputError
 
+log = logging.getLogger(__name__)
 _SHOW_ALL = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -19,8 +24,8 @@ _SHOW_ALL = os.environ.get("HYDRA_FULL_ERROR") == "1"
 def one_line_errors() -> Iterator[None]:
     """What the user can mend is told in one line, with exit status 1.
 
-    It goes around a job, where Hydra would add a line of its own, and around Hydra itself, which
-    would print several lines. With ``HYDRA_FULL_ERROR=1`` everything is shown.
+    It goes around Hydra itself, which would print several lines, and, by `job_errors`, around a
+    job, where it would add one of its own. With ``HYDRA_FULL_ERROR=1`` everything is shown.
     """
     if _SHOW_ALL:
         yield
@@ -36,6 +41,28 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(f"error: {line}")
     except KeyboardInterrupt:
         sys.exit("interrupted")
+
+
+@contextmanager
+def job_errors() -> Iterator[None]:
+    """As `one_line_errors`, but in a sweep the other jobs are run all the same.
+
+    What went wrong is also written to ``error.txt`` in the run folder.
+    """
+    hydra = HydraConfig.get()
+    path = Path(hydra.runtime.output_dir) / "error.txt"
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:
+        line = explain(error) or f"{type(error).__name__}: {error}"
+        path.write_text(f"{line}\n")
+        if hydra.mode is RunMode.MULTIRUN:
+            # Hydra goes on, and raises the first error when all jobs are done.
+            log.error("error: %s", line)
+            raise
+        with one_line_errors():
+            raise
 
 
 def explain(error: BaseException) -> str | None:

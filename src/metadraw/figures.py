@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib import colormaps
@@ -47,6 +48,59 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A validation curve of `draw_sweep`.
+
+    Attributes:
+        label: its text in the legend, none for none.
+        colour_of: lines with the same text have the same colour.
+        points: epoch, accuracy and loss.
+        faint: a published curve, behind the others.
+    """
+
+    label: str | None
+    colour_of: str
+    points: Sequence[tuple[float, float, float]]
+    faint: bool = False
+
+
+def draw_sweep(lines: Sequence[Line], title: str, path: Path) -> None:
+    """Meta-validation accuracy and loss by epoch, of several runs.
+
+    Args:
+        lines: the curves; published ones are faint and dashed.
+        title: of the whole figure.
+        path: the picture to write, in the format of its suffix.
+    """
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(x.colour_of for x in lines))}
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for position, (axes, name) in enumerate(
+        zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True), start=1
+    ):
+        for line in lines:
+            axes.plot(
+                [point[0] for point in line.points],
+                [point[position] for point in line.points],
+                "--" if line.faint else "-",
+                color=colours[line.colour_of],
+                alpha=0.35 if line.faint else 1.0,
+                linewidth=1.2 if line.faint else 1.6,
+                zorder=1 if line.faint else 2,
+                label=line.label,
+            )
+        if any(line.faint for line in lines):
+            axes.plot([], [], "--", color="grey", alpha=0.6, linewidth=1.2, label="published")
+        axes.set(xlabel="epoch", ylabel=f"meta-validation {name}")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=150)
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 from torch.func import vmap
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -23,8 +24,9 @@ from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
 from metadraw.models.batch_norm import batch_norms, statistics_of_first
 
-#: What an outer step of second order keeps at once: 1.5 GB with the report's network, not faster
-#: with more.
+#: What is computed at once: with the report's network, what caches still hold.
+_IMAGES = 750
+#: What an outer step of second order keeps at once: 1.5 GB with the report's network.
 _IMAGES_TIMES_STEPS = 3750
 
 
@@ -43,11 +45,13 @@ class MetaLearner(L.LightningModule):
             statistics (``query``, transductive, as in meta-training), by those of the ``support``
             set, or, the inner loop too, by the algorithm's ``running`` ones.
         tasks_per_chunk: tasks computed at once, all of a batch if none: less memory, same result.
-            ``auto``: in meta-training as many as have 3,750 images times inner steps.
+            ``auto``: as many as have 750 images, or 3,750 images times inner steps to keep.
+        recompute_steps: keep no more than one inner step for the way back, and compute each again:
+            memory does not grow with inner steps, a step takes longer.
         gradient_clip_norm: the largest norm of the mean meta-gradient, unlimited if none.
 
     Raises:
-        InputError: a wrong value of the last three.
+        InputError: a wrong value of the last four.
     """
 
     #: The resolved config, kept in every checkpoint so that each one can be loaded by itself.
@@ -61,6 +65,7 @@ class MetaLearner(L.LightningModule):
         *,
         query_statistics: str = "query",
         tasks_per_chunk: int | str | None = "auto",
+        recompute_steps: bool = False,
         gradient_clip_norm: float | None = None,
     ) -> None:
         super().__init__()
@@ -79,6 +84,14 @@ class MetaLearner(L.LightningModule):
                 f"learner.tasks_per_chunk={tasks_per_chunk}: must be a whole number of at least 1, "
                 "auto, or null for no limit"
             )
+        if not isinstance(recompute_steps, bool):
+            raise InputError(f"learner.recompute_steps={recompute_steps}: must be true or false")
+        dropout = [m for m in algorithm.modules() if isinstance(m, _DropoutNd)]
+        if recompute_steps and dropout:
+            raise InputError(
+                f"learner.recompute_steps=true: {type(dropout[0]).__name__} would drop others when "
+                "a step is computed again: must be false, or the network without dropout"
+            )
         if gradient_clip_norm is not None and not gradient_clip_norm > 0:
             raise InputError(
                 f"learner.gradient_clip_norm={gradient_clip_norm}: must be above 0, or null for "
@@ -86,6 +99,7 @@ class MetaLearner(L.LightningModule):
             )
         self.automatic_optimization = False
         self.algorithm = algorithm
+        self.algorithm.recompute_steps = recompute_steps
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.query_statistics = query_statistics
         self.tasks_per_chunk = tasks_per_chunk
@@ -110,7 +124,9 @@ class MetaLearner(L.LightningModule):
                 self.algorithm.meta_gradient,
                 in_dims=(None, 0),
                 randomness="different",
-                chunk_size=self._chunk(batch, steps=self.algorithm.inner_steps),
+                chunk_size=self._chunk(
+                    batch, kept=1 if self.algorithm.recompute_steps else self.algorithm.inner_steps
+                ),
             )(meta, batch)
         mean = {name: value.mean(dim=0) for name, value in gradients.items()}
         return mean, metrics.task_metrics(outcome, batch.query_y)
@@ -148,14 +164,19 @@ class MetaLearner(L.LightningModule):
 
         with self._mode(training=False):
             # Nothing is kept of a step that will not be differentiated.
-            return vmap(one, randomness="different", chunk_size=self._chunk(batch, steps=1))(batch)
+            return vmap(one, randomness="different", chunk_size=self._chunk(batch, kept=1))(batch)
 
-    def _chunk(self, batch: Episode, steps: int) -> int | None:
-        """How many tasks to compute at once; with ``auto``, in chunks of about the same size."""
+    def _chunk(self, batch: Episode, kept: int) -> int | None:
+        """How many tasks to compute at once; with ``auto``, in chunks of about the same size.
+
+        Args:
+            batch: of tasks.
+            kept: inner steps to be kept for the way back.
+        """
         if not isinstance(self.tasks_per_chunk, str):
             return self.tasks_per_chunk
         tasks, images = len(batch.number), batch.support_y.shape[1] + batch.query_y.shape[1]
-        chunks = ceil(tasks * images * steps / _IMAGES_TIMES_STEPS)
+        chunks = ceil(tasks * images * max(kept / _IMAGES_TIMES_STEPS, 1 / _IMAGES))
         return ceil(tasks / chunks)
 
     @contextmanager
@@ -268,6 +289,8 @@ class MetaLearner(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over all meta-validation tasks, and what the algorithm has learned."""
         self._log_evaluation("val")
+        tasks = self.trainer.datamodule.tasks_per_batch  # type: ignore[attr-defined]
+        self.log("tasks_seen", float(self.global_step * tasks), sync_dist=True)
         for name, value in self.algorithm.learned().items():
             by_step = {f"{name}/{step}": v for step, v in enumerate(value)} if value.ndim else {}
             self.log_dict(by_step or {name: value}, sync_dist=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,24 @@ from metadraw.errors import InputError
 log = logging.getLogger(__name__)
 
 
-def make(cfg: DictConfig | None) -> Logger | bool:
+def make(cfg: DictConfig | None, folder: Path) -> Logger | bool:
     """The logger of a config, or False for none.
+
+    Args:
+        cfg: the config.
+        folder: the run folder; a run that is resumed there is the same one in W&B.
 
     Raises:
         InputError: its package is not installed.
     """
     if not cfg:
         return False
+    more = {}
     if cfg._target_.endswith("WandbLogger"):
         _offline_without_key()
+        more = {"id": _kept_id(folder / "wandb_id.txt"), "resume": "allow"}
     try:
-        return instantiate(cfg)
+        return instantiate(cfg, **more)
     except Exception as error:
         cause = error.__cause__ or error
         if isinstance(cause, ModuleNotFoundError):
@@ -37,6 +44,14 @@ def make(cfg: DictConfig | None) -> Logger | bool:
                 "pip install 'metadraw[wandb,tensorboard]'"
             ) from error
         raise
+
+
+def _kept_id(path: Path) -> str:
+    """An identifier of W&B's kind, the same one for the same run folder."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(4))
+    return path.read_text()
 
 
 def _offline_without_key() -> None:
@@ -56,8 +71,10 @@ def start(logger: Logger | None, config: dict[str, Any]) -> None:
         return
     logger.log_hyperparams(config)
     if isinstance(logger, WandbLogger):
-        logger.experiment.define_metric("val/acc", summary="max")
-        logger.experiment.define_metric("val/loss", summary="min")
+        # Against epochs, unless a panel says otherwise, for example tasks_seen.
+        logger.experiment.define_metric("val/*", step_metric="epoch")
+        logger.experiment.define_metric("val/acc", step_metric="epoch", summary="max")
+        logger.experiment.define_metric("val/loss", step_metric="epoch", summary="min")
 
 
 @rank_zero_only

@@ -88,8 +88,16 @@ def write(
         },
         "config": learner.config,
     }
-    rank_zero_only(path.write_text)(json.dumps(results, indent=2) + "\n")
+    _write(path, json.dumps(results, indent=2) + "\n")
     return results
+
+
+@rank_zero_only
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing: that it is there says that the run is finished."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
 
 
 @rank_zero_only

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from metadraw import loggers, results
+from metadraw import loggers, results, resume
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import DivergedError, InputError
 from metadraw.factory import build, check_parameters, read_checkpoint
@@ -31,6 +31,9 @@ warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Meta-train, meta-validate, meta-test; leaves everything in ``cfg.paths.output_dir``.
 
+    A run of the same config that was begun there goes on after its last whole epoch; one that was
+    finished is not run again.
+
     That folder then holds ``config.yaml`` (resolved; runs again as it is), ``metrics.csv``,
     ``curves.png``, ``episode.png``, ``checkpoints/best.ckpt``, ``checkpoints/last.ckpt``,
     ``results.json`` and ``tasks.csv``.
@@ -39,16 +42,23 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         The contents of ``results.json``.
 
     Raises:
-        InputError: something in the config cannot work; before any training.
+        InputError: something in the config cannot work, or the folder holds a run of another
+            config; before any training.
         DivergedError: a loss was not finite; the last good checkpoint is kept.
     """
     refuse_automatic_optimisation(cfg.trainer)
+    folder = Path(cfg.paths.output_dir)
+    resume.refuse_another_config(cfg, folder)
+    if (found := resume.finished(folder)) is not None:
+        say("already finished: %s", folder)
+        return found
     data, learner = build(cfg)
     learner.algorithm.check_classes(data.class_count)
-    if cfg.ckpt_path is not None:
-        check_parameters(cfg.ckpt_path, read_checkpoint(cfg.ckpt_path), learner)
+    ckpt_path = cfg.ckpt_path or resume.last_checkpoint(folder)
+    if ckpt_path is not None:
+        check_parameters(ckpt_path, read_checkpoint(ckpt_path), learner)
+        say("resumed from %s", ckpt_path)
 
-    folder = Path(cfg.paths.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(cfg, folder)
     say("run folder: %s", folder)
@@ -58,7 +68,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         loggers.start(logger, {**(learner.config or {}), "drawings": data.drawings.provenance})
         began = time.perf_counter()
         try:
-            trainer.fit(learner, data, ckpt_path=cfg.ckpt_path, weights_only=True)
+            trainer.fit(learner, data, ckpt_path=ckpt_path, weights_only=True)
         except DivergedError as error:
             raise DivergedError(f"{error}; {_kept(folder)}") from error
         trained = time.perf_counter()
@@ -103,7 +113,7 @@ def make_trainer(cfg: DictConfig) -> L.Trainer:
     return instantiate(
         cfg.trainer,
         callbacks=callbacks,
-        logger=loggers.make(cfg.get("logger")),
+        logger=loggers.make(cfg.get("logger"), Path(cfg.paths.output_dir)),
         default_root_dir=cfg.paths.output_dir,
     )
 

@@ -15,6 +15,7 @@ from metadraw.adaptation import Params
 from metadraw.data.episode import Episode
 from metadraw.errors import InputError
 from metadraw.models.batch_norm import refuse_running_statistics
+from metadraw.recompute import grad_by_steps
 
 
 class Outcome(NamedTuple):
@@ -48,6 +49,8 @@ class Algorithm(nn.Module, ABC):
     any_ways = False
     #: Whether it keeps running statistics, for ``learner.query_statistics=running``.
     running_statistics = False
+    #: Whether each inner step is computed again on the way back: slower, in memory for one.
+    recompute_steps = False
 
     def __init__(self, network: nn.Module, *, inner_steps: int, eval_inner_steps: int) -> None:
         super().__init__()
@@ -118,7 +121,8 @@ class Algorithm(nn.Module, ABC):
             loss, outcome, observed = functional_call(self, meta, (episode,))
             return loss, (outcome, observed)
 
-        gradient, (outcome, observed) = grad(loss, has_aux=True)(meta)
+        of = grad_by_steps(loss) if self.recompute_steps else grad(loss, has_aux=True)
+        gradient, (outcome, observed) = of(meta)
         return gradient | observed, outcome
 
     def forward(self, episode: Episode) -> tuple[Tensor, Outcome, Params]:

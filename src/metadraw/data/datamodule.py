@@ -79,6 +79,8 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         shift: every meta-training drawing is moved at random by up to so many pixels in each
             direction.
         mirror: meta-training drawings are mirrored left-right at random.
+        train_samples_per_class: meta-training has only the first so many drawings of each class,
+            all if none.
 
     Raises:
         InputError: an impossible number, here or (what depends on the drawings) in `setup`.
@@ -105,6 +107,7 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         new_classes: str,
         shift: int,
         mirror: bool,
+        train_samples_per_class: int | None,
     ) -> None:
         super().__init__()
         least = {
@@ -133,6 +136,14 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
                 "data.mirror=true with data.new_classes=rotations_mirrors: mirrored drawings are "
                 "another class there: use data.mirror=false or data.new_classes=rotations"
             )
+        if train_samples_per_class is not None and (
+            type(train_samples_per_class) is not int or train_samples_per_class < shots + queries
+        ):
+            raise InputError(
+                f"data.train_samples_per_class={train_samples_per_class}: must be null for all, or "
+                f"a whole number of at least data.shots + data.queries = {shots + queries}"
+            )
+        self.train_samples = train_samples_per_class
         self.ways, self.shots, self.queries = ways, shots, queries
         self.tasks_per_batch = tasks_per_batch
         self.batches = {"train": train_batches, "val": val_batches, "test": test_batches}
@@ -173,6 +184,11 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
                 f"data.shots={self.shots} + data.queries={self.queries} = "
                 f"{self.shots + self.queries} drawings of a class, but data.samples_per_class="
                 f"{per_class}: their sum may be at most {per_class}"
+            )
+        if self.train_samples is not None and self.train_samples > per_class:
+            raise InputError(
+                f"data.train_samples_per_class={self.train_samples}: there are only "
+                f"data.samples_per_class={per_class} drawings of a class"
             )
         if self.shift["train"] >= min(height, width):
             raise InputError(
@@ -221,7 +237,7 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         self._images = self._images.to(device)
         number = {name: position for position, name in enumerate(self.drawings.classes)}
         return EpisodeSampler(
-            self._images,
+            self._images[:, : self.train_samples] if split == "train" else self._images,
             torch.tensor([number[name] for name in self.splits[split]]),
             split=split,
             ways=self.ways,

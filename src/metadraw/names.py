@@ -1,0 +1,51 @@
+"""Names of runs and sweeps, made of what was typed, so that the same command finds its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+_LONGEST = 120
+
+
+def name_of(overrides: Sequence[str]) -> str:
+    """A folder's name: ``["algorithm=maml,anil", "data.shots=5"]`` -> ``algorithm-maml+anil__...``.
+
+    Of letters that neither a shell nor Hydra asks to be quoted.
+
+    Args:
+        overrides: as on the command line; none make ``defaults``. How a sweep is run is left out.
+    """
+    kept = [o.replace("=", "-").replace(",", "+") for o in overrides if not o.startswith("sweep=")]
+    parts = [re.sub(r"[^\w.+-]+", "_", override) for override in kept]
+    name = "__".join(parts) or "defaults"
+    if len(name) <= _LONGEST:
+        return name
+    return f"{name[:_LONGEST]}__{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def of_run() -> str | None:
+    """What was typed for this run, for a tracker to show; none outside of a command."""
+    if not HydraConfig.initialized():
+        return None
+    return " ".join(HydraConfig.get().overrides.task) or None
+
+
+def of_sweep() -> str | None:
+    """The name of the sweep that this run is a job of, or none."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return None
+    return Path(HydraConfig.get().sweep.dir).name
+
+
+OmegaConf.register_new_resolver("name_of_run", of_run, replace=True)
+OmegaConf.register_new_resolver("name_of_sweep", of_sweep, replace=True)
+# Cached, because Hydra asks again in each job, whose overrides are others than the sweep's.
+OmegaConf.register_new_resolver("sweep_name", name_of, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("run_name", name_of, replace=True)

@@ -1,0 +1,111 @@
+"""The gradient through an inner loop that keeps one step at a time, and computes each again.
+
+What backpropagation keeps of K inner steps grows with K. Here it is the parameters after each step
+and, while it goes back, the graph of one: Griewank and Walther 2000, "Algorithm 799: revolve",
+with as many checkpoints as steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial, wraps
+from typing import Any
+
+from torch import Tensor
+from torch.func import grad, vjp
+
+Params = dict[str, Tensor]
+_Step = Callable[[], Params]
+
+#: What becomes of a step: it is taken, unless something else is said here.
+_take: ContextVar[Callable[[_Step], Params]] = ContextVar("take", default=lambda step: step())
+
+
+def can_be_recomputed(step: Callable[..., Params]) -> Callable[..., Params]:
+    """Let `grad_by_steps` take this function's calls one by one."""
+
+    @wraps(step)
+    def taken(*args: Any, **kwargs: Any) -> Params:
+        return _take.get()(partial(step, *args, **kwargs))
+
+    return taken
+
+
+def grad_by_steps(
+    function: Callable[[Params], tuple[Tensor, Any]],
+) -> Callable[[Params], tuple[Params, Any]]:
+    """``torch.func.grad(function, has_aux=True)``, with memory for one step.
+
+    Args:
+        function: of parameters, a scalar and anything else; deterministic, it calls functions that
+            `can_be_recomputed`, always as many in the same order.
+
+    Returns:
+        A function of parameters: the gradient and that anything else. It calls ``function`` once
+        to take the steps, once with all steps given, and as far as the step for each of them.
+    """
+
+    def gradient(params: Params) -> tuple[Params, Any]:
+        steps: list[Params] = []
+        with _taking(lambda step: _append(steps, step())):
+            function(params)
+
+        def with_steps(params: Params, steps: list[Params]) -> tuple[Tensor, Any]:
+            given = iter(steps)
+            with _taking(lambda _: next(given)):
+                return function(params)
+
+        def one_step(params: Params, before: list[Params]) -> Params:
+            given = iter(before)
+
+            def take(step: _Step) -> Params:
+                for params in given:
+                    return params
+                raise _Taken(step())
+
+            try:
+                with _taking(take):
+                    function(params)
+            except _Taken as taken:
+                return taken.params
+            raise RuntimeError("a function took fewer steps than the first time")
+
+        slopes, aux = grad(with_steps, argnums=(0, 1), has_aux=True)(params, steps)
+        total, by_steps = slopes
+        while steps:
+            steps.pop()
+            _, pull_back = vjp(one_step, params, steps)  # type: ignore[misc]
+            by_params, by_earlier = pull_back(by_steps.pop())
+            total = _add(total, by_params)
+            by_steps = [_add(*both) for both in zip(by_steps, by_earlier, strict=True)]
+        return total, aux
+
+    return gradient
+
+
+class _Taken(Exception):  # noqa: N818  (nothing is wrong)
+    """The one step that was wanted has been taken."""
+
+    def __init__(self, params: Params) -> None:
+        super().__init__()
+        self.params = params
+
+
+@contextmanager
+def _taking(take: Callable[[_Step], Params]) -> Iterator[None]:
+    before = _take.set(take)
+    try:
+        yield
+    finally:
+        _take.reset(before)
+
+
+def _append(steps: list[Params], params: Params) -> Params:
+    steps.append(params)
+    return params
+
+
+def _add(a: Params, b: Params) -> Params:
+    return {name: a[name] + b[name] for name in a}
