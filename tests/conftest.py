@@ -1,5 +1,8 @@
 """What several tests share. Synthetic drawings are for unit tests only."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,9 @@ from metadraw.data.drawings import QUICKDRAW_CLASSES
 from metadraw.data.sampling import EpisodeSampler
 from metadraw.factory import CONFIGS
 
+ROOT = CONFIGS.parent
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+ENVIRONMENT["OMP_NUM_THREADS"] = "1"
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 
 
@@ -94,3 +100,24 @@ def tiny_for(tiny):
 def tiny_learner(tiny):
     """Build data and learner of a tiny config with further overrides."""
     return lambda *overrides: metadraw.build(metadraw.compose(*tiny, *overrides))
+
+
+def run(command):
+    """Run a command of the repository; returns the finished process."""
+    return subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture
+def sweep(tiny, tmp_path):
+    """The command of a tiny sweep with these overrides, and the folder that it will have."""
+
+    def make(*overrides, name="sweep"):
+        folder = tmp_path / name
+        keys = [override.partition("=")[0] for override in (*overrides, "paths.output_dir=")]
+        shared = [override for override in tiny if override.partition("=")[0] not in keys]
+        program = [sys.executable, str(ROOT / "train.py"), "-m"]
+        return [*program, *overrides, *shared, f"hydra.sweep.dir={folder}"], folder
+
+    return make

@@ -2,45 +2,19 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
+from conftest import ENVIRONMENT, ROOT, run
 
 import metadraw
 from metadraw.errors import InputError
-from metadraw.factory import CONFIGS
 from metadraw.names import name_of
 from metadraw.report import published, published_curves, report
 from metadraw.sweep import read_sweep
 from metadraw.train import train
-
-ROOT = CONFIGS.parent
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-ENVIRONMENT["OMP_NUM_THREADS"] = "1"
-
-
-@pytest.fixture
-def sweep(tiny, tmp_path):
-    """The command of a sweep, ready for its overrides, and the folder that it will have."""
-
-    def make(*overrides, name="sweep"):
-        folder = tmp_path / name
-        keys = [override.partition("=")[0] for override in (*overrides, "paths.output_dir=")]
-        shared = [override for override in tiny if override.partition("=")[0] not in keys]
-        program = [sys.executable, str(ROOT / "train.py"), "-m"]
-        return [*program, *overrides, *shared, f"hydra.sweep.dir={folder}"], folder
-
-    return make
-
-
-def run(command):
-    return subprocess.run(
-        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
 
 
 def wait_for(condition, process):

@@ -68,13 +68,12 @@ class Line:
     faint: bool = False
 
 
-def draw_sweep(lines: Sequence[Line], title: str, path: Path) -> None:
+def draw_sweep(lines: Sequence[Line], title: str) -> Figure:
     """Meta-validation accuracy and loss by epoch, of several runs.
 
     Args:
         lines: the curves; published ones are faint and dashed.
         title: of the whole figure.
-        path: the picture to write, in the format of its suffix.
     """
     colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(x.colour_of for x in lines))}
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -101,7 +100,7 @@ def draw_sweep(lines: Sequence[Line], title: str, path: Path) -> None:
     figure.axes[0].legend(frameon=False, fontsize=8)
     if title:
         figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def draw_learned(rows: Sequence[Mapping[str, float]], path: Path) -> None:

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from functools import partial, wraps
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
@@ -40,7 +41,9 @@ def grad_by_steps(
 
     Args:
         function: of parameters, a scalar and anything else; deterministic, it calls functions that
-            `can_be_recomputed`, always as many in the same order.
+            `can_be_recomputed`, always as many in the same order. What goes into one may depend on
+            the parameters and on what the one before gave; were it on an earlier one, the gradient
+            is NaN. The scalar may depend on all of them.
 
     Returns:
         A function of parameters: the gradient and that anything else. It calls ``function`` once
@@ -57,29 +60,34 @@ def grad_by_steps(
             with _taking(lambda _: next(given)):
                 return function(params)
 
-        def one_step(params: Params, before: list[Params]) -> Params:
-            given = iter(before)
+        def one_step(number: int) -> Callable[[Params, Params], Params]:
+            def take_one(params: Params, before: Params) -> Params:
+                given = [*(_unknown(step) for step in steps[: number - 1]), before][:number]
 
-            def take(step: _Step) -> Params:
-                for params in given:
-                    return params
-                raise _Taken(step())
+                def take(step: _Step) -> Params:
+                    if not given:
+                        raise _Taken(step())
+                    return given.pop(0)
 
-            try:
-                with _taking(take):
-                    function(params)
-            except _Taken as taken:
-                return taken.params
-            raise RuntimeError("a function took fewer steps than the first time")
+                try:
+                    with _taking(take):
+                        function(params)
+                except _Taken as taken:
+                    return taken.params
+                raise RuntimeError("a function took fewer steps than the first time")
+
+            return take_one
 
         slopes, aux = grad(with_steps, argnums=(0, 1), has_aux=True)(params, steps)
         total, by_steps = slopes
         while steps:
             steps.pop()
-            _, pull_back = vjp(one_step, params, steps)  # type: ignore[misc]
-            by_params, by_earlier = pull_back(by_steps.pop())
+            before = steps[-1] if steps else {}
+            _, pull_back = vjp(one_step(len(steps)), params, before)  # type: ignore[misc]
+            by_params, by_before = pull_back(by_steps.pop())
             total = _add(total, by_params)
-            by_steps = [_add(*both) for both in zip(by_steps, by_earlier, strict=True)]
+            if steps:
+                by_steps[-1] = _add(by_steps[-1], by_before)
         return total, aux
 
     return gradient
@@ -105,6 +113,11 @@ def _taking(take: Callable[[_Step], Params]) -> Iterator[None]:
 def _append(steps: list[Params], params: Params) -> Params:
     steps.append(params)
     return params
+
+
+def _unknown(params: Params) -> Params:
+    """NaN in the shapes of these, in no memory."""
+    return {name: p.new_full((), torch.nan).expand(p.shape) for name, p in params.items()}
 
 
 def _add(a: Params, b: Params) -> Params:

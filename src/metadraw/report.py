@@ -76,8 +76,9 @@ def report(folder: Path, to: Path, rows: Sequence[str] = (), column: str | None 
             continue
         title = ", ".join(f"{key} {value}" for key, value in zip(rows, row, strict=True))
         name = "curves__" + name_of(row) if row else "curves"
-        for suffix in ("png", "svg"):
-            draw_sweep(lines, title, to / f"{name}.{suffix}")
+        figure = draw_sweep(lines, title)
+        figure.savefig(to / f"{name}.png", dpi=150)
+        figure.savefig(to / f"{name}.svg")
         pictures.append(f"![{title or 'curves'}]({name}.png)")
     episode = next((job.folder / "episode.png" for job in jobs if job.results and job.folder), None)
     if episode and episode.is_file():

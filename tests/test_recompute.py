@@ -1,0 +1,110 @@
+"""Inner steps that are computed again: flat memory, the same gradient of any function."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ENVIRONMENT, ROOT
+from torch import nn
+from torch.func import grad, vmap
+
+import metadraw
+from metadraw.adaptation import gradient_step, gradient_steps
+from metadraw.errors import InputError
+from metadraw.learner import MetaLearner
+from metadraw.recompute import grad_by_steps
+
+MEASURE = """
+import resource, sys, torch, metadraw
+data, learner = metadraw.build(metadraw.compose(*sys.argv[1:]))
+learner.meta_gradients(data.episodes("train")(torch.arange(12)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak_memory(folder, *overrides):
+    shared = ["data.source=path", f"data.path={folder}", "data.samples_per_class=20", "trainer=cpu"]
+    shared += ["learner.tasks_per_chunk=null"]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *shared, *overrides],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return int(done.stdout)
+
+
+def test_memory_does_not_grow_with_steps(synthetic_folder):
+    few, many = (
+        peak_memory(
+            synthetic_folder, f"algorithm.inner_steps={steps}", "learner.recompute_steps=true"
+        )
+        for steps in (5, 50)
+    )
+    kept = peak_memory(synthetic_folder, "algorithm.inner_steps=50")
+    assert many < 1.3 * few
+    assert kept > 2 * few
+
+
+def nested(meta):
+    """What an algorithm may do: learned rates, steps used twice, something between them."""
+
+    def loss(params):
+        return (params["w"] * meta["scale"]).sin().sum() + params["w"].pow(2).sum()
+
+    path = gradient_steps(loss, {"w": meta["w"] * 2}, steps=3, lr=meta["rate"])
+    between = {"w": path[-1]["w"] * meta["w"] + meta["scale"]}
+    last = gradient_step(loss, between, lr=0.1)
+    value = (last["w"] * path[2]["w"] * path[1]["w"]).cos().sum() * meta["scale"].sum()
+    return value, last["w"]
+
+
+def test_any_use_of_the_steps():
+    random = torch.Generator().manual_seed(0)
+    meta = {
+        "w": torch.randn(4, 3, dtype=torch.float64, generator=random),
+        "scale": torch.randn(4, 3, dtype=torch.float64, generator=random),
+        "rate": torch.rand(4, dtype=torch.float64, generator=random),
+    }
+    expected, value = vmap(grad(nested, has_aux=True))(meta)
+    found, again = vmap(grad_by_steps(nested))(meta)
+    torch.testing.assert_close(again, value)
+    for name in meta:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-12)
+
+
+def test_a_step_from_an_earlier_one_than_the_last_is_not_silently_wrong():
+    def function(meta):
+        def loss(params):
+            return params["w"].sin().sum()
+
+        path = gradient_steps(loss, meta, steps=2, lr=0.1)
+        last = gradient_step(loss, {"w": path[1]["w"]}, lr=0.1)
+        return last["w"].sum(), None
+
+    found, _ = grad_by_steps(function)({"w": torch.ones(3)})
+    assert found["w"].isnan().all()
+
+
+def test_without_steps():
+    found, aux = grad_by_steps(lambda p: (p["w"].pow(3).sum(), 7))({"w": torch.tensor([2.0])})
+    assert (found["w"].item(), aux) == (12.0, 7)
+
+
+def test_dropout_is_refused(tiny):
+    class Dropping(nn.Sequential):
+        def __init__(self, **_):
+            super().__init__(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 5))
+
+    _, learner = metadraw.build(metadraw.compose(*tiny))
+    algorithm = type(learner.algorithm)(
+        Dropping(), inner_lr=0.1, first_order=False, inner_steps=1, eval_inner_steps=1
+    )
+    with pytest.raises(InputError, match="Dropout"):
+        MetaLearner(algorithm, torch.optim.SGD, recompute_steps=True)
+    with pytest.raises(InputError, match="must be true or false"):
+        MetaLearner(algorithm, torch.optim.SGD, recompute_steps="yes")
