@@ -251,7 +251,7 @@ def wide():
     """A module of drawings that are not square; 12 / 4 / 4 classes."""
     numbers = dict.fromkeys(("train_batches", "val_batches", "test_batches", "tasks_per_batch"), 1)
     numbers |= {"ways": 3, "shots": 1, "queries": 1, "seed": 0, "eval_seed": 0, "split_seed": 0}
-    off = {"new_classes": "none", "shift": 0, "mirror": False}
+    off = {"new_classes": "none", "shift": 0, "mirror": False, "train_samples_per_class": None}
     return lambda **options: Wide(**numbers | off | options)
 
 

@@ -195,7 +195,7 @@ def test_an_argument_that_nothing_takes_is_refused(tiny, target):
 def choices():
     for path in sorted(CONFIGS.glob("*/*.yaml")):
         group = path.parent.name
-        if group not in ("hydra", "paths") and (group, path.stem) != ("data", "episodes"):
+        if group not in ("hydra", "paths", "sweep") and (group, path.stem) != ("data", "episodes"):
             yield f"{'' if group != 'experiment' else '+'}{group}={path.stem}".lstrip("+")
 
 

@@ -8,7 +8,7 @@ from conftest import run
 from metadraw.sweep import read_sweep
 
 
-def tests(folder):
+def losses(folder):
     jobs = read_sweep(folder)
     assert [job.status for job in jobs] == ["finished"] * len(jobs)
     return {job.overrides["data.shots"]: job.results["test"]["loss"] for job in jobs}
@@ -22,7 +22,7 @@ def expected(sweep):
         typed, folder = sweep(*overrides, name="one_by_one")
         done = run(typed)
         assert done.returncode == 0, done.stderr
-        return tests(folder)
+        return losses(folder)
 
     return one_by_one
 
@@ -32,7 +32,7 @@ def test_joblib_divides_the_cores(sweep, expected):
     typed, folder = sweep("data.shots=1,2", "sweep=joblib")
     done = run(typed)
     assert done.returncode == 0, done.stderr
-    assert tests(folder) == expected("data.shots=1,2")
+    assert losses(folder) == expected("data.shots=1,2")
     threads = {job.results["machine"]["threads"] for job in read_sweep(folder)}
     assert threads == {max(1, (os.cpu_count() or 1) // 2)}
 
@@ -43,12 +43,12 @@ def test_submitit(sweep, expected):
     typed, folder = sweep("data.shots=1,2", "hydra/launcher=submitit_local")
     done = run(typed)
     assert done.returncode == 0, done.stderr
-    assert tests(folder) == expected("data.shots=1,2")
+    assert losses(folder) == expected("data.shots=1,2")
 
 
 def test_slurm_settings_are_known(sweep):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    typed, _ = sweep("data.shots=1,2", "sweep=slurm")
+    typed, _ = sweep("sweep=slurm")
     done = run([*typed[:2], *typed[3:], "--cfg", "hydra"])
     assert done.returncode == 0, done.stderr
     assert "submitit_launcher.SlurmLauncher" in done.stdout
@@ -60,7 +60,7 @@ def test_ray(sweep, expected):
     typed, folder = sweep("data.shots=1,2", "sweep=ray")
     done = run(typed)
     assert done.returncode == 0, done.stderr
-    assert tests(folder) == expected("data.shots=1,2")
+    assert losses(folder) == expected("data.shots=1,2")
 
 
 def test_optuna_goes_on_with_its_study(sweep):

@@ -43,11 +43,11 @@ def test_memory_does_not_grow_with_steps(synthetic_folder):
         peak_memory(
             synthetic_folder, f"algorithm.inner_steps={steps}", "learner.recompute_steps=true"
         )
-        for steps in (5, 50)
+        for steps in (5, 30)
     )
-    kept = peak_memory(synthetic_folder, "algorithm.inner_steps=50")
+    kept = peak_memory(synthetic_folder, "algorithm.inner_steps=30")
     assert many < 1.3 * few
-    assert kept > 2 * few
+    assert kept > 1.4 * few
 
 
 def nested(meta):
@@ -84,15 +84,15 @@ def test_a_step_from_an_earlier_one_than_the_last_is_not_silently_wrong():
 
         path = gradient_steps(loss, meta, steps=2, lr=0.1)
         last = gradient_step(loss, {"w": path[1]["w"]}, lr=0.1)
-        return last["w"].sum(), None
+        return last["w"].sum(), last
 
     found, _ = grad_by_steps(function)({"w": torch.ones(3)})
     assert found["w"].isnan().all()
 
 
 def test_without_steps():
-    found, aux = grad_by_steps(lambda p: (p["w"].pow(3).sum(), 7))({"w": torch.tensor([2.0])})
-    assert (found["w"].item(), aux) == (12.0, 7)
+    found, aux = grad_by_steps(lambda p: (p["w"].pow(3).sum(), p["w"]))({"w": torch.tensor([2.0])})
+    assert (found["w"].item(), aux.item()) == (12.0, 2.0)
 
 
 def test_dropout_is_refused(tiny):

@@ -228,3 +228,19 @@ def test_queries_follow_shots_in_a_loaded_checkpoint_too(tiny):
     assert (data.shots, data.queries) == (3, 3)
     data, _ = metadraw.load(folder / "checkpoints" / "best.ckpt", "data.queries=2")
     assert (data.shots, data.queries) == (1, 2)
+
+
+def test_only_meta_training_can_have_fewer_drawings(tiny_learner):
+    data, _ = tiny_learner("data.train_samples_per_class=2", "data.ways=2")
+    batch = torch.arange(200)
+    seen = {}
+    for split in ("train", "val"):
+        episodes = data.episodes(split)(batch)
+        drawings = torch.cat([episodes.support_x, episodes.query_x], dim=1).flatten(2)
+        classes = episodes.classes
+        first = classes == classes[0, 0]
+        labels = torch.cat([episodes.support_y, episodes.query_y], dim=1)
+        mine = (first.long().argmax(dim=1)[:, None] == labels) & first.any(dim=1)[:, None]
+        seen[split] = len(drawings[mine].unique(dim=0))
+    assert seen["train"] == 2
+    assert seen["val"] > 2

@@ -44,6 +44,13 @@ def of_sweep() -> str | None:
     return Path(HydraConfig.get().sweep.dir).name
 
 
+def made(folder: str) -> str:
+    """A folder that is there from now on, for a file that someone else makes in it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+OmegaConf.register_new_resolver("made", made, replace=True)
 OmegaConf.register_new_resolver("name_of_run", of_run, replace=True)
 OmegaConf.register_new_resolver("name_of_sweep", of_sweep, replace=True)
 # Cached, because Hydra asks again in each job, whose overrides are others than the sweep's.

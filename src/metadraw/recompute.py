@@ -40,13 +40,13 @@ def grad_by_steps(
     """``torch.func.grad(function, has_aux=True)``, with memory for one step.
 
     Args:
-        function: of parameters, a scalar and anything else; deterministic, it calls functions that
+        function: of parameters, a scalar and other tensors; deterministic, it calls functions that
             `can_be_recomputed`, always as many in the same order. What goes into one may depend on
             the parameters and on what the one before gave; were it on an earlier one, the gradient
             is NaN. The scalar may depend on all of them.
 
     Returns:
-        A function of parameters: the gradient and that anything else. It calls ``function`` once
+        A function of parameters: the gradient and those tensors. It calls ``function`` once
         to take the steps, once with all steps given, and as far as the step for each of them.
     """
 
@@ -83,11 +83,14 @@ def grad_by_steps(
         while steps:
             steps.pop()
             before = steps[-1] if steps else {}
-            _, pull_back = vjp(one_step(len(steps)), params, before)  # type: ignore[misc]
+            again, pull_back = vjp(one_step(len(steps)), params, before)  # type: ignore[misc]
             by_params, by_before = pull_back(by_steps.pop())
-            total = _add(total, by_params)
+            # 0, or NaN where the step was from what is unknown.
+            unknown = torch.stack([p.sum() for p in again.values()]).sum() * 0
+            total = {name: slope + by_params[name] + unknown for name, slope in total.items()}
             if steps:
-                by_steps[-1] = _add(by_steps[-1], by_before)
+                last = by_steps[-1]
+                by_steps[-1] = {name: slope + by_before[name] for name, slope in last.items()}
         return total, aux
 
     return gradient
@@ -118,7 +121,3 @@ def _append(steps: list[Params], params: Params) -> Params:
 def _unknown(params: Params) -> Params:
     """NaN in the shapes of these, in no memory."""
     return {name: p.new_full((), torch.nan).expand(p.shape) for name, p in params.items()}
-
-
-def _add(a: Params, b: Params) -> Params:
-    return {name: a[name] + b[name] for name in a}
