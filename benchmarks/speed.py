@@ -6,7 +6,7 @@ python benchmarks/speed.py algorithms data.source=npm    # every algorithm, 5-wa
 python benchmarks/speed.py memory data.source=npm        # many inner steps, kept and recomputed
 
 Tables go to benchmarks/results/speed-<table>.md. A step is the meta-gradient of 25 tasks; every
-way of computing it is checked to give the same one.
+way of computing it is checked to give the same one. With trainer=gpu all is measured on a GPU.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ def measure(way: str, overrides: list[str]) -> dict[str, float]:
     warnings.filterwarnings("ignore")
     cfg = metadraw.compose("trainer=cpu", *overrides, *WAYS[way])
     data, learner = metadraw.build(cfg)
-    batch = data.episodes("train")(torch.arange(TASKS))
+    on_gpu = cfg.trainer.accelerator == "gpu"
+    learner.to("cuda" if on_gpu else "cpu")
+    batch = data.episodes("train", learner.device)(torch.arange(TASKS))
     network, algorithm = learner.algorithm.network, learner.algorithm
     if way in LOOPS:
         tasks = [batch.task(i) for i in range(TASKS)]
@@ -139,16 +141,26 @@ def measure(way: str, overrides: list[str]) -> dict[str, float]:
 
     def keep() -> None:
         gradient[:] = step()
+        if on_gpu:
+            torch.cuda.synchronize()
 
     found = {"train": median_ms(keep, 8)}
     found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if on_gpu:
+        found["memory"] = torch.cuda.max_memory_allocated() / 2**30
     found["norm"] = torch.cat([g.flatten() for g in gradient]).norm().item()
-    if way == "loop":
-        found["test"] = median_ms(
-            lambda: [evaluate_by_loop(network, algorithm, task) for task in tasks], 4
-        )
-    elif way not in LOOPS:
-        found["test"] = median_ms(lambda: learner.evaluate(batch), 4)
+
+    def evaluate() -> None:
+        if way == "loop":
+            for task in tasks:
+                evaluate_by_loop(network, algorithm, task)
+        else:
+            learner.evaluate(batch)
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    if way in ("metadraw", "vmap", "loop"):
+        found["test"] = median_ms(evaluate, 4)
     return found
 
 
@@ -188,20 +200,25 @@ def floor_gflop(ways: int, shots: int, steps: int = 5) -> float:
     )
 
 
-def convolution_rate() -> float:
-    """GFLOP/s of the network's second convolution, one for all images, on this machine."""
-    x, weight = torch.randn(125, 20, 14, 14), torch.randn(20, 20, 3, 3)
+def convolution_rate(device: str) -> float:
+    """GFLOP/s of the network's second convolution, one for all images."""
+    x = torch.randn(125, 20, 14, 14, device=device)
+    weight = torch.randn(20, 20, 3, 3, device=device)
+
+    def convolve(x: Tensor) -> None:
+        F.conv2d(x, weight, padding=1)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    layouts = (torch.contiguous_format, torch.channels_last)
     with torch.no_grad():
-        fastest = min(
-            median_ms(partial(F.conv2d, x.to(memory_format=layout), weight, padding=1), 1)
-            for layout in (torch.contiguous_format, torch.channels_last)
-        )
+        fastest = min(median_ms(partial(convolve, x.to(memory_format=m)), 1) for m in layouts)
     return 2 * 125 * 196 * 20 * 20 * 9 / 1e6 / fastest
 
 
 def settings_table(threads: int, overrides: list[str]) -> Iterator[str]:
     """Second-order MAML at the report's shapes of a task; 100 or 20 samples take the same time."""
-    rate = in_process("rate", [], threads)["rate"]
+    rate = in_process("rate", overrides, threads)["rate"]
     yield (
         f"The floor is the arithmetic of the convolutions at {rate:.0f} GFLOP/s, the rate of one "
         "of them on this machine."
@@ -281,8 +298,11 @@ def main() -> None:
     """Measure one way in this process, or write a table."""
     if sys.argv[1:2] == ["measure"]:
         way, overrides = sys.argv[2], sys.argv[3:]
-        found = {"rate": convolution_rate()} if way == "rate" else measure(way, overrides)
-        print(json.dumps(found))
+        if way == "rate":
+            device = "cuda" if "trainer=gpu" in overrides else "cpu"
+            print(json.dumps({"rate": convolution_rate(device)}))
+        else:
+            print(json.dumps(measure(way, overrides)))
         return
     tables = {"settings": settings_table, "algorithms": algorithms_table, "memory": memory_table}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -295,7 +315,8 @@ def main() -> None:
         f"# Speed: {given.table}",
         "",
         f"`python benchmarks/speed.py {' '.join(sys.argv[1:])}`, {given.threads} threads, "
-        f"{platform.machine()} CPU with {os.cpu_count()} cores, torch {torch.__version__}.",
+        f"{platform.machine()} CPU with {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"{torch.cuda.get_device_name() if 'trainer=gpu' in given.overrides else 'no GPU'}.",
         f"{table.__doc__} Medians of a step of {TASKS} tasks, peak memory of the process.",
         "",
     ]

@@ -14,36 +14,21 @@ def losses(folder):
     return {job.overrides["data.shots"]: job.results["test"]["loss"] for job in jobs}
 
 
-@pytest.fixture
-def expected(sweep):
-    """What the jobs give one after the other."""
-
-    def one_by_one(*overrides):
-        typed, folder = sweep(*overrides, name="one_by_one")
+def test_the_same_by_any_launcher(sweep):
+    """One after the other, by joblib, and by submitit with its local executor: Slurm's is alike."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    found = {}
+    for how in ("hydra/launcher=basic", "sweep=joblib", "hydra/launcher=submitit_local"):
+        typed, folder = sweep("data.shots=1,2", how, name=how.rpartition("=")[2])
         done = run(typed)
         assert done.returncode == 0, done.stderr
-        return losses(folder)
-
-    return one_by_one
-
-
-def test_joblib_divides_the_cores(sweep, expected):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    typed, folder = sweep("data.shots=1,2", "sweep=joblib")
-    done = run(typed)
-    assert done.returncode == 0, done.stderr
-    assert losses(folder) == expected("data.shots=1,2")
-    threads = {job.results["machine"]["threads"] for job in read_sweep(folder)}
-    assert threads == {max(1, (os.cpu_count() or 1) // 2)}
-
-
-def test_submitit(sweep, expected):
-    """By its local executor; Slurm's has the same interface."""
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    typed, folder = sweep("data.shots=1,2", "hydra/launcher=submitit_local")
-    done = run(typed)
-    assert done.returncode == 0, done.stderr
-    assert losses(folder) == expected("data.shots=1,2")
+        found[how] = losses(folder)
+        if how == "sweep=joblib":  # divides the cores
+            threads = {job.results["machine"]["threads"] for job in read_sweep(folder)}
+            assert threads == {max(1, (os.cpu_count() or 1) // 2)}
+    first, *others = found.values()
+    assert others == [first, first]
 
 
 def test_slurm_settings_are_known(sweep):
@@ -55,12 +40,14 @@ def test_slurm_settings_are_known(sweep):
 
 
 @pytest.mark.slow
-def test_ray(sweep, expected):
+def test_ray(sweep):
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
     typed, folder = sweep("data.shots=1,2", "sweep=ray")
     done = run(typed)
     assert done.returncode == 0, done.stderr
-    assert losses(folder) == expected("data.shots=1,2")
+    typed, alone = sweep("data.shots=1,2", name="alone")
+    assert run(typed).returncode == 0
+    assert losses(folder) == losses(alone)
 
 
 def test_optuna_goes_on_with_its_study(sweep):

@@ -213,3 +213,20 @@ def test_experiments_are_the_reports_settings():
             5,
         )
         assert (cfg.algorithm.first_order, cfg.trainer.max_epochs) == (False, 50)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp"])
+def test_jobs_of_several_processes(sweep, strategy):
+    """Each job has one folder and is tested, and the next one starts afresh."""
+    typed, folder = sweep("data.shots=1,2", "trainer=ddp_cpu", f"trainer.strategy={strategy}")
+    done = run(typed)
+    assert done.returncode == 0, done.stderr
+    jobs = read_sweep(folder)
+    assert [job.status for job in jobs] == ["finished", "finished"]
+    assert len([path for path in folder.iterdir() if path.is_dir()]) == 2
+    typed, alone = sweep("data.shots=1,2", name="alone")
+    assert run(typed).returncode == 0
+    for job, reference in zip(jobs, read_sweep(alone), strict=True):
+        assert job.results["test"]["tasks"] == 8
+        assert job.results["test"]["acc"] == pytest.approx(reference.results["test"]["acc"])
