@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metadraw.errors import DivergedError, InputError
 
 log = logging.getLogger(__name__)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SHOW_ALL = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -72,6 +74,11 @@ def explain(error: BaseException) -> str | None:
     while cause is not None:
         if isinstance(cause, (InputError, DivergedError)):
             return str(cause)
+        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+            return (
+                f"there is no room to write ({cause.strerror}): what was written before is whole: "
+                "make room, and the same command in the same folder goes on from there"
+            )
         if isinstance(cause, (HydraException, OmegaConfBaseException)):
             known = known if known and str(known) else cause
         cause = cause.__cause__ or cause.__context__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
 from metadraw.figures import draw_curves, draw_learned
+from metadraw.files import write_whole
 
 
 class Curves(L.Callback):
@@ -45,10 +47,11 @@ class Curves(L.Callback):
     def _write(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        with open(self.folder / "metrics.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.folder / "metrics.csv", text.getvalue())
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""

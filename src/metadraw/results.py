@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from metadraw import metrics
 from metadraw.data.datamodule import EpisodeDataModule
+from metadraw.files import write_whole
 from metadraw.learner import MetaLearner
 
 _WHOSE = {"query": "its own", "support": "the support set's", "running": "running"}
@@ -88,16 +90,9 @@ def write(
         },
         "config": learner.config,
     }
-    _write(path, json.dumps(results, indent=2) + "\n")
+    # That this file is there says that the run is finished.
+    rank_zero_only(write_whole)(path, json.dumps(results, indent=2) + "\n")
     return results
-
-
-@rank_zero_only
-def _write(path: Path, text: str) -> None:
-    """All of it or nothing: that it is there says that the run is finished."""
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    part.replace(path)
 
 
 @rank_zero_only
@@ -108,11 +103,12 @@ def write_tasks(path: Path, evaluated: Tensor) -> None:
         path: the file.
         evaluated: ``[tasks, 1 + metrics]`` float64, see `MetaLearner.evaluated`.
     """
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["number", *metrics.NAMES])
-        for number, *values in evaluated.tolist():
-            rows.writerow([int(number), *(f"{value:.9g}" for value in values)])
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["number", *metrics.NAMES])
+    for number, *values in evaluated.tolist():
+        rows.writerow([int(number), *(f"{value:.9g}" for value in values)])
+    write_whole(path, text.getvalue())
 
 
 def sentence(test: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 import warnings
 from pathlib import Path
@@ -20,6 +21,7 @@ from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import DivergedError, InputError
 from metadraw.factory import build, check_parameters, read_checkpoint
 from metadraw.figures import draw_episode
+from metadraw.files import write_whole
 from metadraw.learner import MetaLearner
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             trainer.fit(learner, data, ckpt_path=ckpt_path, weights_only=True)
         except DivergedError as error:
             raise DivergedError(f"{error}; {_kept(folder)}") from error
+        except SystemExit as stopped:  # by which Lightning ends at Ctrl-C and SIGTERM
+            # As a shell has it: 128 and the number of the signal.
+            code = 128 + (signal.SIGTERM if trainer.received_sigterm else signal.SIGINT)
+            say("stopped in epoch %d: %s", trainer.current_epoch + 1, _kept(folder))
+            raise SystemExit(code) from stopped
         trained = time.perf_counter()
         best = trainer.checkpoint_callback
         assert isinstance(best, ModelCheckpoint)
@@ -155,7 +162,7 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
         "output_dir: ${paths.output_dir}", "output_dir: ${hydra:runtime.output_dir}"
     )
     head = "# python train.py --config-dir THIS_FOLDER --config-name config\n"
-    (folder / "config.yaml").write_text(f"{head}defaults:\n- hydra: default\n- _self_\n{text}")
+    write_whole(folder / "config.yaml", f"{head}defaults:\n- hydra: default\n- _self_\n{text}")
 
 
 @rank_zero_only
@@ -169,4 +176,6 @@ def show_episode(data: EpisodeDataModule, learner: MetaLearner, path: Path) -> N
 
 def _kept(folder: Path) -> str:
     last = folder / "checkpoints" / "last.ckpt"
-    return f"the last good checkpoint is {last}" if last.exists() else "no epoch was finished"
+    if not last.exists():
+        return "no epoch was finished"
+    return f"the last good checkpoint is {last} (hydra.run.dir={folder} goes on from there)"
