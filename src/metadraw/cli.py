@@ -79,7 +79,10 @@ def explain(error: BaseException) -> str | None:
                 f"there is no room to write ({cause.strerror}): what was written before is whole: "
                 "make room, and the same command in the same folder goes on from there"
             )
-        if isinstance(cause, (HydraException, OmegaConfBaseException)):
+        if isinstance(cause, (HydraException, OmegaConfBaseException)) or (
+            # Hydra's, for algorithm=3
+            isinstance(cause, ValueError) and str(cause).startswith("Config group override")
+        ):
             known = known if known and str(known) else cause
         cause = cause.__cause__ or cause.__context__
     if known is None:

@@ -97,7 +97,7 @@ def _read(folder: Path) -> Job:
         path = folder / "error.txt"
         error = path.read_text().strip() if path.is_file() else None
     except (OSError, ValueError, TypeError, yaml.YAMLError, csv.Error) as problem:
-        raise InputError(f"{path}: damaged ({problem})") from problem
+        raise InputError(f"{path}: damaged ({' '.join(str(problem).split())})") from problem
     return Job(_by_key(typed), folder, config, tuple(curves), results, error)
 
 
