@@ -224,16 +224,16 @@ def _named(job: Job) -> dict[str, Any]:
 
 
 def _run_row(job: Job) -> dict[str, Any]:
+    """The same columns for every run, empty where there is nothing yet."""
+    results, setting = job.results or {}, _setting(job)
+    test, known = results.get("test", {}), (published(*setting) if setting else None) or {}
     row = _named(job) | {"status": job.status, "epochs": len(job.curves)}
-    if job.results:
-        test, train = job.results["test"], job.results["train"]
-        kept = ("acc", "acc_ci95", "precision", "loss", "acc_before", "tasks")
-        row |= {f"test/{name}": test[name] for name in kept}
-        row["val/acc"] = job.results["val"]["acc"]
-        row["train_seconds"] = train["seconds_with_validation"]
-    if (setting := _setting(job)) and (known := published(*setting)):
-        of_known = ("accuracy", "weighted_precision", "loss")
-        row |= {f"published/{key}": known[key] for key in of_known}
+    for name in ("acc", "acc_ci95", "precision", "loss", "acc_before", "tasks"):
+        row[f"test/{name}"] = test.get(name)
+    row["val/acc"] = results.get("val", {}).get("acc")
+    row["train_seconds"] = results.get("train", {}).get("seconds_with_validation")
+    for name in ("accuracy", "weighted_precision", "loss"):
+        row[f"published/{name}"] = known.get(name)
     return row
 
 
