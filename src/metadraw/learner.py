@@ -289,8 +289,8 @@ class MetaLearner(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over all meta-validation tasks, and what the algorithm has learned."""
         self._log_evaluation("val")
-        tasks = self.trainer.datamodule.tasks_per_batch  # type: ignore[attr-defined]
-        self.log("tasks_seen", float(self.global_step * tasks), sync_dist=True)
+        if (data := self.trainer.datamodule) is not None:  # type: ignore[attr-defined]
+            self.log("tasks_seen", float(self.global_step * data.tasks_per_batch), sync_dist=True)
         for name, value in self.algorithm.learned().items():
             by_step = {f"{name}/{step}": v for step, v in enumerate(value)} if value.ndim else {}
             self.log_dict(by_step or {name: value}, sync_dist=True)
