@@ -297,6 +297,42 @@ def test_bias_in_front_of_batch_norm_has_no_gradient(algorithm, make_sampler):
         assert bias.abs().max() < 1e-12 * max(1.0, weight.abs().max().item())
 
 
+def by_support_statistics(algorithm, meta, task, *, steps):
+    """MAML whose query set is normalised by what batch norm saw of the support set."""
+    fast = network_of(meta)
+    for _ in range(steps):
+        logits = functional_call(algorithm.network, fast, (task.support_x,))
+        fast = descend(F.cross_entropy(logits, task.support_y), fast, LR)
+    support, query = task.support_x, task.query_x
+    for block in range(4):
+        names = f"{block}.0.weight", f"{block}.0.bias"
+        support, query = (
+            F.conv2d(x, *(fast[n] for n in names), padding=1) for x in (support, query)
+        )
+        mean = support.mean((0, 2, 3), keepdim=True)
+        variance = ((support - mean) ** 2).mean((0, 2, 3), keepdim=True)
+        scale, shift = (fast[f"{block}.1.{n}"].reshape(1, -1, 1, 1) for n in ("weight", "bias"))
+        support, query = (
+            F.max_pool2d(F.relu((x - mean) / (variance + 1e-5).sqrt() * scale + shift), 2)
+            for x in (support, query)
+        )
+    logits = query.flatten(1) @ fast["5.weight"].T + fast["5.bias"]
+    return F.cross_entropy(logits, task.query_y)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_query_set_by_the_support_sets_statistics(fused, make_sampler):
+    batch = make_sampler()(torch.arange(3)).to(torch.float64)
+    learner = make_learner("maml", 2, fused=fused)
+    own, _ = learner.meta_gradients(batch)
+    learner.algorithm.support_statistics = True
+    found, values = learner.meta_gradients(batch)
+    expected, losses = reference_mean(by_support_statistics, learner.algorithm, batch, 2)
+    assert relative_error(found, expected) < 1e-9
+    assert relative_error(own, expected) > 0.1
+    torch.testing.assert_close(values["loss"], losses, rtol=1e-9, atol=0)
+
+
 def test_the_references_differ(make_sampler):
     """The comparison above could not tell MAML from FOMAML if second derivatives did not matter."""
     batch = make_sampler()(torch.arange(3)).to(torch.float64)

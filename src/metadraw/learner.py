@@ -22,7 +22,7 @@ from metadraw.adaptation import Params
 from metadraw.algorithms import Algorithm, Outcome
 from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
-from metadraw.models.batch_norm import batch_norms, statistics_of_first
+from metadraw.models.batch_norm import batch_norms
 
 #: What is computed at once: with the report's network, what caches still hold.
 _IMAGES = 750
@@ -41,9 +41,9 @@ class MetaLearner(L.LightningModule):
         algorithm: how one task is learned; its parameters are the meta-parameters.
         optimizer: makes the outer optimiser from parameters.
         scheduler: makes its learning rate schedule, which steps once an epoch; or none.
-        query_statistics: in evaluation, batch norm normalises the query set by its own
-            statistics (``query``, transductive, as in meta-training), by those of the ``support``
-            set, or, the inner loop too, by the algorithm's ``running`` ones.
+        query_statistics: batch norm normalises the query set by its own statistics (``query``,
+            transductive), by those of the ``support`` set, as if each image had come alone, or, in
+            evaluation and the inner loop too, by the algorithm's ``running`` ones.
         tasks_per_chunk: tasks computed at once, all of a batch if none: less memory, same result.
             ``auto``: as many as have 750 images, or 3,750 images times inner steps to keep.
         recompute_steps: keep no more than one inner step for the way back, and compute each again:
@@ -100,6 +100,7 @@ class MetaLearner(L.LightningModule):
         self.automatic_optimization = False
         self.algorithm = algorithm
         self.algorithm.recompute_steps = recompute_steps
+        self.algorithm.support_statistics = query_statistics == "support"
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.query_statistics = query_statistics
         self.tasks_per_chunk = tasks_per_chunk
@@ -160,7 +161,7 @@ class MetaLearner(L.LightningModule):
         def one(episode: Episode) -> Outcome:
             steps = self.algorithm.eval_inner_steps
             path = self.algorithm.adapt(episode.support_x, episode.support_y, steps)
-            return Outcome(self._classify(path[0], episode), self._classify(path[-1], episode))
+            return Outcome(*(self.algorithm.classify(path[i], episode) for i in (0, -1)))
 
         with self._mode(training=False):
             # Nothing is kept of a step that will not be differentiated.
@@ -194,14 +195,6 @@ class MetaLearner(L.LightningModule):
         finally:
             for module, mode in modes.items():
                 module.training = mode
-
-    def _classify(self, params: Params, episode: Episode) -> Tensor:
-        if self.query_statistics != "support":
-            return self.algorithm.predict(params, episode.query_x)
-        support = len(episode.support_x)
-        with statistics_of_first(support, self.algorithm.network):
-            both = torch.cat([episode.support_x, episode.query_x])
-            return self.algorithm.predict(params, both)[support:]
 
     # ---- what Lightning calls ----------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from metadraw.adaptation import Params
 from metadraw.data.episode import Episode
 from metadraw.errors import InputError
-from metadraw.models.batch_norm import refuse_running_statistics
+from metadraw.models.batch_norm import refuse_running_statistics, statistics_of_first
 from metadraw.recompute import grad_by_steps
 
 
@@ -51,6 +52,8 @@ class Algorithm(nn.Module, ABC):
     running_statistics = False
     #: Whether each inner step is computed again on the way back: slower, in memory for one.
     recompute_steps = False
+    #: Whether batch norm normalises the query set by the support set's statistics, or its own.
+    support_statistics = False
 
     def __init__(self, network: nn.Module, *, inner_steps: int, eval_inner_steps: int) -> None:
         super().__init__()
@@ -81,6 +84,14 @@ class Algorithm(nn.Module, ABC):
         """Logits ``[B, N]`` of images ``[B, C, H, W]`` with one of the results of `adapt`."""
         return functional_call(self.network, params, (x,))
 
+    def classify(self, params: Params, episode: Episode) -> Tensor:
+        """Logits ``[N*Q, N]`` of a task's query set, normalised as `support_statistics` says."""
+        if not self.support_statistics:
+            return self.predict(params, episode.query_x)
+        support = len(episode.support_x)
+        with statistics_of_first(support, self.network):
+            return self.predict(params, torch.cat([episode.support_x, episode.query_x]))[support:]
+
     def network_parameters(self) -> Params:
         """The network's parameters by their names in it: where an inner loop can start."""
         return dict(self.network.named_parameters())
@@ -99,7 +110,7 @@ class Algorithm(nn.Module, ABC):
         Returns:
             The loss, a scalar, and the query logits ``[N*Q, N]`` after adaptation.
         """
-        logits = self.predict(path[-1], episode.query_x)
+        logits = self.classify(path[-1], episode)
         return F.cross_entropy(logits, episode.query_y), logits
 
     def meta_gradient(self, meta: Params, episode: Episode) -> tuple[Params, Outcome]:
@@ -130,7 +141,7 @@ class Algorithm(nn.Module, ABC):
         path = self.adapt(episode.support_x, episode.support_y, self.inner_steps)
         loss, after = self.outer_loss(path, episode)
         constant = [{name: p.detach() for name, p in params.items()} for params in path]
-        before = self.predict(constant[0], episode.query_x)
+        before = self.classify(constant[0], episode)
         return loss, Outcome(before, after), self.observe(constant, episode)
 
     def observe(self, path: list[Params], episode: Episode) -> Params:

@@ -145,7 +145,7 @@ class MAMLpp(Algorithm):
         loss = episode.query_x.new_zeros(())
         for weight, params in zip(self.step_weights, path[1:], strict=True):
             if weight:
-                logits = self.predict(params, episode.query_x)
+                logits = self.classify(params, episode)
                 loss = loss + weight * F.cross_entropy(logits, episode.query_y)
         return loss, logits
 

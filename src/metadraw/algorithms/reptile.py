@@ -50,5 +50,5 @@ class Reptile(Algorithm):
         joint = self._learn(start, x, y, self.inner_steps)[-1]
         gradient = {f"network.{n}": (p - joint[n]) / self.inner_lr for n, p in start.items()}
         path = self._learn(start, episode.support_x, episode.support_y, self.inner_steps)
-        before, after = (self.predict(params, episode.query_x) for params in (start, path[-1]))
+        before, after = (self.classify(params, episode) for params in (start, path[-1]))
         return gradient, Outcome(before, after)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -72,8 +71,10 @@ def statistics_of_first(rows: int, network: nn.Module) -> Iterator[None]:
         assert isinstance(module, _BatchNorm)
         x = args[0].to(module.weight.dtype)
         over = [0, *range(2, x.ndim)]
-        variance, mean = torch.var_mean(x[:rows], over, correction=0)
-        return F.batch_norm(x, mean, variance, module.weight, module.bias, eps=module.eps)
+        variance, mean = torch.var_mean(x[:rows], over, correction=0, keepdim=True)
+        # Spelled out: PyTorch's batch norm has no gradient for statistics that are given.
+        scale = module.weight.view_as(mean[0]) * (variance + module.eps).rsqrt()
+        return (x - mean) * scale + module.bias.view_as(mean[0])
 
     hooks = [layer.register_forward_hook(renormalise) for layer in batch_norms(network).values()]
     try:
