@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from aiohttp import ClientTimeout
 from range_server import Served, serve
 
 from metadraw.data.drawings import QUICKDRAW_CLASSES, Drawings, load_quickdraw
@@ -188,15 +189,40 @@ def test_google_files_of_another_form(own: Path, tmp_path: Path, spoil: Any, say
     assert f"class {QUICKDRAW_CLASSES[0]!r}" in line
 
 
+@pytest.mark.parametrize(
+    ("slow", "says"), [({"stalls": {"ant": 99}}, "class 'ant'"), ({"drips": {"ant": 2}}, None)]
+)
+def test_google_slow_servers(
+    server: Served,
+    synthetic: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slow: dict[str, Any],
+    says: str | None,
+) -> None:
+    """One that stops in the middle is left after a while; one that is merely slow is not."""
+    monkeypatch.setattr(google, "_TIMEOUT", ClientTimeout(total=None, sock_read=0.5))
+    for name, value in slow.items():
+        setattr(server, name, type(getattr(server, name))(value))
+    options: dict[str, Any] = {"source": "google", "samples_per_class": 1, "base_url": server.url}
+    if says:
+        assert says in refused(**options, cache_dir=tmp_path)
+        server.stalls.clear()
+    drawings = load_quickdraw(**options, cache_dir=tmp_path)
+    np.testing.assert_array_equal(drawings.images, rows_of(synthetic, 1))
+
+
 def load_in_process(url: str, cache_dir: Path) -> str:
     return str(load_quickdraw("google", 1, base_url=url, cache_dir=cache_dir).provenance["sha256"])
 
 
 def test_processes_at_once_download_once(server: Served, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    both_run = context.Barrier(2)
-    with context.Pool(2, initializer=both_run.wait, initargs=(60,)) as pool:
-        hashes = pool.starmap(load_in_process, [(server.url, tmp_path)] * 2, chunksize=1)
+    # One server process imports PyTorch, and eight clean ones are forked from it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    all_run = context.Barrier(8)
+    with context.Pool(8, initializer=all_run.wait, initargs=(120,)) as pool:
+        hashes = pool.starmap(load_in_process, [(server.url, tmp_path)] * 8, chunksize=1)
     assert len(set(hashes)) == 1
     assert server.requests.total() == 1 + 2 * 345  # probe; header and one row of each class
 
