@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test clean
+.PHONY: train test test-oldest clean
 
 # A real meta-training on real drawings, about 5 minutes on 2 CPU cores.
 train: .venv/installed
@@ -15,6 +15,14 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses=logical
 
+# The tests, on the oldest versions that pyproject.toml allows: several GB, once.
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python \
+		--resolution lowest-direct --editable '.[wandb,tensorboard,notebooks,sweeps,dev]'
+	.venv-oldest/bin/pytest --numprocesses=logical
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "metadraw needs Python 3.10 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
@@ -22,4 +30,4 @@ test: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .mypy_cache .pytest_cache .ruff_cache

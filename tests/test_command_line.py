@@ -148,6 +148,21 @@ def test_help_teaches():
         assert part in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--cfg", "job"], "_target_: metadraw.algorithms.maml.MAML"),
+        (["--cfg", "job", "--resolve", "--package", "data"], "queries: 1"),
+        (["--info", "defaults"], "algorithm/maml"),
+        (["--info", "all"], "Config search path"),
+    ],
+)
+def test_hydras_own_flags(flags, part):
+    done = command(*flags)
+    assert done.returncode == 0, done.stderr
+    assert part in done.stdout
+
+
 def leaves(value, path=""):
     """(dotted key, raw value) of everything in nested dicts."""
     if isinstance(value, dict):

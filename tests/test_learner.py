@@ -2,10 +2,14 @@
 
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
+from conftest import ALGORITHMS
 from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
+from torch.utils.data import DataLoader
 
 import metadraw
 from metadraw import DivergedError, InputError
@@ -174,6 +178,51 @@ def test_diverged_training_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_pa
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["epoch"] == 0
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
+def test_a_task_that_is_not_finite_stops_before_the_next_checkpoint(tiny_learner, tmp_path):
+    data, learner = tiny_learner("trainer.max_epochs=3")
+    images = data.episodes("train")
+
+    class Spoiled(L.LightningDataModule):
+        def train_dataloader(self):
+            batches = [images(torch.arange(b * 4, b * 4 + 4)) for b in range(3)]
+            batches[1].support_x[2, 0] = float("nan")
+            return DataLoader(batches, batch_size=None)
+
+    checkpoint = ModelCheckpoint(dirpath=tmp_path / "kept", save_last=True)
+    options = {"logger": False, "enable_progress_bar": False, "limit_val_batches": 0}
+    trainer = Trainer(accelerator="cpu", max_epochs=3, callbacks=[checkpoint], **options)
+    with pytest.raises(DivergedError, match=r"not finite at step 3 \(epoch 1\)"):
+        trainer.fit(learner, Spoiled())
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_classes_of_identical_and_of_empty_drawings(algorithm, tiny_for):
+    """No difference to learn from, and for batch norm no variance: still finite."""
+    data, learner = metadraw.build(metadraw.compose(*tiny_for(algorithm)))
+    batch = data.episodes("train")(torch.arange(4))
+    batch.support_x[:2], batch.query_x[:2] = 0.5, 0.5
+    batch.support_x[2:], batch.query_x[2:] = 0.0, 0.0
+    if any(p.requires_grad for p in learner.algorithm.parameters()):
+        gradients, values = learner.meta_gradients(batch)
+        assert all(gradient.isfinite().all() for gradient in gradients.values())
+        assert values["loss"].isfinite().all()
+    assert learner.evaluate(batch).after.isfinite().all()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_as_many_ways_as_there_are_classes(algorithm, tiny_for):
+    """60 of the 69 classes of meta-test, one shot each."""
+    overrides = [*tiny_for(algorithm), "data.ways=60", "data.tasks_per_batch=2"]
+    data, learner = metadraw.build(metadraw.compose(*overrides))
+    if any(p.requires_grad for p in learner.algorithm.parameters()):
+        _, values = learner.meta_gradients(data.episodes("train")(torch.arange(2)))
+        assert values["loss"].isfinite().all()
+    logits = learner.evaluate(data.episodes("test")(torch.arange(2))).after
+    assert logits.shape == (2, 60, 60)
+    assert logits.isfinite().all()
 
 
 def test_a_network_with_running_statistics_is_refused():

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import ENVIRONMENT, ROOT
 
 import metadraw
 from metadraw.factory import CONFIGS
@@ -141,3 +143,24 @@ def test_a_tracker_that_is_not_installed(tiny, monkeypatch):
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
     with pytest.raises(metadraw.InputError, match=r"metadraw\[wandb,tensorboard\]"):
         run(tiny, "logger=wandb")
+
+
+def test_what_env_holds_is_in_no_file_and_not_printed(tiny, tmp_path):
+    """A project folder whose .env has keys, as a user's own."""
+    project = tmp_path / "project"
+    project.mkdir()
+    shutil.copy(ROOT / "train.py", project)
+    (project / "configs").symlink_to(ROOT / "configs")
+    secrets = ["0123456789abcdef" * 2 + "01234567", "a-database-password"]
+    (project / ".env").write_text(f"WANDB_API_KEY={secrets[0]}\nPASSWORD={secrets[1]}\n")
+    folder = tmp_path / "of_env"
+    shared = [o for o in tiny if not o.startswith("paths.")]
+    command = [sys.executable, "train.py", *shared, "logger=wandb", f"hydra.run.dir={folder}"]
+    environment = ENVIRONMENT | {"WANDB_MODE": "offline"}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files)
+    for secret in secrets:
+        assert secret.encode() not in done.stdout + done.stderr
+        assert not [path for path in files if secret.encode() in path.read_bytes()]

@@ -1,0 +1,74 @@
+"""Memory and open files over 2,000 training steps, with validation and checkpoints.
+
+python benchmarks/soak.py data.source=npm
+
+A run of train.py as a process of its own, looked at from outside after every epoch.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "benchmarks" / "results" / "soak.md"
+SETTINGS = [
+    "trainer=cpu",
+    "trainer.max_epochs=40",
+    "data.train_batches=50",
+    "data.tasks_per_batch=5",
+    "data.val_batches=10",
+    "data.test_batches=10",
+    "callbacks.progress_bar.refresh_rate=0",
+]
+SHOWN = (1, 2, 5, 10, 20, 30, 39)  # the last one may end before it is looked at
+
+
+def look(pid: int) -> tuple[float, int]:
+    """Resident memory in MB and open files of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    resident = int(status.partition("VmRSS:")[2].split()[0]) / 1024
+    return resident, len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def main() -> None:
+    """Run, look, and write the table."""
+    typed = [*SETTINGS, *sys.argv[1:]]
+    seen: dict[int, tuple[float, int]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "train.py", *typed, f"hydra.run.dir={folder}"]
+        process = subprocess.Popen(command, cwd=ROOT)
+        while process.poll() is None:
+            metrics = Path(folder) / "metrics.csv"
+            epoch = len(metrics.read_text().splitlines()) - 1 if metrics.exists() else 0
+            if epoch > 0 and epoch not in seen:
+                seen[epoch] = look(process.pid)
+            time.sleep(0.05)
+    if process.returncode:
+        sys.exit(process.returncode)
+    rows = [
+        f"| {epoch} | {50 * epoch:,} | {seen[epoch][0]:,.0f} | {seen[epoch][1]} |"
+        for epoch in SHOWN
+    ]
+    text = "\n".join(
+        [
+            "# soak",
+            "",
+            f"`python benchmarks/soak.py {' '.join(sys.argv[1:])}`: 2,000 outer steps of 5 tasks, "
+            "after every 50 validation and checkpoints.",
+            "",
+            "| epoch | outer steps | resident memory (MB) | open files |",
+            "| ---: | ---: | ---: | ---: |",
+            *rows,
+            "",
+        ]
+    )
+    OUT.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
