@@ -4,8 +4,18 @@
 >>> data, learner = metadraw.build(cfg)
 """
 
+from metadraw.classifier import Classifier, FewShot
 from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
 from metadraw.factory import build, compose, load
 
-__all__ = ["DivergedError", "Episode", "InputError", "build", "compose", "load"]
+__all__ = [
+    "Classifier",
+    "DivergedError",
+    "Episode",
+    "FewShot",
+    "InputError",
+    "build",
+    "compose",
+    "load",
+]

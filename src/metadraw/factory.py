@@ -46,6 +46,17 @@ def build(cfg: DictConfig) -> tuple[EpisodeDataModule, MetaLearner]:
     if not isinstance(data, EpisodeDataModule):
         raise InputError("data: this choice is no data set, but what data sets have in common")
     seed_everything(cfg.seed, workers=True, verbose=False)
+    learner = build_learner(cfg)
+    data.setup()
+    return data, learner
+
+
+def build_learner(cfg: DictConfig) -> MetaLearner:
+    """The learner of a config, with the random state at hand.
+
+    Raises:
+        InputError: an impossible value.
+    """
     network: nn.Module = instantiate(cfg.model)
     algorithm: Algorithm = instantiate(cfg.algorithm)(network)
     learner: MetaLearner = instantiate(
@@ -57,8 +68,7 @@ def build(cfg: DictConfig) -> tuple[EpisodeDataModule, MetaLearner]:
     except (TypeError, ValueError) as error:
         raise InputError(f"optimizer or scheduler: {error}") from error
     learner.config = portable(cfg)
-    data.setup()
-    return data, learner
+    return learner
 
 
 def load(path: str | Path, *overrides: str) -> tuple[EpisodeDataModule, MetaLearner]:

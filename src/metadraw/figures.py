@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -185,3 +186,60 @@ def draw_episode(
                 colour = _RIGHT if guess == label else _WRONG
                 axes.set_xlabel(f"{names[guess]} {chances[guess]:.0%}", fontsize=9, color=colour)
     figure.savefig(path, dpi=110)
+
+
+def draw_predictions(
+    support: Tensor,
+    classes: Sequence[str],
+    query: Tensor,
+    predictions: Sequence[tuple[str, float, str]],
+    path: Path,
+) -> None:
+    """Examples above, a column a class, and below them pictures with what they were taken for.
+
+    Args:
+        support: ``[B, C, H, W]`` in 0..1; at most three of each class are shown.
+        classes: the class of each, B names.
+        query: ``[Q, C, H, W]`` in 0..1.
+        predictions: of each its predicted class, that one's probability, and the right class or "".
+        path: the picture to write.
+    """
+    by_class: dict[str, list[Tensor]] = {name: [] for name in classes}
+    for picture, name in zip(support, classes, strict=True):
+        by_class[name].append(picture)
+    columns = max(5, min(len(by_class), 10))
+    blocks = -(-len(by_class) // columns)
+    shots = min(3, max(len(pictures) for pictures in by_class.values()))
+    above, below = blocks * shots, -(-len(query) // columns)
+    figure = Figure(
+        figsize=(1.4 * columns + 0.6, 1.65 * (above + below) + 0.2), layout="constrained"
+    )
+    grid = figure.subplots(above + below, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for position, (name, pictures) in enumerate(by_class.items()):
+        row, column = shots * (position // columns), position % columns
+        grid[row][column].set_title(name, fontsize=10)
+        for shot, picture in enumerate(pictures[:shots]):
+            _show(grid[row + shot][column], picture)
+    for position, (picture, (guess, chance, right)) in enumerate(
+        zip(query, predictions, strict=True)
+    ):
+        axes = grid[above + position // columns][position % columns]
+        _show(axes, picture)
+        colour = "black" if not right else _RIGHT if guess == right else _WRONG
+        axes.set_xlabel(f"{guess} {chance:.0%}", fontsize=9, color=colour)
+    grid[0][0].set_ylabel("examples")
+    grid[above][0].set_ylabel("predictions")
+    figure.savefig(path, dpi=110)
+
+
+def _show(axes: Any, picture: Tensor) -> None:
+    """An image ``[C, H, W]``: one channel as ink on paper, three as they are."""
+    axes.set_axis_on()
+    if len(picture) == 1:
+        axes.imshow(1 - picture[0].numpy(), cmap="gray", vmin=0, vmax=1)
+    else:
+        axes.imshow(picture.permute(1, 2, 0).numpy())
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_color("#cccccc")

@@ -145,14 +145,25 @@ class MetaLearner(L.LightningModule):
             The adapted parameters by name, for `predict`.
         """
         steps = self.algorithm.eval_inner_steps if steps is None else steps
+        return self.adapt_path(support_x, support_y, steps)[-1]
+
+    @torch.no_grad()
+    def adapt_path(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
+        """What `adapt` gives before adaptation and after each of its steps."""
         with self._mode(training=False):
-            return self.algorithm.adapt(support_x, support_y, steps)[-1]
+            return self.algorithm.adapt(support_x, support_y, steps)
 
     @torch.no_grad()
     def predict(self, params: Params, x: Tensor) -> Tensor:
         """Logits ``[B, N]`` of images ``[B, C, H, W]`` with adapted parameters."""
         with self._mode(training=False):
             return self.algorithm.predict(params, x)
+
+    @torch.no_grad()
+    def classify(self, params: Params, task: Episode) -> Tensor:
+        """Logits ``[B, N]`` of one task's query set, normalised as ``query_statistics`` says."""
+        with self._mode(training=False):
+            return self.algorithm.classify(params, task)
 
     @torch.no_grad()
     def evaluate(self, batch: Episode) -> Outcome:

@@ -6,11 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 import lightning as L
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from metadraw.data.augmentation import ORIENTATIONS
+from metadraw.data.bitmap import SIDE, to_bitmap
 from metadraw.data.drawings import Drawings
 from metadraw.data.episode import Episode
 from metadraw.data.sampling import SPLITS, EpisodeSampler
@@ -163,6 +166,13 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         Raises:
             InputError: they cannot be had, or are not what they should be.
         """
+
+    #: Channels, height and width of an image.
+    image_shape: tuple[int, int, int] = (1, SIDE, SIDE)
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """Any picture as an image of this data set, for use: ``uint8 [C, H, W]``."""
+        return to_bitmap(image)[None]
 
     def prepare_data(self) -> None:
         """Download, on one process of a machine; nothing where the drawings are at hand."""

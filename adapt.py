@@ -1,0 +1,24 @@
+"""Adapt a checkpoint to classes of your own, and classify pictures.
+
+python adapt.py ckpt_path=checkpoints/best.ckpt support=FOLDER query=FOLDER
+"""
+
+import hydra
+from dotenv import load_dotenv
+from omegaconf import DictConfig
+
+from metadraw.adapt import adapt
+from metadraw.cli import one_line_errors
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="adapt")
+def main(cfg: DictConfig) -> None:
+    """Adapt and classify."""
+    with one_line_errors():
+        adapt(cfg)
+
+
+if __name__ == "__main__":
+    load_dotenv()
+    with one_line_errors():
+        main()

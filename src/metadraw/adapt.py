@@ -1,0 +1,115 @@
+"""From folders of pictures to predictions: a checkpoint adapted to classes of the user's own."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from metadraw.classifier import Classifier, FewShot
+from metadraw.errors import InputError
+from metadraw.figures import draw_predictions
+from metadraw.files import write_whole
+
+log = logging.getLogger(__name__)
+_MOST_SHOWN = 20
+
+
+def adapt(cfg: DictConfig) -> Classifier:
+    """Learn the classes in ``cfg.support``, classify the pictures in ``cfg.query``.
+
+    The run folder then holds ``predictions.csv``, ``predictions.png`` and ``classifier.pt``, which
+    `Classifier.load` reads.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        InputError: something is missing, no picture, or cannot be learned by this checkpoint.
+    """
+    for key, what in {
+        "ckpt_path": "a checkpoint",
+        "support": "a folder with one sub-folder of pictures for each class",
+        "query": "a picture or a folder of pictures",
+    }.items():
+        if OmegaConf.is_missing(cfg, key):
+            raise InputError(f"{key} is missing: right is {key}=PATH of {what}")
+    support = {
+        folder.name: [str(path) for path in pictures_in(folder)]
+        for folder in _folders(Path(cfg.support))
+    }
+    query = Path(cfg.query)
+    files = pictures_in(query)
+    classifier = FewShot(cfg.ckpt_path).adapt(support, steps=cfg.steps)
+    chances = classifier.probabilities(files)
+
+    folder = Path(cfg.paths.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    best, labels = chances.max(dim=1)
+    predicted = [classifier.classes[label] for label in labels.tolist()]
+    # A picture in a folder named as a class is of that class.
+    actual = [file.parent.name if file.parent.name in support else "" for file in files]
+    names = [file.name if file == query else str(file.relative_to(query)) for file in files]
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["file", "class", "predicted", "probability", *classifier.classes])
+    rows = zip(names, actual, predicted, best.tolist(), chances.tolist(), strict=True)
+    for name, right, guess, chance, row in rows:
+        table.writerow([name, right, guess, f"{chance:.6f}", *(f"{value:.6f}" for value in row)])
+    write_whole(folder / "predictions.csv", text.getvalue())
+    classifier.save(folder / "classifier.pt")
+    shown = classifier.meta_learner.prepare(files[:_MOST_SHOWN])
+    draw_predictions(
+        classifier.support_x,
+        [classifier.classes[label] for label in classifier.support_y.tolist()],
+        shown,
+        list(zip(predicted, best.tolist(), actual, strict=True))[:_MOST_SHOWN],
+        folder / "predictions.png",
+    )
+
+    width = max(len(name) for name in names)
+    for name, guess, chance, right in zip(names, predicted, best.tolist(), actual, strict=True):
+        note = f"  (is {right})" if right and right != guess else ""
+        log.info("%-*s  %s %.0f %%%s", width, name, guess, 100 * chance, note)
+    known = [(guess, right) for guess, right in zip(predicted, actual, strict=True) if right]
+    if known:
+        hits = sum(guess == right for guess, right in known)
+        log.info("accuracy %.1f %% (%d of %d)", 100 * hits / len(known), hits, len(known))
+    log.info("predictions, their picture and the classifier: %s", folder)
+    return classifier
+
+
+def pictures_in(path: Path) -> list[Path]:
+    """A picture itself, or those in a folder and its sub-folders, sorted.
+
+    Raises:
+        InputError: there is no such path, or no picture in it.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path}: there is no such file or folder")
+    known = Image.registered_extensions()
+    found = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in known and not file.name.startswith(".") and file.is_file()
+    )
+    if not found:
+        raise InputError(f"{path}: there is no picture in this folder")
+    return found
+
+
+def _folders(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise InputError(f"support={path}: right is a folder with one sub-folder for each class")
+    found = [f for f in path.iterdir() if f.is_dir() and not f.name.startswith(".")]
+    if len(found) < 2:
+        raise InputError(
+            f"support={path}: has {len(found)} sub-folders; right is one for each class, at least 2"
+        )
+    return sorted(found)

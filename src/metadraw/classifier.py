@@ -1,0 +1,268 @@
+"""A trained meta-learner in use: it learns anybody's own classes from a few examples.
+
+>>> meta_learner = metadraw.FewShot("RUN/checkpoints/best.ckpt")
+>>> classifier = meta_learner.adapt({"cat": ["a.png", "b.png"], "dog": ["c.jpg"]})
+>>> classifier.predict(["new.png"])
+['dog']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from metadraw.adaptation import Params
+from metadraw.data.datamodule import EpisodeDataModule
+from metadraw.data.episode import Episode
+from metadraw.errors import InputError
+from metadraw.factory import build_learner, check_parameters, read_checkpoint
+from metadraw.learner import MetaLearner
+
+#: A file, a PIL image, an array ``[H, W]`` or ``[H, W, C]``, or a tensor ``[H, W]`` or
+#: ``[C, H, W]``; uint8 in 0..255 or float in 0..1.
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
+
+_VERSION = 1
+
+
+class FewShot:
+    """A checkpoint that adapts to any classes, each given by a few examples.
+
+    Pictures become what the network was trained on (`EpisodeDataModule.prepare`); an array or
+    tensor that has that size already is taken as it is. They are classified one by one: batch norm
+    goes by the statistics of the examples, whatever ``learner.query_statistics`` was.
+
+    Args:
+        checkpoint: of a metadraw run.
+
+    Raises:
+        InputError: no such checkpoint.
+    """
+
+    def __init__(self, checkpoint: str | Path) -> None:
+        saved = read_checkpoint(checkpoint)
+        self.checkpoint, self.config = str(checkpoint), saved["metadraw_config"]
+        self.state = saved["state_dict"]
+        self.data, learner = _restore(self.config, self.state, self.checkpoint)
+        self._learners = {self.data.ways: learner}  # by number of ways
+
+    def adapt(
+        self, examples: Mapping[str, Sequence[Picture]], steps: int | None = None
+    ) -> Classifier:
+        """Learn classes from examples.
+
+        Args:
+            examples: a few pictures of each class by its name, not necessarily as many of each.
+            steps: adaptation steps, the algorithm's ``eval_inner_steps`` if none.
+
+        Raises:
+            InputError: fewer than two classes, a class without a picture, a picture that cannot be
+                read, or a number of classes that the algorithm was not trained with and needs.
+        """
+        classes = tuple(str(name) for name in examples)
+        if len(classes) < 2:
+            raise InputError(f"examples of {len(classes)} classes: at least 2 are needed")
+        for name, pictures in examples.items():
+            if isinstance(pictures, str | Path | Image.Image) or not len(pictures):
+                raise InputError(f"class {name!r}: a list of at least one picture is needed")
+        learner = self._learner(len(classes))
+        steps = learner.algorithm.eval_inner_steps if steps is None else steps
+        support_x = self.prepare([p for pictures in examples.values() for p in pictures])
+        counts = torch.tensor([len(pictures) for pictures in examples.values()])
+        support_y = torch.arange(len(classes)).repeat_interleave(counts)
+        path = learner.adapt_path(support_x, support_y, steps)
+        about = {
+            "checkpoint": self.checkpoint,
+            "algorithm": type(learner.algorithm).__name__,
+            "examples": dict(zip(classes, counts.tolist(), strict=True)),
+            "steps": steps,
+        }
+        return Classifier(
+            classes, about, self, support_x, support_y, _kept(path[0]), _kept(path[-1])
+        )
+
+    def prepare(self, pictures: Sequence[Picture]) -> Tensor:
+        """Pictures as the network takes them, float32 ``[B, C, H, W]`` in 0..1.
+
+        Raises:
+            InputError: one that is no picture or cannot be read.
+        """
+        return torch.stack([self._prepare(picture) for picture in pictures])
+
+    def _prepare(self, picture: Picture) -> Tensor:
+        array = _as_array(picture)
+        if isinstance(picture, np.ndarray | Tensor):
+            channels_first = np.moveaxis(array, -1, 0)
+            if channels_first.shape == self.data.image_shape:
+                return torch.from_numpy(channels_first.copy()).float() / 255
+        squeezed = array[..., 0] if array.shape[-1] == 1 else array
+        prepared = self.data.prepare(Image.fromarray(squeezed))
+        return torch.from_numpy(prepared).float() / 255
+
+    def _learner(self, ways: int) -> MetaLearner:
+        if ways not in self._learners:
+            if not self._learners[self.data.ways].algorithm.any_ways:
+                raise InputError(
+                    f"{ways} classes: {type(self._learners[self.data.ways].algorithm).__name__} "
+                    f"was trained with {self.data.ways} and can learn no other number; the "
+                    "algorithms finetune, matching_net, protonet, proto_maml and unicorn_maml can"
+                )
+            _, self._learners[ways] = _restore(self.config, self.state, self.checkpoint, ways)
+        return self._learners[ways]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What `FewShot.adapt` has learned.
+
+    Attributes:
+        classes: N names.
+        about: what it was adapted from and on: checkpoint, algorithm, examples a class, steps.
+        meta_learner: that made it.
+        support_x: its examples, ``[B, C, H, W]``.
+        support_y: their labels, ``[B]`` int64.
+        before: what `Algorithm.predict` needs, before adaptation.
+        after: the same after it.
+    """
+
+    classes: tuple[str, ...]
+    about: dict[str, Any]
+    meta_learner: FewShot
+    support_x: Tensor
+    support_y: Tensor
+    before: Params
+    after: Params
+
+    def probabilities(self, pictures: Sequence[Picture], adapted: bool = True) -> Tensor:
+        """Each class's probability for each picture, ``[B, N]``.
+
+        Args:
+            pictures: B of them; the others do not matter to any one.
+            adapted: with what was learned from the examples, or for comparison without.
+
+        Raises:
+            InputError: a picture that cannot be read.
+        """
+        if not len(pictures):
+            return torch.empty(0, len(self.classes))
+        x = self.meta_learner.prepare(pictures)
+        task = Episode(self.support_x, self.support_y, x, *(torch.empty(0, dtype=torch.int64),) * 3)
+        learner = self.meta_learner._learner(len(self.classes))
+        logits = learner.classify(self.after if adapted else self.before, task)
+        return logits.softmax(dim=1)
+
+    def predict(self, pictures: Sequence[Picture]) -> list[str]:
+        """The most probable class of each picture.
+
+        Raises:
+            InputError: a picture that cannot be read.
+        """
+        best = self.probabilities(pictures).argmax(dim=1).tolist()
+        return [self.classes[label] for label in best]
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that `load` needs into one file; no picture but the examples."""
+        torch.save(
+            {
+                "metadraw_classifier": _VERSION,
+                "metadraw_config": self.meta_learner.config,
+                "state_dict": self.meta_learner.state,
+                "classes": list(self.classes),
+                "about": self.about,
+                "support_x": self.support_x,
+                "support_y": self.support_y,
+                "before": self.before,
+                "after": self.after,
+            },
+            path,
+        )
+
+    @staticmethod
+    def load(path: str | Path) -> Classifier:
+        """A classifier that was saved, read without running any code in the file.
+
+        Raises:
+            InputError: not there, or not such a file.
+        """
+        saved = read_checkpoint(path)
+        if saved.get("metadraw_classifier") != _VERSION:
+            raise InputError(f"{path}: a checkpoint, not a classifier that was adapted and saved")
+        meta_learner = FewShot(path)
+        meta_learner.checkpoint = saved["about"]["checkpoint"]
+        parts = (saved[key] for key in ("support_x", "support_y", "before", "after"))
+        return Classifier(tuple(saved["classes"]), saved["about"], meta_learner, *parts)
+
+
+def _restore(
+    config: dict[str, Any], state: dict[str, Any], path: str, ways: int | None = None
+) -> tuple[EpisodeDataModule, MetaLearner]:
+    """A data module, whose drawings are not loaded, and the trained learner, for so many ways."""
+    cfg = OmegaConf.create(config)
+    if ways is not None:
+        cfg.data.ways = ways
+        if "ways" in cfg.model:
+            cfg.model.ways = ways
+    cfg.learner.query_statistics = "support"
+    data: EpisodeDataModule = instantiate(cfg.data)
+    learner = build_learner(cfg)
+    check_parameters(path, {"state_dict": state}, learner)
+    learner.load_state_dict(state)
+    return data, learner.float().eval()
+
+
+def _kept(params: Params) -> Params:
+    """Without the graph, and without sharing memory with the meta-parameters."""
+    return {name: value.detach().clone() for name, value in params.items()}
+
+
+def _as_array(picture: Picture) -> np.ndarray:
+    """Any picture as ``uint8 [H, W, C]``."""
+    if isinstance(picture, str | Path):
+        try:
+            with Image.open(picture) as image:
+                return _of_image(image)
+        except FileNotFoundError as error:
+            raise InputError(f"{picture}: there is no such file") from error
+        except Exception as error:  # a damaged image raises nearly anything
+            raise InputError(f"{picture}: not a readable image") from error
+    if isinstance(picture, Image.Image):
+        return _of_image(picture)
+    if isinstance(picture, Tensor):
+        array = picture.detach().cpu().numpy()
+        array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+    elif isinstance(picture, np.ndarray):
+        array = picture
+    else:
+        raise InputError(
+            f"{type(picture).__name__} is no picture: a file, PIL image, array, tensor"
+        )
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or 0 in array.shape:
+        raise InputError(
+            f"a picture of shape {tuple(picture.shape)}: an array [H, W] or [H, W, C], or a tensor "
+            "[H, W] or [C, H, W], with 1, 3 or 4 channels is right"
+        )
+    if array.dtype.kind == "f":
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise InputError("a picture of floats that are not all in 0..1")
+        return np.rint(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise InputError(f"a picture of {array.dtype}: uint8 in 0..255 or float in 0..1 is right")
+    return array
+
+
+def _of_image(image: Image.Image) -> np.ndarray:
+    image = ImageOps.exif_transpose(image)
+    transparent = "A" in image.getbands() or "transparency" in image.info
+    grey = image.mode in ("1", "L", "I", "I;16", "F")
+    array = np.asarray(image.convert("RGBA" if transparent else "L" if grey else "RGB"))
+    return array[..., None] if array.ndim == 2 else array

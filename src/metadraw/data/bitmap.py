@@ -1,0 +1,93 @@
+"""Any picture of a drawing as the bitmap that Quick, Draw! networks are trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+SIDE = 28  # pixels
+_FINE = 8 * SIDE  # the side at which strokes are measured and corrected
+_STROKE = 10  # their width there: 1.25 pixels of the bitmap
+_FILLED = 50  # what is wider is no stroke but a filled shape, and stays as it is
+_CONTRAST = 24  # grey levels between ground and ink, below which there is no drawing
+
+
+def to_bitmap(image: Image.Image) -> np.ndarray:
+    """Light strokes on a black ground, as large as the bitmap allows, centred.
+
+    The ground may be light or dark, transparent, or paper in uneven light. Strokes are brought to
+    the width of the data's own: they were about one pixel wide there, whatever they are here.
+
+    Args:
+        image: any size and mode.
+
+    Returns:
+        ``uint8 [28, 28]``, 0 ground to 255 ink; all 0 for a picture without a drawing.
+    """
+    ink = _ink(_grey(image))
+    columns, rows = (np.flatnonzero((ink > 0.5).any(axis=axis)) for axis in (0, 1))
+    if not columns.size:
+        return np.zeros((SIDE, SIDE), np.uint8)
+    cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = SIDE / max(cropped.shape)
+    height, width = (max(1, round(scale * length)) for length in cropped.shape)
+    fine = Image.fromarray(np.uint8(255 * cropped)).resize(
+        (width * _FINE // SIDE, height * _FINE // SIDE), Image.Resampling.BICUBIC
+    )
+    small = _even_strokes(fine).resize((width, height), Image.Resampling.BOX)
+    bitmap = np.zeros((SIDE, SIDE), np.uint8)
+    top, left = (SIDE - height) // 2, (SIDE - width) // 2
+    values = np.asarray(small, np.float32)
+    bitmap[top : top + height, left : left + width] = np.rint(values * (255 / max(values.max(), 1)))
+    return bitmap
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """Without transparency and of a size that is quick to work with, mode ``L``."""
+    image = ImageOps.exif_transpose(image)
+    image.thumbnail((2 * _FINE, 2 * _FINE), reducing_gap=2.0)
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A"), np.float32)
+        luminance = np.asarray(image.convert("L"), np.float32)
+        # Light strokes on nothing would vanish on white.
+        light = alpha.sum() > 0 and (luminance * alpha).sum() / alpha.sum() > 128
+        ground = Image.new("RGBA", image.size, "black" if light else "white")
+        image = Image.alpha_composite(ground, image)
+    return image.convert("L")
+
+
+def _ink(grey: Image.Image) -> np.ndarray:
+    """How much each pixel differs from the ground around it, ``float32 [H, W]`` in 0..1."""
+    pixels = np.asarray(grey)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    # The ground is what most of the border and of the picture is; a drawing may touch the border.
+    if np.median(border) + np.median(pixels) > 255:
+        grey = ImageOps.invert(grey)
+    # Now ink is lighter than the ground, which is what is darkest nearby, smoothed.
+    coarse = grey.resize((64, 64), Image.Resampling.BOX)
+    nearby = coarse.filter(ImageFilter.MinFilter(15)).filter(ImageFilter.GaussianBlur(6))
+    ground = np.asarray(nearby.resize(grey.size, Image.Resampling.BICUBIC), np.float32)
+    difference = np.asarray(grey, np.float32) - ground
+    strongest = float(np.quantile(difference, 0.995)) if difference.size else 0.0
+    strongest = max(strongest, 0.6 * float(difference.max(initial=0.0)))
+    if strongest < _CONTRAST:
+        return np.zeros_like(difference)
+    # Below a quarter it is paper, not ink.
+    return np.clip((difference / strongest - 0.25) / 0.5, 0, 1)
+
+
+def _even_strokes(fine: Image.Image) -> Image.Image:
+    """Strokes of the width that the data's own have, by erosion or dilation."""
+    ink = np.asarray(fine) > 127
+    inner = np.asarray(fine.filter(ImageFilter.MinFilter(3))) > 127
+    edge = int(ink.sum()) - int(inner.sum())
+    if not edge:
+        return fine
+    width = 2 * int(ink.sum()) / edge  # of a long stroke: its area is half its edge times width
+    if width > _FILLED:
+        return fine
+    by = 2 * round(abs(width - _STROKE) / 2) + 1  # the filters' sizes are odd
+    if by == 1:
+        return fine
+    return fine.filter(ImageFilter.MinFilter(by) if width > _STROKE else ImageFilter.MaxFilter(by))
