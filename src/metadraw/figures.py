@@ -147,31 +147,37 @@ def draw_learned(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def draw_episode(
-    episode: Episode, classes: Sequence[str], path: Path, logits: Tensor | None = None
+    episode: Episode,
+    classes: Sequence[str],
+    path: Path,
+    logits: Tensor | None = None,
+    ink: bool = True,
 ) -> None:
     """One column a class: its support drawings, below them its query drawings.
 
     Args:
         episode: one task; at most three support and three query drawings a class are shown.
-        classes: the data's class names, indexed by ``episode.classes``.
+        classes: the data's class names, indexed by ``episode.classes`` in any orientation.
         path: the picture to write.
         logits: ``[N*Q, N]`` query logits: the class predicted, with its probability, is written
             below each query drawing, green where it is right and red where it is not.
+        ink: 1 is ink, shown in black; else 1 is light.
     """
-    names = [classes[number] for number in episode.classes.tolist()]
+    names = [classes[number % len(classes)] for number in episode.classes.tolist()]
     ways = len(names)
 
     def by_class(values: Tensor) -> Tensor:
         """[N*K, ...] -> [at most 3, N, ...]."""
         return values.detach().float().cpu().unflatten(0, (ways, -1)).transpose(0, 1)[:3]
 
-    support, query = by_class(episode.support_x[:, 0]), by_class(episode.query_x[:, 0])
+    support, query = by_class(episode.support_x), by_class(episode.query_x)
     rows = len(support) + len(query)
     figure = Figure(figsize=(1.5 * ways + 0.6, 1.75 * rows + 0.2), layout="constrained")
     grid = figure.subplots(rows, ways, squeeze=False)
     for row, pictures in enumerate([*support, *query]):
         for axes, picture in zip(grid[row], pictures, strict=True):
-            axes.imshow(1 - picture.numpy(), cmap="gray", vmin=0, vmax=1)
+            shown = (1 - picture if ink else picture).permute(1, 2, 0).numpy()
+            axes.imshow(shown, cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_color("#cccccc")
     for axes, name in zip(grid[0], names, strict=True):
