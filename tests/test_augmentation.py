@@ -237,36 +237,43 @@ def test_class_count_with_mirrors(tiny_learner):
     assert tiny_learner("data.new_classes=rotations_mirrors")[0].class_count == 8 * 345
 
 
-class Wide(EpisodeDataModule):
-    """Drawings of 10 x 14 pixels, 20 classes of them."""
+class Small(EpisodeDataModule):
+    """Drawings of 10 x 10 pixels, or of another height, 20 classes of them."""
+
+    height = 10
 
     def load(self):
         random = np.random.RandomState(0)
-        images = random.randint(0, 255, (20, 8, 10, 14)).astype(np.uint8)
+        images = random.randint(0, 255, (20, 8, self.height, 10)).astype(np.uint8)
         return Drawings(images, tuple(map(str, range(20))), {})
 
 
 @pytest.fixture
-def wide():
-    """A module of drawings that are not square; 12 / 4 / 4 classes."""
+def small():
+    """A module of drawings of another size; 12 / 4 / 4 classes."""
     numbers = dict.fromkeys(("train_batches", "val_batches", "test_batches", "tasks_per_batch"), 1)
     numbers |= {"ways": 3, "shots": 1, "queries": 1, "seed": 0, "eval_seed": 0, "split_seed": 0}
+    numbers["image_size"] = 10
     off = {"new_classes": "none", "shift": 0, "mirror": False, "train_samples_per_class": None}
-    return lambda **options: Wide(**numbers | off | options)
+    return lambda **options: Small(**numbers | off | options)
 
 
-def test_drawings_that_are_not_square(wide):
-    batch = wide(shift=9, mirror=True).episodes("train")(torch.arange(3))
-    assert batch.query_x.shape == (3, 3, 1, 10, 14)
-    with pytest.raises(InputError, match=r"new_classes=rotations: .* 10 x 14 pixels"):
-        wide(new_classes="rotations").setup()
+def test_drawings_of_another_size(small):
+    batch = small(shift=9, mirror=True).episodes("train")(torch.arange(3))
+    assert batch.query_x.shape == (3, 3, 1, 10, 10)
     with pytest.raises(InputError, match="shift=10: must be below 10"):
-        wide(shift=10).setup()
+        small(shift=10)
+    with pytest.raises(InputError, match=r"image_size=28, .* the drawings are 10 x 10 pixels"):
+        small(image_size=28).setup()
+    not_square = small()
+    not_square.height = 14
+    with pytest.raises(InputError, match=r"image_size=10, .* the drawings are 14 x 10 pixels"):
+        not_square.setup()
 
 
-def test_ways_are_checked_against_the_classes_that_there_are(tiny_learner, wide):
+def test_ways_are_checked_against_the_classes_that_there_are(tiny_learner, small):
     with pytest.raises(InputError, match="ways=13: the meta-train split has only 12 classes"):
-        wide(ways=13).setup()
+        small(ways=13).episodes("train")
     # New classes are enough for meta-training, but the others have none.
     with pytest.raises(InputError, match="ways=208: the meta-val split has only 69 classes"):
         tiny_learner("data.ways=208", "data.new_classes=rotations")

@@ -120,7 +120,7 @@ def test_a_cache_is_right_or_known_to_be_damaged(tmp_path, damage, name):
     right = (stored / name).read_bytes()
     (stored / name).write_bytes(damage(right))
     origin = {"source": "synthetic"}
-    found, _ = attempt(lambda: cache.read(stored, ["cat", "dog"], 3, origin)[0])
+    found, _ = attempt(lambda: cache.read(stored, ["cat", "dog"], (3, 28, 28), origin)[0])
     (stored / name).write_bytes(right)
     assert found is None or np.array_equal(found, images)
 

@@ -69,6 +69,7 @@ def adapt(cfg: DictConfig) -> Classifier:
         shown,
         list(zip(predicted, best.tolist(), actual, strict=True))[:_MOST_SHOWN],
         folder / "predictions.png",
+        classifier.meta_learner.data.ink,
     )
 
     width = max(len(name) for name in names)

@@ -22,7 +22,7 @@ from torch import Tensor
 from metadraw import metrics
 from metadraw.errors import InputError
 
-_CLASSES = ("_target_", "split_seed")  # keys of data that eval.py cannot change
+_CLASSES = ("_target_", "split_seed")  # keys of data that eval.py changes with the data set alone
 _TRAINING = ("seed", "new_classes", "shift", "mirror")  # likewise; of meta-training tasks alone
 
 
@@ -121,6 +121,8 @@ def read(folder: Path, metric: str) -> Run:
         conditions["drawings"] = (
             f"sha256 {known[:12]}" if known else json.dumps(drawings, sort_keys=True)
         )
+        named = f"{test['split']}_classes"  # a checksum, where the user named the split's classes
+        conditions[f"data.{named}"] = drawings.get(named)
         source = drawings.get("source", "of an unknown source")
         statistics = str(test["query_statistics"])
         tasks, mean = int(test["tasks"]), float(test[metric])

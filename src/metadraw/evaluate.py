@@ -39,8 +39,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         )
     if cfg.split not in SPLITS:
         raise InputError(f"split={cfg.split}: must be one of {', '.join(SPLITS)}")
-    changes = {group: _given(cfg[group]) for group in ("data", "algorithm", "learner")}
-    data, learner = restore(cfg.ckpt_path, OmegaConf.create(changes))
+    changes = {group: _given(cfg[group]) for group in ("algorithm", "learner")}
+    # The nulls of another data set are its own.
+    changes["data"] = dict(cfg.data) if "_target_" in cfg.data else _given(cfg.data)
+    data, learner = restore(cfg.ckpt_path, OmegaConf.create(changes), [cfg.split])
     data.test_split = cfg.split
 
     folder = Path(cfg.paths.output_dir)
@@ -64,5 +66,5 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _given(node: DictConfig) -> dict[str, Any]:
-    """What was set on the command line: the keys that are not null."""
+    """What was chosen or typed: the keys that are not null."""
     return {str(key): value for key, value in node.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from metadraw.errors import InputError
 from metadraw.learner import MetaLearner
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+#: The images of data and network, by the same keys in both; what they were before these were there.
+_IMAGES = {"image_size": 28, "image_channels": 1}
+#: Which tasks are tested: as trained with another data set, too, where nothing else is given.
+_TASKS = ("ways", "shots", "queries", "tasks_per_batch", "test_batches", "seed", "eval_seed")
 
 
 def compose(*overrides: str, config: str = "train") -> DictConfig:
@@ -34,8 +39,14 @@ def compose(*overrides: str, config: str = "train") -> DictConfig:
         return hydra_compose(config, list(overrides))
 
 
-def build(cfg: DictConfig) -> tuple[EpisodeDataModule, MetaLearner]:
+def build(
+    cfg: DictConfig, splits: Sequence[str] = ("train", "val", "test")
+) -> tuple[EpisodeDataModule, MetaLearner]:
     """The data module, with its drawings loaded, and the learner of a config, seeded.
+
+    Args:
+        cfg: the config.
+        splits: which ones have to have the episodes asked for.
 
     Raises:
         InputError: an impossible value, or drawings that cannot be had.
@@ -48,6 +59,8 @@ def build(cfg: DictConfig) -> tuple[EpisodeDataModule, MetaLearner]:
     seed_everything(cfg.seed, workers=True, verbose=False)
     learner = build_learner(cfg)
     data.setup()
+    for split in splits:
+        data.episodes(split)
     return data, learner
 
 
@@ -84,8 +97,16 @@ def load(path: str | Path, *overrides: str) -> tuple[EpisodeDataModule, MetaLear
     return restore(path, OmegaConf.from_dotlist(list(overrides)))
 
 
-def restore(path: str | Path, changes: DictConfig) -> tuple[EpisodeDataModule, MetaLearner]:
+def restore(
+    path: str | Path, changes: DictConfig, splits: Sequence[str] = ("train", "val", "test")
+) -> tuple[EpisodeDataModule, MetaLearner]:
     """`load`, with the changes to its config as a config.
+
+    Args:
+        path: a checkpoint of a metadraw run.
+        changes: to its config. Data with a ``_target_`` are another data set, whole but for the
+            tasks and the size of the images: where these are null, they are as trained.
+        splits: which ones have to have the episodes asked for.
 
     Raises:
         InputError: as `load`; also another number of ways than the algorithm can be tested with.
@@ -99,14 +120,21 @@ def restore(path: str | Path, changes: DictConfig) -> tuple[EpisodeDataModule, M
                 f"algorithm.{key}: {trained.algorithm._target_.rpartition('.')[2]} has no such "
                 f"setting; it has {known}"
             )
+    for key, default in _IMAGES.items():
+        trained.data.setdefault(key, trained.model.get(key, default))
+    given = changes.get("data", {})
     cfg = OmegaConf.merge(trained, changes)
     assert isinstance(cfg, DictConfig)
+    if "_target_" in given:
+        kept = [key for key in (*_TASKS, *_IMAGES) if given.get(key) is None]
+        cfg.data = {**given, **{key: trained.data[key] for key in kept}}
     # The checkpoint's config is resolved: what followed another key has to follow it again.
-    if "queries" not in changes.get("data", {}) and trained.data.queries == trained.data.shots:
+    if given.get("queries") is None and trained.data.queries == trained.data.shots:
         cfg.data.queries = cfg.data.shots
-    if "ways" in cfg.model:
-        cfg.model.ways = cfg.data.ways
-    data, learner = build(cfg)
+    for key in ("ways", *_IMAGES):
+        if key in cfg.model:
+            cfg.model[key] = cfg.data[key]
+    data, learner = build(cfg, splits)
     if cfg.data.ways != trained.data.ways and not learner.algorithm.any_ways:
         raise InputError(
             f"data.ways={cfg.data.ways}: {type(learner.algorithm).__name__} was trained with "

@@ -148,33 +148,36 @@ def draw_learned(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def draw_episode(
-    episode: Episode, classes: Sequence[str], path: Path, logits: Tensor | None = None
+    episode: Episode,
+    classes: Sequence[str],
+    path: Path,
+    logits: Tensor | None = None,
+    ink: bool = True,
 ) -> None:
     """One column a class: its support drawings, below them its query drawings.
 
     Args:
         episode: one task; at most three support and three query drawings a class are shown.
-        classes: the data's class names, indexed by ``episode.classes``.
+        classes: the data's class names, indexed by ``episode.classes`` in any orientation.
         path: the picture to write.
         logits: ``[N*Q, N]`` query logits: the class predicted, with its probability, is written
             below each query drawing, green where it is right and red where it is not.
+        ink: 1 is ink, shown in black; else 1 is light.
     """
-    names = [classes[number] for number in episode.classes.tolist()]
+    names = [classes[number % len(classes)] for number in episode.classes.tolist()]
     ways = len(names)
 
     def by_class(values: Tensor) -> Tensor:
         """[N*K, ...] -> [at most 3, N, ...]."""
         return values.detach().float().cpu().unflatten(0, (ways, -1)).transpose(0, 1)[:3]
 
-    support, query = by_class(episode.support_x[:, 0]), by_class(episode.query_x[:, 0])
+    support, query = by_class(episode.support_x), by_class(episode.query_x)
     rows = len(support) + len(query)
     figure = Figure(figsize=(1.5 * ways + 0.6, 1.75 * rows + 0.2), layout="constrained")
     grid = figure.subplots(rows, ways, squeeze=False)
     for row, pictures in enumerate([*support, *query]):
         for axes, picture in zip(grid[row], pictures, strict=True):
-            axes.imshow(1 - picture.numpy(), cmap="gray", vmin=0, vmax=1)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_color("#cccccc")
+            _show(axes, picture, ink)
     for axes, name in zip(grid[0], names, strict=True):
         axes.set_title(name, fontsize=10)
     grid[0][0].set_ylabel("support set")
@@ -194,6 +197,7 @@ def draw_predictions(
     query: Tensor,
     predictions: Sequence[tuple[str, float, str]],
     path: Path,
+    ink: bool,
 ) -> None:
     """Examples above, a column a class, and below them pictures with what they were taken for.
 
@@ -203,6 +207,7 @@ def draw_predictions(
         query: ``[Q, C, H, W]`` in 0..1.
         predictions: of each its predicted class, that one's probability, and the right class or "".
         path: the picture to write.
+        ink: whether 1 is ink, which is shown in black.
     """
     by_class: dict[str, list[Tensor]] = {name: [] for name in classes}
     for picture, name in zip(support, classes, strict=True):
@@ -221,12 +226,12 @@ def draw_predictions(
         row, column = shots * (position // columns), position % columns
         grid[row][column].set_title(name, fontsize=10)
         for shot, picture in enumerate(pictures[:shots]):
-            _show(grid[row + shot][column], picture)
+            _show(grid[row + shot][column], picture, ink)
     for position, (picture, (guess, chance, right)) in enumerate(
         zip(query, predictions, strict=True)
     ):
         axes = grid[above + position // columns][position % columns]
-        _show(axes, picture)
+        _show(axes, picture, ink)
         colour = "black" if not right else _RIGHT if guess == right else _WRONG
         axes.set_xlabel(f"{guess} {chance:.0%}", fontsize=9, color=colour)
     grid[0][0].set_ylabel("examples")
@@ -234,12 +239,10 @@ def draw_predictions(
     figure.savefig(path, dpi=110)
 
 
-def _show(axes: Any, picture: Tensor) -> None:
-    """An image ``[C, H, W]``: one channel as ink on paper, three as they are."""
+def _show(axes: Any, picture: Tensor, ink: bool) -> None:
+    """An image ``[C, H, W]``, grey or RGB."""
     axes.set_axis_on()
-    if len(picture) == 1:
-        axes.imshow(1 - picture[0].numpy(), cmap="gray", vmin=0, vmax=1)
-    else:
-        axes.imshow(picture.permute(1, 2, 0).numpy())
+    shown = (1 - picture if ink else picture).permute(1, 2, 0).numpy()
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("#cccccc")

@@ -167,11 +167,11 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
 
 @rank_zero_only
 def show_episode(data: EpisodeDataModule, learner: MetaLearner, path: Path) -> None:
-    """A picture of the first meta-test episode, with the learner's predictions."""
-    batch = data.episodes("test", learner.device)(torch.zeros(1, dtype=torch.int64))
+    """A picture of the first episode that is tested, with the learner's predictions."""
+    batch = data.episodes(data.test_split, learner.device)(torch.zeros(1, dtype=torch.int64))
     batch = batch.to(next(learner.parameters()).dtype)
     logits = learner.evaluate(batch).after[0]
-    draw_episode(batch.task(0), data.drawings.classes, path, logits)
+    draw_episode(batch.task(0), data.drawings.classes, path, logits, ink=data.ink)
 
 
 def _kept(folder: Path) -> str:

@@ -39,8 +39,8 @@ def shift(pictures: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
 
     Args:
         pictures: ``[..., H, W]`` of any dtype.
-        dx: ``[...]`` int64, pixels to the right, or to the left where negative.
-        dy: ``[...]`` int64, pixels down, or up where negative.
+        dx: int64, broadcast to ``[...]``: pixels to the right, or to the left where negative.
+        dy: int64, broadcast to ``[...]``: pixels down, or up where negative.
 
     Returns:
         ``[..., H, W]`` of the same dtype.
@@ -50,5 +50,6 @@ def shift(pictures: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
     y = (torch.arange(height, device=pictures.device) - dy[..., None])[..., :, None]
     x = (torch.arange(width, device=pictures.device) - dx[..., None])[..., None, :]
     source = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    moved = pictures.flatten(-2).gather(-1, source.flatten(-2)).view_as(pictures)
+    flat = pictures.flatten(-2)
+    moved = flat.gather(-1, source.flatten(-2).expand_as(flat)).view_as(pictures)
     return moved * ((y >= 0) & (y < height) & (x >= 0) & (x < width))

@@ -11,13 +11,15 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy as np
+
+from metadraw.errors import InputError
 
 VERSION = 1
 Provenance = dict[str, str | int]
@@ -35,18 +37,18 @@ def provenance(images: np.ndarray, origin: Mapping[str, str | int]) -> Provenanc
 
 
 def read(
-    folder: Path, classes: Sequence[str], samples: int, origin: Mapping[str, str | int]
+    folder: Path, classes: Sequence[str], shape: Sequence[int], origin: Mapping[str, str | int]
 ) -> tuple[np.ndarray, Provenance] | None:
     """A stored array and its provenance, or None if there is no such folder.
 
     Args:
         folder: of this one array.
         classes: C names.
-        samples: S, drawings a class.
+        shape: of one class, ``[S, H, W]`` or ``[S, channels, H, W]``.
         origin: where the drawings should come from.
 
     Returns:
-        ``uint8 [C, S, 28, 28]`` with its provenance, or None.
+        ``uint8 [C, *shape]`` with its provenance, or None.
 
     Raises:
         DamagedError: the folder holds anything else.
@@ -56,7 +58,7 @@ def read(
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         stored = np.load(folder / "drawings.npy", mmap_mode="r", allow_pickle=False)
-        if stored.dtype != np.uint8 or stored.shape != (len(classes), samples, 28, 28):
+        if stored.dtype != np.uint8 or stored.shape != (len(classes), *shape):
             raise ValueError(f"drawings.npy holds {stored.dtype} {stored.shape}")
         images = np.array(stored)
         right = _describe(images, classes, origin)
@@ -75,7 +77,7 @@ def write(
 
     Args:
         folder: of this one array.
-        images: ``uint8 [C, S, 28, 28]``.
+        images: ``uint8 [C, S, H, W]`` or ``[C, S, channels, H, W]``.
         classes: C names.
         origin: where the drawings come from.
 
@@ -96,12 +98,70 @@ def write(
             json.dump(_describe(images, classes, origin), meta, indent=1)
             meta.flush()
             os.fsync(meta.fileno())
-        stored = read(unfinished, classes, images.shape[1], origin)
+        stored = read(unfinished, classes, images.shape[1:], origin)
         assert stored is not None
         os.rename(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return stored
+
+
+def read_or_make(
+    folder: Path,
+    classes: Sequence[str],
+    shape: Sequence[int],
+    origin: Mapping[str, str | int],
+    make: Callable[[], np.ndarray],
+) -> tuple[np.ndarray, Provenance]:
+    """A stored array and its provenance, made and stored where there is none that is whole.
+
+    Args:
+        folder: of this one array.
+        classes: C names.
+        shape: of one class, see `read`.
+        origin: where the drawings come from.
+        make: gives ``uint8 [C, *shape]``; called once for any number of processes.
+
+    Returns:
+        What `read` gives.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    try:
+        # First without the lock: a finished cache may lie where nothing can be written.
+        if stored := read(folder, classes, shape, origin):
+            return stored
+    except DamagedError:
+        pass  # another process may be about to mend it
+    with lock(folder.with_name(f"{folder.name}.lock")):
+        try:
+            if stored := read(folder, classes, shape, origin):
+                return stored
+        except DamagedError as error:
+            _log.warning("drawings: removing the damaged cache %s (%s)", folder, error)
+            shutil.rmtree(folder)
+        return write(folder, make(), classes, origin)
+
+
+@contextmanager
+def told(root: Path) -> Iterator[None]:
+    """Turn what goes wrong with the cache into one line.
+
+    Args:
+        root: the folder of all caches, ``data.cache_dir``.
+
+    Raises:
+        InputError: for an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"data.cache_dir={root}: cannot keep the drawings there: {reason}; free some space or "
+            "give a folder that can be written"
+        ) from error
 
 
 @contextmanager
@@ -119,7 +179,7 @@ def lock(file: Path) -> Iterator[None]:
     try:
         held.acquire(timeout=0)
     except filelock.Timeout:
-        _log.info("drawings: waiting for another process that downloads them (%s)", file)
+        _log.info("drawings: waiting for another process that loads them (%s)", file)
         held.acquire()
     try:
         yield

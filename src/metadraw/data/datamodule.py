@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import lightning as L
 import numpy as np
@@ -12,12 +14,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from metadraw.data import cache
 from metadraw.data.augmentation import ORIENTATIONS
-from metadraw.data.bitmap import SIDE, to_bitmap
+from metadraw.data.bitmap import to_bitmap
 from metadraw.data.drawings import Drawings
 from metadraw.data.episode import Episode
 from metadraw.data.sampling import SPLITS, EpisodeSampler
-from metadraw.data.splits import split_classes
+from metadraw.data.splits import Names, chosen_classes, named_splits, split_classes
 from metadraw.errors import InputError
 
 
@@ -75,7 +78,8 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         seed: of the meta-training episodes.
         eval_seed: of the meta-validation and meta-test episodes: runs that differ in anything
             else, also in ``seed``, are compared on the same tasks.
-        split_seed: which classes are for meta-training, -validation and -test.
+        split_seed: which classes are for meta-training, -validation and -test, unless they are
+            named.
         new_classes: ``rotations`` (x 4) or ``rotations_mirrors`` (x 8) makes every meta-training
             class seen in each orientation a class of its own (Santoro et al. 2016, "Meta-learning
             with memory-augmented neural networks"); ``none`` adds none.
@@ -84,11 +88,20 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         mirror: meta-training drawings are mirrored left-right at random.
         train_samples_per_class: meta-training has only the first so many drawings of each class,
             all if none.
+        image_size: height and width of a drawing in pixels.
+        image_channels: 1 for grey, 3 for RGB.
+        classes: the classes to use, as a list of names or the path of a text file with one name a
+            line, all if none.
+        train_classes: those for meta-training, likewise; all three of these or none.
+        val_classes: those for meta-validation.
+        test_classes: those for meta-test.
 
     Raises:
         InputError: an impossible number, here or (what depends on the drawings) in `setup`.
     """
 
+    #: Whether 255 is ink, which pictures for people show in black, and not light.
+    ink = True
     drawings: Drawings
     splits: dict[str, list[str]]
     #: The split that ``trainer.test`` reads, for a look at another one.
@@ -111,6 +124,12 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         shift: int,
         mirror: bool,
         train_samples_per_class: int | None,
+        image_size: int = 28,
+        image_channels: int = 1,
+        classes: Names | None = None,
+        train_classes: Names | None = None,
+        val_classes: Names | None = None,
+        test_classes: Names | None = None,
     ) -> None:
         super().__init__()
         least = {
@@ -122,6 +141,8 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
             "val_batches": (val_batches, 1),
             "test_batches": (test_batches, 1),
             "shift": (shift, 0),
+            "image_size": (image_size, 1),
+            "image_channels": (image_channels, 1),
         }
         for key, (value, minimum) in least.items():
             if type(value) is not int or value < minimum:  # bool is an int, too
@@ -146,17 +167,28 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
                 f"data.train_samples_per_class={train_samples_per_class}: must be null for all, or "
                 f"a whole number of at least data.shots + data.queries = {shots + queries}"
             )
+        if shift >= image_size:
+            raise InputError(
+                f"data.shift={shift}: must be below {image_size}, the side of a drawing in pixels"
+            )
+        named = {"train": train_classes, "val": val_classes, "test": test_classes}
+        self.named = {split: names for split, names in named.items() if names is not None}
+        if 0 < len(self.named) < len(named):
+            lacking = ", ".join(f"data.{s}_classes" for s in named if s not in self.named)
+            raise InputError(f"{lacking}: missing: name the classes of all three splits or of none")
+        self.classes = classes
+        self.image_size, self.image_channels = image_size, image_channels
         self.train_samples = train_samples_per_class
         self.ways, self.shots, self.queries = ways, shots, queries
         self.tasks_per_batch = tasks_per_batch
         self.batches = {"train": train_batches, "val": val_batches, "test": test_batches}
-        self.seeds = {"train": seed, "val": eval_seed, "test": eval_seed}
+        self.seeds = {"train": seed, "val": eval_seed, "test": eval_seed, "all": eval_seed}
         self.split_seed = split_seed
         self.new_classes = new_classes
         # Results are measured on drawings as they are.
-        self.orientations = {"train": ORIENTATIONS[new_classes], "val": 1, "test": 1}
-        self.shift = {"train": shift, "val": 0, "test": 0}
-        self.mirror = {"train": mirror, "val": False, "test": False}
+        self.orientations = {"train": ORIENTATIONS[new_classes], "val": 1, "test": 1, "all": 1}
+        self.shift = {"train": shift, "val": 0, "test": 0, "all": 0}
+        self.mirror = {"train": mirror, "val": False, "test": False, "all": False}
         self._images: Tensor | None = None
 
     @abstractmethod
@@ -167,8 +199,10 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
             InputError: they cannot be had, or are not what they should be.
         """
 
-    #: Channels, height and width of an image.
-    image_shape: tuple[int, int, int] = (1, SIDE, SIDE)
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.image_channels, self.image_size, self.image_size
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         """Any picture as an image of this data set, for use: ``uint8 [C, H, W]``."""
@@ -179,16 +213,22 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the drawings, split their classes and check that the episodes asked for exist.
+        """Load the drawings, choose and split their classes, and check that they are as asked for.
 
         Raises:
-            InputError: too few drawings a class, too few classes in a split, or drawings that
-                cannot be turned or moved as asked.
+            InputError: drawings of another size, too few of a class, or class names that are wrong.
         """
         if self._images is not None:
             return
-        drawings = self.load()
-        per_class, height, width = drawings.images.shape[1:]
+        drawings = self._restricted(self.load())
+        per_class, *shape = drawings.images.shape[1:]
+        channels, height, width = shape if len(shape) == 3 else (1, *shape)
+        if (channels, height, width) != (self.image_channels, self.image_size, self.image_size):
+            raise InputError(
+                f"data.image_size={self.image_size}, data.image_channels={self.image_channels}: "
+                f"the drawings are {height} x {width} pixels with {channels} "
+                f"channel{'s' if channels > 1 else ''}"
+            )
         if self.shots + self.queries > per_class:
             raise InputError(
                 f"data.shots={self.shots} + data.queries={self.queries} = "
@@ -200,25 +240,37 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
                 f"data.train_samples_per_class={self.train_samples}: there are only "
                 f"data.samples_per_class={per_class} drawings of a class"
             )
-        if self.shift["train"] >= min(height, width):
-            raise InputError(
-                f"data.shift={self.shift['train']}: must be below {min(height, width)}, the side "
-                "of a drawing in pixels"
-            )
-        if self.new_classes != "none" and height != width:
-            raise InputError(
-                f"data.new_classes={self.new_classes}: only square drawings can be turned, and "
-                f"these are {height} x {width} pixels: use data.new_classes=none"
-            )
-        self.splits = split_classes(drawings.classes, self.split_seed)
-        for split, classes in self.splits.items():
-            count = len(classes) * self.orientations[split]
-            if self.ways > count:
-                raise InputError(
-                    f"data.ways={self.ways}: the meta-{split} split has only {count} classes"
-                )
+        if self.named:
+            self.splits = named_splits(self.named, drawings.classes)
+            # By what is named, wherever it is named: which runs had the same tasks.
+            told = {
+                f"{split}_classes": hashlib.sha256("\n".join(names).encode()).hexdigest()
+                for split, names in self.splits.items()
+            }
+            drawings = replace(drawings, provenance={**drawings.provenance, **told})
+        else:
+            self.splits = split_classes(drawings.classes, self.split_seed)
         self.drawings = drawings
         self._images = torch.from_numpy(drawings.images)
+
+    def chosen(self, known: Sequence[str]) -> list[str]:
+        """Those of a data set's class names that `classes` asks for, in their order.
+
+        Raises:
+            InputError: names that are wrong, see `chosen_classes`.
+        """
+        if self.classes is None:
+            return list(known)
+        return chosen_classes("classes", self.classes, known)
+
+    def _restricted(self, drawings: Drawings) -> Drawings:
+        """The drawings of the chosen classes, with a checksum of these."""
+        classes = tuple(self.chosen(drawings.classes))
+        if classes == tuple(drawings.classes):
+            return drawings
+        number = {name: position for position, name in enumerate(drawings.classes)}
+        images = drawings.images[[number[name] for name in classes]]
+        return Drawings(images, classes, cache.provenance(images, drawings.provenance))
 
     @property
     def class_count(self) -> int:
@@ -233,22 +285,28 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         """The sampler of one split: ``data.episodes("test")(torch.arange(25))``.
 
         Args:
-            split: ``train``, ``val`` or ``test``.
+            split: ``train``, ``val``, ``test`` or ``all``, every class whatever its split.
             device: where the drawings shall live; episodes come from there.
 
         Raises:
-            InputError: an unknown split.
+            InputError: an unknown split, or one of too few classes.
         """
         if split not in SPLITS:
             raise InputError(f"split={split}: must be one of {', '.join(SPLITS)}")
         self.setup()
         assert self._images is not None
+        names = self.drawings.classes if split == "all" else self.splits[split]
+        count = len(names) * self.orientations[split]
+        if self.ways > count:
+            raise InputError(
+                f"data.ways={self.ways}: the meta-{split} split has only {count} classes"
+            )
         # Kept, so that the drawings travel to an accelerator once and all splits share them.
         self._images = self._images.to(device)
         number = {name: position for position, name in enumerate(self.drawings.classes)}
         return EpisodeSampler(
             self._images[:, : self.train_samples] if split == "train" else self._images,
-            torch.tensor([number[name] for name in self.splits[split]]),
+            torch.tensor([number[name] for name in names]),
             split=split,
             ways=self.ways,
             shots=self.shots,

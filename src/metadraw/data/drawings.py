@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from metadraw.data import cache
-from metadraw.data.sources import folder, google, npm
+from metadraw.data.sources import SIDE, folder, google, npm
 from metadraw.errors import InputError
 
 SOURCES = ("auto", "google", "npm", "path")
@@ -32,7 +32,8 @@ class Drawings:
     """Drawings of several classes, the same number of each.
 
     Attributes:
-        images: ``uint8 [C, S, 28, 28]``, 0 background to 255 ink.
+        images: ``uint8 [C, S, H, W]``, or ``[C, S, channels, H, W]`` where there are several
+            channels; of Quick, Draw! 28 x 28 pixels, 0 background to 255 ink.
         classes: C names, in the order of the images.
         provenance: where they come from: source, renderer, location, samples_per_class, seed and
             the sha256 of the images' bytes.
@@ -98,19 +99,13 @@ def load_quickdraw(
     downloads = _downloads(root, samples_per_class, seed, base_url.rstrip("/"))
     if source != "auto":
         downloads = {source: downloads[source]}
-    try:
+    with cache.told(root):  # sources turn their OSErrors into InputErrors
         # First without the lock: a finished cache may lie where nothing can be written.
         found = _cached(downloads)
         if found is None:
             with cache.lock(root / f"quickdraw-{samples_per_class}-seed{seed}.lock"):
                 found = _cached(downloads, locked=True) or _download(downloads)
-        return found
-    except OSError as error:  # sources turn theirs into InputError: this one is about the cache
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"data.cache_dir={root}: cannot keep the drawings there: {reason}; free some space or "
-            "give a folder that can be written"
-        ) from error
+    return found
 
 
 def _check(source: str, samples: int, seed: int, path: str | Path | None, base_url: str) -> None:
@@ -158,9 +153,9 @@ def _partial(folder: Path) -> Path:
 def _cached(downloads: dict[str, _Download], locked: bool = False) -> Drawings | None:
     """The first finished cache; with the lock held, damaged ones are removed."""
     for name, download in downloads.items():
-        at, samples = download.folder, int(download.origin["samples_per_class"])
+        at, shape = download.folder, (int(download.origin["samples_per_class"]), SIDE, SIDE)
         try:
-            stored = cache.read(at, QUICKDRAW_CLASSES, samples, download.origin)
+            stored = cache.read(at, QUICKDRAW_CLASSES, shape, download.origin)
         except cache.DamagedError as error:
             if locked:
                 _log.warning("drawings: removing the damaged cache %s (%s)", at, error)

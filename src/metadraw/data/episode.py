@@ -15,9 +15,9 @@ class Episode(NamedTuple):
     label of a class is its position in the random order in which the classes were drawn.
     """
 
-    support_x: Tensor  # ([T,] N*K, 1, 28, 28) float32 in 0..1
+    support_x: Tensor  # ([T,] N*K, channels, H, W) float32 in 0..1
     support_y: Tensor  # ([T,] N*K) int64 in 0..N-1
-    query_x: Tensor  # ([T,] N*Q, 1, 28, 28) float32 in 0..1
+    query_x: Tensor  # ([T,] N*Q, channels, H, W) float32 in 0..1
     query_y: Tensor  # ([T,] N*Q) int64 in 0..N-1
     # ([T,] N) int64: the class behind each label, an index into the data's C classes. Where
     # augmentation makes new classes, id % C is that index and id // C the orientation.

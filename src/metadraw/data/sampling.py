@@ -13,7 +13,9 @@ from torch import Tensor
 from metadraw.data import augmentation
 from metadraw.data.episode import Episode
 
-SPLITS = ("train", "val", "test")
+#: ``all``: every class of the data, for data that nothing was trained on. The last one: a split's
+#: place is part of the hash.
+SPLITS = ("train", "val", "test", "all")
 
 
 def _signed(value: int) -> int:
@@ -55,9 +57,9 @@ class EpisodeSampler:
     mirrored depends on its index in the class, not on its place in the episode.
 
     Args:
-        images: ``[C, S, H, W]`` uint8, all classes of the data.
+        images: ``[C, S, H, W]`` or ``[C, S, channels, H, W]`` uint8, all classes of the data.
         classes: ``[M]`` int64, the classes of this split.
-        split: ``train``, ``val`` or ``test``: part of the hash, so splits never share a stream.
+        split: one of `SPLITS`: part of the hash, so splits never share a stream.
         ways: N, classes a task, at most M.
         shots: K, support drawings a class.
         queries: Q, query drawings a class; K + Q at most S.
@@ -81,7 +83,7 @@ class EpisodeSampler:
         shift: int = 0,
         mirror: bool = False,
     ) -> None:
-        self.images = images
+        self.images = images if images.ndim == 5 else images.unsqueeze(2)
         # [O*M], orientation * C + class
         classes = torch.cat([classes + o * len(images) for o in range(orientations)])
         self.classes = classes.to(images.device)
@@ -111,18 +113,19 @@ class EpisodeSampler:
         candidates = torch.arange(self.images.shape[1], device=number.device)
         drawn = _fold(order, candidates).argsort(dim=2, stable=True)  # [T, N, S]
         drawn = drawn[..., : self.shots + self.queries]  # [T, N, K+Q]
-        pictures = self.images[classes[..., None] % len(self.images), drawn]  # [T, N, K+Q, H, W]
+        # [T, N, K+Q, channels, H, W]
+        pictures = self.images[classes[..., None] % len(self.images), drawn]
         orientation = classes[..., None] // len(self.images)
         if self.mirror:
             # Mirrored before it is turned, as `orient` does it: mirrored after, a symmetric drawing
             # turned by 90 degrees would be one turned by 270, which is of another class.
             orientation = orientation + 4 * (_fold(mirror, drawn) & 1)
         if self.mirror or self.orientations > 1:
-            pictures = augmentation.orient(pictures, orientation)
+            pictures = augmentation.orient(pictures, orientation[..., None])  # all channels alike
         if self.shift:
             by = [_fold(s, drawn) % (2 * self.shift + 1) - self.shift for s in (dx, dy)]
-            pictures = augmentation.shift(pictures, *by)
-        pictures = pictures.unsqueeze(3).to(torch.float32) / 255
+            pictures = augmentation.shift(pictures, *(b[..., None] for b in by))
+        pictures = pictures.to(torch.float32) / 255
         labels = torch.arange(self.ways, device=number.device).expand(len(number), -1)
         return Episode(
             support_x=pictures[:, :, : self.shots].flatten(1, 2),

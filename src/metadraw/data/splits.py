@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
+
+from metadraw.errors import InputError
+
+#: Class names as a config has them: a list, or the path of a text file with one name a line.
+Names = Sequence[str] | str | Path
 
 
 def split_classes(classes: Sequence[str], seed: int) -> dict[str, list[str]]:
@@ -24,3 +32,77 @@ def split_classes(classes: Sequence[str], seed: int) -> dict[str, list[str]]:
     np.random.RandomState(seed).shuffle(shuffled)
     first, second = round(0.6 * len(shuffled)), round(0.8 * len(shuffled))
     return {"train": shuffled[:first], "val": shuffled[first:second], "test": shuffled[second:]}
+
+
+def named_splits(splits: Mapping[str, Names], known: Sequence[str]) -> dict[str, list[str]]:
+    """The splits that a user names; classes in none of them are left out.
+
+    Args:
+        splits: the names of each split.
+        known: all class names of the data.
+
+    Returns:
+        The names of each split in the order of ``known``.
+
+    Raises:
+        InputError: names that are wrong, see `chosen_classes`, or in two splits.
+    """
+    chosen = {split: chosen_classes(f"{split}_classes", splits[split], known) for split in splits}
+    for one, other in combinations(chosen, 2):
+        shared = [name for name in chosen[one] if name in set(chosen[other])]
+        if shared:
+            raise InputError(
+                f"data.{one}_classes and data.{other}_classes share {_first(shared)}: a class may "
+                "be in one split only"
+            )
+    return chosen
+
+
+def chosen_classes(key: str, names: Names, known: Sequence[str]) -> list[str]:
+    """The classes that a user names.
+
+    Args:
+        key: of data, for errors.
+        names: which classes, in any order.
+        known: all class names of the data.
+
+    Returns:
+        The names in the order of ``known``, so that the order in which they are given, like their
+        being in a list or in a file, changes no episode.
+
+    Raises:
+        InputError: a file that cannot be read, no names, or names that are unknown or repeated.
+    """
+    told = f"data.{key}"
+    if isinstance(names, (str, Path)):
+        told += f"={names}"
+        try:
+            lines = Path(names).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{told}: not a text file that can be read; right is [NAME,NAME,...] or the path "
+                "of a file with one name a line"
+            ) from error
+        names = [line.strip() for line in lines if line.strip()]
+    elif not isinstance(names, Sequence):
+        raise InputError(f"{told}={names}: right is [NAME,NAME,...] or the path of a file")
+    names = [str(name) for name in names]  # a class called 7 is a number in a config
+    if not names:
+        raise InputError(f"{told}: it names no class; right is at least one, or null")
+    there = set(known)
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        close = get_close_matches(unknown[0], known, n=1, cutoff=0)
+        hint = f"; the closest name to {unknown[0]} is {close[0]}" if close else ""
+        raise InputError(f"{told}: the data have no {_first(unknown)}{hint}")
+    repeated = [name for place, name in enumerate(names) if name in names[:place]]
+    if repeated:
+        raise InputError(f"{told}: {_first(repeated)} repeated; right is each name once")
+    given = set(names)
+    return [name for name in known if name in given]
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first three of some names."""
+    names = list(dict.fromkeys(names))
+    return f"{', '.join(names[:3])}{' ...' * (len(names) > 3)}"

@@ -1,0 +1,207 @@
+"""Any folder of class folders of images: ``FOLDER/cat/1.png``, ``FOLDER/dog/a.jpg`` and so on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from metadraw.data import cache
+from metadraw.data.datamodule import EpisodeDataModule
+from metadraw.data.drawings import Drawings
+from metadraw.data.sources import choose_rows
+from metadraw.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+# Nothing else is tried, whatever a file is called: some of Pillow's readers start other programs.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+_log = logging.getLogger(__name__)
+
+
+class ImageFolder(EpisodeDataModule):
+    """Episodes of a user's own images; each sub-folder of a folder is a class.
+
+    Files of other kinds and hidden files and folders are passed over. Images are read once and then
+    kept, as ``prepare`` leaves them, until a file changes.
+
+    Args:
+        path: the folder.
+        samples_per_class: images of a class in memory, none: as many as the smallest class has.
+        drawings_seed: which images of a class are taken.
+        cache_dir: where the images that were read are kept.
+        **episodes: what `EpisodeDataModule` takes; ``image_channels`` is 1 (grey) or 3 (RGB).
+
+    Raises:
+        InputError: an impossible option; see also `EpisodeDataModule`.
+    """
+
+    ink = False
+    #: Part of the cache's name, for subclasses: another one where `prepare` has changed.
+    version = 1
+
+    def __init__(
+        self,
+        *,
+        path: str | Path,
+        samples_per_class: int | None,
+        drawings_seed: int,
+        cache_dir: str | Path,
+        **episodes: Any,
+    ) -> None:
+        super().__init__(**episodes)
+        if self.image_channels not in (1, 3):
+            raise InputError(
+                f"data.image_channels={self.image_channels}: must be 1 for grey or 3 for RGB"
+            )
+        if samples_per_class is not None and (
+            type(samples_per_class) is not int or samples_per_class < 1
+        ):
+            raise InputError(
+                f"data.samples_per_class={samples_per_class}: must be a whole number of at least "
+                "1, or null for as many as the smallest class has"
+            )
+        if type(drawings_seed) is not int or not 0 <= drawings_seed < 2**32:
+            raise InputError(
+                f"data.drawings_seed={drawings_seed}: must be a whole number from 0 to {2**32 - 1}"
+            )
+        self.path, self.cache_dir = Path(path).expanduser(), Path(cache_dir).expanduser()
+        self.samples, self.drawings_seed = samples_per_class, drawings_seed
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """The centre square of an image as seen, on white, resized with antialiasing.
+
+        Args:
+            image: of any size and mode, as read from its file; of an animation, the first frame.
+
+        Returns:
+            ``uint8 [image_channels, image_size, image_size]``.
+
+        Raises:
+            ValueError: pixels for which there is no one right way to RGB.
+        """
+        if image.mode in ("F", "LAB"):
+            raise ValueError(f"its pixels are {image.mode}, not grey or RGB")
+        image = ImageOps.exif_transpose(image)  # a photo taken with the camera turned
+        if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off what is above 255
+            grey = np.asarray(image).astype(np.float64) / 257
+            image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        seen = Image.alpha_composite(white, image).convert(
+            "L" if self.image_channels == 1 else "RGB"
+        )
+        square = ImageOps.fit(seen, (self.image_size,) * 2, method=Image.Resampling.BICUBIC)
+        pixels = np.asarray(square)  # [H, W] or [H, W, 3]
+        return np.ascontiguousarray(np.moveaxis(np.atleast_3d(pixels), 2, 0))
+
+    def load(self) -> Drawings:
+        """The images of the classes asked for, read or from the cache.
+
+        Returns:
+            ``uint8 [C, S, image_channels, image_size, image_size]``, classes sorted by name.
+
+        Raises:
+            InputError: no such folder, no or too few images, one that cannot be read, or a cache
+                that cannot be written.
+        """
+        files = self._files()
+        classes = self.chosen(list(files))
+        fewest = min(classes, key=lambda name: len(files[name]))
+        found, needed = len(files[fewest]), self.shots + self.queries
+        if found < (self.samples or needed):
+            option = (
+                "data.shots + data.queries" if self.samples is None else "data.samples_per_class"
+            )
+            raise InputError(
+                f"data.path={self.path}: class {fewest} has {found} images, fewer than {option}="
+                f"{self.samples or needed}: add images, or leave it out with data.classes"
+            )
+        samples = self.samples or found
+        # By its place among all classes, so that leaving others out changes nothing in a class.
+        chosen = [
+            [
+                files[name][row]
+                for row in choose_rows(len(files[name]), samples, self.drawings_seed, i)
+            ]
+            for i, name in enumerate(files)
+            if name in set(classes)
+        ]
+        origin: dict[str, str | int] = {
+            "source": "image_folder",
+            "renderer": f"{type(self).__module__}.{type(self).__qualname__} {self.version}",
+            "image_size": self.image_size,
+            "image_channels": self.image_channels,
+            "samples_per_class": samples,
+            "seed": self.drawings_seed,
+        }
+        origin["fingerprint"] = self._fingerprint(chosen, origin)
+        with cache.told(self.cache_dir):
+            images, provenance = cache.read_or_make(
+                self.cache_dir / f"images-{str(origin['fingerprint'])[:16]}",
+                classes,
+                (samples, self.image_channels, self.image_size, self.image_size),
+                origin,
+                lambda: self._read_all(chosen),
+            )
+        return Drawings(images, tuple(classes), {**provenance, "location": str(self.path)})
+
+    def _files(self) -> dict[str, list[Path]]:
+        """The image files of each class, both sorted by name."""
+        if not self.path.is_dir():
+            raise InputError(
+                f"data.path={self.path} is not a folder; give one with a folder of images a class"
+            )
+        try:
+            files = {
+                folder.name: sorted(file for file in _seen(folder) if _is_image(file))
+                for folder in sorted(_seen(self.path))
+                if folder.is_dir()
+            }
+        except OSError as error:
+            raise InputError(f"data.path={self.path}: cannot be read: {error}") from error
+        if not files:
+            raise InputError(
+                f"data.path={self.path} holds no class folders; right is FOLDER/CLASS/IMAGE.png"
+            )
+        return files
+
+    def _fingerprint(self, chosen: list[list[Path]], origin: dict[str, str | int]) -> str:
+        """Another one wherever a file or an option is another one, not where the folder moved."""
+        files = []
+        for file in (file for of_class in chosen for file in of_class):
+            stat = file.stat()
+            files.append([str(file.relative_to(self.path)), stat.st_size, stat.st_mtime_ns])
+        return hashlib.sha256(json.dumps([files, origin]).encode()).hexdigest()
+
+    def _read_all(self, chosen: list[list[Path]]) -> np.ndarray:
+        files = [file for of_class in chosen for file in of_class]
+        _log.info("drawings: reading %d images in %s", len(files), self.path)
+        with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes
+            progress = tqdm(pool.map(self._read, files), "images", len(files), unit="image")
+            images = np.stack(list(progress))
+        return images.reshape(len(chosen), -1, *images.shape[1:])
+
+    def _read(self, file: Path) -> np.ndarray:
+        try:
+            with Image.open(file, formats=_FORMATS) as image:
+                return self.prepare(image)
+        except Exception as error:  # a damaged file raises nearly anything
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(
+                f"{file} cannot be read as an image ({reason}): mend it or take it away"
+            ) from error
+
+
+def _seen(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and file.is_file()

@@ -1,0 +1,251 @@
+"""From a checkpoint to a classifier of one's own classes, in Python and on the command line."""
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ALGORITHMS, run
+from hydra.utils import get_class
+from PIL import Image, ImageDraw, ImageOps
+
+import metadraw
+from metadraw import Classifier, FewShot, InputError
+from metadraw.adapt import adapt
+from metadraw.data.bitmap import to_bitmap
+from metadraw.factory import CONFIGS
+from metadraw.train import train
+
+ANY_WAYS = ["finetune", "matching_net", "proto_maml", "protonet", "unicorn_maml"]
+
+
+@pytest.fixture
+def checkpoint_of(tiny_for, tmp_path):
+    def make(algorithm):
+        train(metadraw.compose(*tiny_for(algorithm), "trainer.max_epochs=1"))
+        return tmp_path / "run" / "checkpoints" / "best.ckpt"
+
+    return make
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_says_what_evaluation_says(algorithm, checkpoint_of, tmp_path):
+    path = checkpoint_of(algorithm)
+    data, learner = metadraw.load(path, "learner.query_statistics=support")
+    batch = data.episodes("test")(torch.arange(2))
+    meta_learner = FewShot(path)
+    outcome = learner.evaluate(batch)
+    for t in range(2):
+        task = batch.task(t)
+        pixels = (255 * task.support_x).round().byte()
+        classifier = meta_learner.adapt({f"class {i}": pixels[i : i + 1] for i in range(5)})
+        for adapted, logits in ((True, outcome.after[t]), (False, outcome.before[t])):
+            found = classifier.probabilities(task.query_x, adapted)
+            torch.testing.assert_close(found, logits.softmax(1), rtol=1e-3, atol=1e-5)
+        # One by one or together, it is the same.
+        alone = torch.cat([classifier.probabilities([x]) for x in task.query_x])
+        torch.testing.assert_close(alone, classifier.probabilities(task.query_x))
+    classifier.save(tmp_path / "classifier.pt")
+    again = Classifier.load(tmp_path / "classifier.pt")
+    assert again.about == classifier.about
+    assert again.about["examples"] == {f"class {i}": 1 for i in range(5)}
+    assert torch.equal(again.probabilities(task.query_x), classifier.probabilities(task.query_x))
+
+
+def drawing(size=300, mode="L", dark=True, offset=0, width=9):
+    """A house, which is synthetic."""
+    ground, ink = ("white", "black") if dark else ("black", "white")
+    image = Image.new("RGB", (size, size), ground)
+    draw = ImageDraw.Draw(image)
+    corners = [(0.3, 0.8), (0.3, 0.5), (0.5, 0.3), (0.7, 0.5), (0.7, 0.8), (0.3, 0.8)]
+    draw.line([(x * size + offset, y * size) for x, y in corners], ink, width, "curve")
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "unicorn_maml"])
+def test_unequal_examples_of_every_kind_and_other_numbers_of_classes(
+    algorithm, checkpoint_of, tmp_path
+):
+    meta_learner = FewShot(checkpoint_of(algorithm))
+    file = tmp_path / "drawing.png"
+    drawing().save(file)
+    examples = {
+        "files": [file, str(file)],
+        "images": [drawing(mode="RGBA")],
+        "arrays": [np.asarray(drawing()), np.asarray(drawing(mode="RGB")), np.zeros((28, 28))],
+        "tensors": [torch.rand(1, 28, 28), torch.rand(40, 30)],
+    }
+    with_five = examples | {"more": [drawing(dark=False)]}
+    assert len(meta_learner.adapt(with_five).predict([file, drawing()])) == 2
+    if algorithm in ANY_WAYS:
+        classifier = meta_learner.adapt(examples)
+        assert classifier.probabilities([file]).shape == (1, 4)
+        assert classifier.probabilities([]).shape == (0, 4)
+    else:
+        with pytest.raises(InputError, match=r"4 classes: MAML was trained with 5.*unicorn_maml"):
+            meta_learner.adapt(examples)
+
+
+def test_algorithms_for_any_ways_are_named():
+    """The ones that the message above names."""
+    found = [
+        name
+        for name in ALGORITHMS
+        if get_class(metadraw.compose(f"algorithm={name}").algorithm._target_).any_ways
+    ]
+    assert found == ANY_WAYS
+
+
+WRONG = {
+    "one class": (lambda: {"a": [drawing()]}, "1 classes: at least 2"),
+    "no picture": (lambda: {"a": [], "b": [drawing()]}, "class 'a': a list of at least one"),
+    "no list": (lambda: {"a": "a.png", "b": [drawing()]}, "class 'a': a list of at least one"),
+    "no file": (lambda: {"a": ["no.png"], "b": [drawing()]}, "no.png: there is no such file"),
+    "no image": (lambda: {"a": [__file__], "b": [drawing()]}, "not a readable image"),
+    "shape": (lambda: {"a": [np.zeros((2, 3, 4, 5))], "b": [drawing()]}, "shape (2, 3, 4, 5)"),
+    "type": (lambda: {"a": [np.zeros((9, 9), int)], "b": [drawing()]}, "a picture of int64"),
+    "range": (lambda: {"a": [np.full((9, 9), 2.0)], "b": [drawing()]}, "not all in 0..1"),
+    "kind": (lambda: {"a": [3], "b": [drawing()]}, "int: a file, PIL image"),
+}
+
+
+def test_what_cannot_be_learned_from(checkpoint_of):
+    meta_learner = FewShot(checkpoint_of("protonet"))
+    for examples, says in WRONG.values():
+        with pytest.raises(InputError) as refused:
+            meta_learner.adapt(examples())
+        assert says in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_files_that_are_no_classifier(checkpoint_of, tmp_path):
+    path = checkpoint_of("protonet")
+    with pytest.raises(InputError, match="not a classifier"):
+        Classifier.load(path)
+    (tmp_path / "text.pt").write_text("nothing")
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        Classifier.load(tmp_path / "text.pt")
+
+
+# ---- pictures --------------------------------------------------------------------------------
+
+
+def likeness(one, other):
+    return np.corrcoef(one.flatten(), other.flatten())[0, 1]
+
+
+def photo(image):
+    """Paper in uneven light, with noise."""
+    light = np.linspace(0.5, 0.9, image.width)[None] * np.linspace(1, 0.8, image.height)[:, None]
+    noise = np.random.RandomState(0).randn(image.height, image.width) * 4
+    grey = np.asarray(image.convert("L"), float) / 255
+    return Image.fromarray(np.uint8((255 * light * (0.35 + 0.65 * grey) + noise).clip(0, 255)))
+
+
+def transparent(image, colour):
+    found = Image.new("RGBA", image.size, colour)
+    found.putalpha(ImageOps.invert(image.convert("L")))
+    return found
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        drawing(dark=False),
+        drawing(size=900, width=27),
+        drawing(size=90, width=3),
+        drawing(mode="1"),
+        drawing(mode="P"),
+        drawing(offset=40),
+        drawing(width=20),
+        drawing(width=3),
+        transparent(drawing(), (10, 20, 90, 0)),
+        transparent(drawing(), (250, 250, 200, 0)),
+        photo(drawing()),
+    ],
+)
+def test_a_drawing_is_the_same_bitmap_however_it_was_made(other):
+    bitmap = to_bitmap(drawing())
+    assert bitmap.shape == (28, 28)
+    assert bitmap.max() == 255
+    rows, columns = bitmap.nonzero()
+    assert max(np.ptp(rows), np.ptp(columns)) == 27
+    assert abs(rows.min() - (27 - rows.max())) <= 1
+    assert abs(columns.min() - (27 - columns.max())) <= 1
+    assert likeness(to_bitmap(other), bitmap) > 0.8
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_no_drawing(level):
+    assert not to_bitmap(Image.new("L", (50, 40), level)).any()
+
+
+def test_a_dot_and_a_line_are_drawings():
+    for box in ((20, 20, 24, 24), (0, 20, 100, 24)):
+        image = Image.new("L", (100, 100), 255)
+        ImageDraw.Draw(image).rectangle(box, fill=0)
+        assert to_bitmap(image).any()
+
+
+# ---- the command line ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Examples of four classes, unequally many, and pictures to classify, all synthetic."""
+    for number, name in enumerate(["one", "two", "three", "four"]):
+        for part, count in (("support", 1 + number), ("query", 2)):
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                drawing(offset=10 * number, width=4 + i).save(folder / f"{i}.png")
+    return tmp_path / "support", tmp_path / "query"
+
+
+def test_adapt(checkpoint_of, folders, tmp_path):
+    support, query = folders
+    out = tmp_path / "out"
+    done = run(
+        [
+            sys.executable,
+            "adapt.py",
+            f"ckpt_path={checkpoint_of('unicorn_maml')}",
+            f"support={support}",
+        ]
+        + [f"query={query}", f"hydra.run.dir={out}"]
+    )
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((out / "predictions.csv").open()))
+    assert [row["file"] for row in rows][:2] == ["four/0.png", "four/1.png"]
+    assert [row["class"] for row in rows][:2] == ["four", "four"]
+    for row in rows:
+        chances = {name: float(row[name]) for name in ("one", "two", "three", "four")}
+        assert sum(chances.values()) == pytest.approx(1, abs=1e-5)
+        assert row["predicted"] == max(chances, key=chances.get)
+    hits = sum(row["class"] == row["predicted"] for row in rows)
+    assert f"accuracy {100 * hits / 8:.1f} % ({hits} of 8)" in done.stdout
+    assert (out / "predictions.png").stat().st_size > 1000
+    classifier = Classifier.load(out / "classifier.pt")
+    assert classifier.about["examples"] == {"four": 4, "one": 1, "three": 3, "two": 2}
+    assert classifier.predict([query / rows[0]["file"]]) == [rows[0]["predicted"]]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"query": "nowhere"}, "nowhere: there is no such file or folder"),
+        ({"support": "nowhere"}, "support=nowhere: right is a folder"),
+        ({"support": str(CONFIGS / "hydra")}, "has 0 sub-folders"),
+        ({"query": str(CONFIGS / "hydra")}, "there is no picture in this folder"),
+        ({"ckpt_path": "no.ckpt"}, "ckpt_path=no.ckpt: there is no such file"),
+        ({"ckpt_path": "???"}, "ckpt_path is missing"),
+    ],
+)
+def test_adapt_refuses(checkpoint_of, folders, tmp_path, wrong, says):
+    keys = {"ckpt_path": checkpoint_of("protonet"), "support": folders[0], "query": folders[1]}
+    typed = [f"{key}={value}" for key, value in (keys | wrong).items() if value != "???"]
+    cfg = metadraw.compose(*typed, f"paths.output_dir={tmp_path / 'out'}", config="adapt")
+    with pytest.raises(InputError) as refused:
+        adapt(cfg)
+    assert says in str(refused.value)
