@@ -173,7 +173,7 @@ def test_a_drawing_is_the_same_bitmap_however_it_was_made(other):
     assert max(np.ptp(rows), np.ptp(columns)) == 27
     assert abs(rows.min() - (27 - rows.max())) <= 1
     assert abs(columns.min() - (27 - columns.max())) <= 1
-    assert likeness(to_bitmap(other), bitmap) > 0.8
+    assert likeness(to_bitmap(other), bitmap) > 0.6  # half a pixel off is 0.7
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])

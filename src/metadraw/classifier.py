@@ -242,9 +242,7 @@ def _as_array(picture: Picture) -> np.ndarray:
     elif isinstance(picture, np.ndarray):
         array = picture
     else:
-        raise InputError(
-            f"{type(picture).__name__} is no picture: a file, PIL image, array, tensor"
-        )
+        raise InputError(f"{type(picture).__name__}: a file, PIL image, array or tensor is right")
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or 0 in array.shape:
         raise InputError(
