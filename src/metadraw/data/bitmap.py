@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
@@ -66,7 +68,8 @@ def _ink(grey: Image.Image) -> np.ndarray:
         grey = ImageOps.invert(grey)
     # Now ink is lighter than the ground, which is what is darkest nearby, smoothed.
     coarse = grey.resize((64, 64), Image.Resampling.BOX)
-    nearby = coarse.filter(ImageFilter.MinFilter(15)).filter(ImageFilter.GaussianBlur(6))
+    nearby = Image.fromarray(_around(np.asarray(coarse), 15, np.minimum))
+    nearby = nearby.filter(ImageFilter.GaussianBlur(6))
     ground = np.asarray(nearby.resize(grey.size, Image.Resampling.BICUBIC), np.float32)
     difference = np.asarray(grey, np.float32) - ground
     strongest = float(np.quantile(difference, 0.995)) if difference.size else 0.0
@@ -79,15 +82,23 @@ def _ink(grey: Image.Image) -> np.ndarray:
 
 def _even_strokes(fine: Image.Image) -> Image.Image:
     """Strokes of the width that the data's own have, by erosion or dilation."""
-    ink = np.asarray(fine) > 127
-    inner = np.asarray(fine.filter(ImageFilter.MinFilter(3))) > 127
-    edge = int(ink.sum()) - int(inner.sum())
-    if not edge:
+    pixels = np.asarray(fine)
+    area, inner = (int((a > 127).sum()) for a in (pixels, _around(pixels, 3, np.minimum)))
+    if area == inner:
         return fine
-    width = 2 * int(ink.sum()) / edge  # of a long stroke: its area is half its edge times width
+    width = 2 * area / (area - inner)  # of a long stroke: its area is half its edge times width
     if width > _FILLED:
         return fine
-    by = 2 * round(abs(width - _STROKE) / 2) + 1  # the filters' sizes are odd
-    if by == 1:
-        return fine
-    return fine.filter(ImageFilter.MinFilter(by) if width > _STROKE else ImageFilter.MaxFilter(by))
+    size = 2 * round(abs(width - _STROKE) / 2) + 1
+    return Image.fromarray(_around(pixels, size, np.minimum if width > _STROKE else np.maximum))
+
+
+def _around(pixels: np.ndarray, size: int, extreme: np.ufunc) -> np.ndarray:
+    """The least or greatest value in a square around each pixel, its side an odd number.
+
+    Row by row, then column by column: Pillow's rank filters sort the whole square.
+    """
+    for _ in range(2):
+        padded = np.pad(pixels, ((size // 2, size // 2), (0, 0)), "edge")
+        pixels = reduce(extreme, (padded[i : i + len(pixels)] for i in range(size))).T
+    return pixels

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from aiohttp import web
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -95,8 +96,9 @@ class _Handlers:
         self.meta_learner = meta_learner
         self.kept: OrderedDict[str, Classifier] = OrderedDict()
         self.waiting = 0
-        # One at a time: a network's hooks are its own.
-        self.worker = ThreadPoolExecutor(1)
+        # One at a time: a network's hooks are its own. On one core: the browser needs another, and
+        # threads that wait for each other are slower than one.
+        self.worker = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
         try:
             meta_learner.data.setup()
         except InputError as error:
