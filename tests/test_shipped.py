@@ -1,0 +1,92 @@
+"""The checkpoint that comes with metadraw, in use, on real drawings of classes new to it."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image, ImageOps
+
+import metadraw
+from metadraw import FewShot
+from metadraw.factory import portable, read_checkpoint
+
+SHIPPED = ROOT / "checkpoints" / "best.ckpt"
+TASKS = 25
+
+
+@pytest.fixture(scope="module")
+def tasks(from_npm):
+    """Meta-test tasks of the shipped checkpoint, and its own answers to them."""
+    data, learner = metadraw.load(SHIPPED, f"data.cache_dir={from_npm[1]}")
+    batch = data.episodes("test")(torch.arange(TASKS))
+    right = learner.evaluate(batch).after.argmax(-1) == batch.query_y
+    return [batch.task(number) for number in range(TASKS)], right
+
+
+def in_use(tasks, rendered):
+    """Which queries are right in Python, where each drawing is first rendered."""
+    meta_learner, right = FewShot(SHIPPED), []
+    for task in tasks:
+        support, query = (
+            [rendered(np.uint8(np.rint(255 * x[0].numpy()))) for x in images]
+            for images in (task.support_x, task.query_x)
+        )
+        labels = task.support_y.tolist()
+        examples = {
+            str(label): [x for x, y in zip(support, labels, strict=True) if y == label]
+            for label in range(5)
+        }
+        predicted = meta_learner.adapt(examples).predict(query)
+        right.append([int(found) == y for found, y in zip(predicted, task.query_y, strict=True)])
+    return torch.tensor(right)
+
+
+def test_in_python_it_is_as_good_as_in_evaluation(tasks):
+    tasks, right = tasks
+    assert torch.equal(in_use(tasks, lambda pixels: pixels), right)
+
+
+def enlarged(pixels, side=200):
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def on_paper(pixels):
+    """Dark on light, smaller than the sheet and off its centre."""
+    sheet = Image.new("L", (600, 400), 255)
+    sheet.paste(ImageOps.invert(enlarged(pixels)), (50, 100))
+    return sheet
+
+
+def transparent(pixels):
+    image = Image.new("RGBA", (200, 200), (20, 30, 120, 0))
+    image.putalpha(enlarged(pixels))
+    return image
+
+
+def photo(pixels):
+    """Paper in uneven light, with noise."""
+    grey = np.asarray(on_paper(pixels), float) / 255
+    light = np.linspace(0.5, 0.9, 600)[None] * np.linspace(1, 0.8, 400)[:, None]
+    noise = 4 * np.random.RandomState(0).randn(400, 600)
+    return Image.fromarray(np.uint8((255 * light * (0.35 + 0.65 * grey) + noise).clip(0, 255)))
+
+
+@pytest.mark.parametrize("rendered", [on_paper, transparent, photo])
+def test_drawings_rendered_in_other_ways(tasks, rendered):
+    tasks, right = tasks
+    accuracy, other = right.float().mean(), in_use(tasks, rendered).float().mean()
+    assert accuracy > 0.5  # chance is 0.2
+    assert abs(other - accuracy) < 0.08
+
+
+def test_it_is_what_its_card_says():
+    """Small, of the named command, and without anything of the machine that made it."""
+    assert SHIPPED.stat().st_size < 2**20
+    saved = read_checkpoint(SHIPPED)
+    assert saved.keys() == {"state_dict", "metadraw_config"}
+    named = portable(metadraw.compose("experiment=best", "data.source=npm"))
+    for part, values in saved["metadraw_config"].items():
+        if isinstance(values, dict):
+            assert values.items() <= named[part].items()
+        else:
+            assert values == named[part]
