@@ -235,7 +235,7 @@ def test_readme_names_real_files():
 
 
 @pytest.mark.parametrize(
-    "line", re.findall(r"^python ((?:train|eval)\.py .*)$", README, re.MULTILINE)
+    "line", re.findall(r"^python ((?:train|eval|adapt|demo)\.py .*)$", README, re.MULTILINE)
 )
 def test_readme_commands_compose(line, tmp_path):
     program, *overrides = line.split("#")[0].split()

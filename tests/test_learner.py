@@ -213,7 +213,7 @@ def test_classes_of_identical_and_of_empty_drawings(algorithm, tiny_for):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_as_many_ways_as_there_are_classes(algorithm, tiny_for):
+def test_sixty_ways(algorithm, tiny_for):
     """60 of the 69 classes of meta-test, one shot each."""
     overrides = [*tiny_for(algorithm), "data.ways=60", "data.tasks_per_batch=2"]
     data, learner = metadraw.build(metadraw.compose(*overrides))

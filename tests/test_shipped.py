@@ -1,10 +1,12 @@
 """The checkpoint that comes with metadraw, in use, on real drawings of classes new to it."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 import metadraw
 from metadraw import FewShot
@@ -77,6 +79,22 @@ def test_drawings_rendered_in_other_ways(tasks, rendered):
     accuracy, other = right.float().mean(), in_use(tasks, rendered).float().mean()
     assert accuracy > 0.5  # chance is 0.2
     assert abs(other - accuracy) < 0.08
+
+
+def test_readme_example_runs(tmp_path, monkeypatch):
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(from metadraw import Classifier.*?)```", readme, re.DOTALL)
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("a.png", "b.png", "c.jpg", "new.png")):
+        image = Image.new("L", (90, 90), 255)
+        ImageDraw.Draw(image).arc((10, 10, 80, 80), 0, 90 + 60 * number, 0, 4)
+        image.save(name)
+    names: dict = {}
+    exec(code, names)
+    again = names["Classifier"].load("classifier.pt")
+    assert again.about["examples"] == {"cat": 2, "dog": 1}
+    assert again.predict(["new.png"]) == names["classifier"].predict(["new.png"])
 
 
 def test_it_is_what_its_card_says():
