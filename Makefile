@@ -13,7 +13,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses=logical
+	$(BIN)/pytest --numprocesses=logical --dist=worksteal
 
 # The tests, on the oldest versions that pyproject.toml allows: several GB, once.
 test-oldest:
@@ -21,7 +21,7 @@ test-oldest:
 	.venv-oldest/bin/pip install --quiet uv
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python \
 		--resolution lowest-direct --editable '.[wandb,tensorboard,notebooks,sweeps,dev]'
-	.venv-oldest/bin/pytest --numprocesses=logical
+	.venv-oldest/bin/pytest --numprocesses=logical --dist=worksteal
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "metadraw needs Python 3.10 or newer: make PYTHON=python3.11")'

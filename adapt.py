@@ -7,7 +7,6 @@ import hydra
 from dotenv import load_dotenv
 from omegaconf import DictConfig
 
-from metadraw.adapt import adapt
 from metadraw.cli import one_line_errors
 
 
@@ -15,6 +14,8 @@ from metadraw.cli import one_line_errors
 def main(cfg: DictConfig) -> None:
     """Adapt and classify."""
     with one_line_errors():
+        from metadraw.adapt import adapt
+
         adapt(cfg)
 
 

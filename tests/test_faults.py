@@ -67,7 +67,7 @@ def assert_equal(one, other):
 MUCH = ["algorithm=maml_pp", "algorithm.multi_step_epochs=9", "data.shift=2", "data.mirror=true"]
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(command, kills):
     """SIGKILL, the same command, and again: bit-identical to the run that nobody killed."""
     length = [*MUCH, f"trainer.max_epochs={8 * kills}", "data.train_batches=2"]

@@ -1,5 +1,6 @@
 """The outer step and evaluation, whatever the algorithm."""
 
+import signal
 from types import SimpleNamespace
 
 import lightning as L
@@ -54,13 +55,12 @@ def test_one_outer_step_is_sgd_on_the_mean_meta_gradient(tiny_learner):
         torch.testing.assert_close(parameter.detach(), expected[name])
 
 
-@pytest.mark.parametrize("tasks", [4, 5])
-def test_two_processes_end_where_one_does(tiny, tasks):
+def test_two_processes_end_where_one_does(tiny):
     """Five tasks: the ranks have two and three, and still the mean is over tasks.
 
     With SGD: Adam would scale up the rounding errors in the biases whose gradient is zero.
     """
-    tiny = [*tiny, f"data.tasks_per_batch={tasks}", "optimizer=sgd"]
+    tiny = [*tiny, "data.tasks_per_batch=5", "optimizer=sgd"]
     one, trainer_of_one = fit(tiny)
     two, trainer_of_two = fit(tiny, "trainer=ddp_cpu", "trainer.max_epochs=2")
     torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-12)
@@ -73,6 +73,31 @@ def test_two_processes_end_where_one_does(tiny, tasks):
 def test_more_processes_than_tasks_are_refused(tiny):
     with pytest.raises(Exception, match="cannot be divided among 2 processes"):
         fit(tiny, "trainer=ddp_cpu", "data.tasks_per_batch=1")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_does_not_leave_a_task_in_the_parameters(tiny_learner, times):
+    """The first waits for the whole batch, a second does not."""
+    data, learner = tiny_learner()
+    batch = next(iter(data.train_dataloader()))
+    expected, _ = learner.meta_gradients(batch)
+    finished = []
+
+    def press(*_):
+        if not finished:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        finished.append(True)
+
+    handle = learner.algorithm.network.register_forward_pre_hook(press)
+    with pytest.raises(KeyboardInterrupt):
+        learner.meta_gradients(batch)
+    handle.remove()
+    assert bool(finished) == (times == 1)
+    found, _ = learner.meta_gradients(batch)
+    for name, gradient in expected.items():
+        assert torch.equal(found[name], gradient)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_gradient_clipping(tiny_learner):

@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,25 +37,29 @@ def wandb_records(folder):
 
     W&B has no reader of its own. A ``.wandb`` file is a LevelDB log: after 7 bytes of header,
     blocks of 32 KiB with parts of (checksum 4, length 2, kind 1, bytes); kinds 1 and 4 end a
-    record.
+    record. Its last record is of kind ``exit``, and written by another process after the run.
     """
     from wandb.proto import wandb_internal_pb2
 
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    log = file.read_bytes()
-    place, parts = 7, b""
-    while place + 7 <= len(log):
-        if 32768 - place % 32768 < 7:
-            place += 32768 - place % 32768
-            continue
-        length, kind = struct.unpack_from("<HB", log, place + 4)
-        parts += log[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            yield record
-            parts = b""
+    for _ in range(300):
+        log, records = file.read_bytes(), []
+        place, parts = 7, b""
+        while place + 7 <= len(log):
+            if 32768 - place % 32768 < 7:
+                place += 32768 - place % 32768
+                continue
+            length, kind = struct.unpack_from("<HB", log, place + 4)
+            parts += log[place + 7 : place + 7 + length]
+            place += 7 + length
+            if kind in (1, 4) and place <= len(log):
+                records.append(wandb_internal_pb2.Record())
+                records[-1].ParseFromString(parts)
+                parts = b""
+        if records and records[-1].WhichOneof("record_type") == "exit":
+            return records
+        time.sleep(0.1)
+    raise TimeoutError(f"{file} has no end: {len(log)} bytes")
 
 
 def values(items):

@@ -15,11 +15,12 @@ from metadraw.errors import InputError
 from metadraw.learner import MetaLearner
 from metadraw.recompute import grad_by_steps
 
-MEASURE = """
-import resource, sys, torch, metadraw
+MEASURE = r"""
+import re, sys, torch, metadraw
 data, learner = metadraw.build(metadraw.compose(*sys.argv[1:]))
 learner.meta_gradients(data.episodes("train")(torch.arange(12)))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Not getrusage: a process there begins with the peak of the one that started it.
+print(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1])
 """
 
 
@@ -38,15 +39,16 @@ def peak_memory(folder, *overrides):
     return int(done.stdout)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_steps(synthetic_folder):
     few, many = (
         peak_memory(
             synthetic_folder, f"algorithm.inner_steps={steps}", "learner.recompute_steps=true"
         )
-        for steps in (5, 30)
+        for steps in (5, 15)
     )
-    kept = peak_memory(synthetic_folder, "algorithm.inner_steps=30")
-    assert many < 1.3 * few
+    kept = peak_memory(synthetic_folder, "algorithm.inner_steps=15")
+    assert many < 1.2 * few
     assert kept > 1.4 * few
 
 

@@ -4,10 +4,16 @@
 >>> data, learner = metadraw.build(cfg)
 """
 
-from metadraw.classifier import Classifier, FewShot
-from metadraw.data.episode import Episode
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import metadraw.names  # noqa: F401  (which configs call)
 from metadraw.errors import DivergedError, InputError
-from metadraw.factory import build, compose, load
+
+if TYPE_CHECKING:
+    from metadraw.classifier import Classifier, FewShot
+    from metadraw.data.episode import Episode
+    from metadraw.factory import build, compose, load
 
 __all__ = [
     "Classifier",
@@ -19,3 +25,23 @@ __all__ = [
     "compose",
     "load",
 ]
+
+_MODULES = {
+    "Classifier": "classifier",
+    "FewShot": "classifier",
+    "Episode": "data.episode",
+    "build": "factory",
+    "compose": "factory",
+    "load": "factory",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What needs PyTorch and Lightning, whose import takes seconds, when it is asked for."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

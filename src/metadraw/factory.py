@@ -14,7 +14,6 @@ from lightning import seed_everything
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-import metadraw.names  # noqa: F401  (which configs call)
 from metadraw.algorithms import Algorithm
 from metadraw.allocator import keep_freed_memory
 from metadraw.data.datamodule import EpisodeDataModule

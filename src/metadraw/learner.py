@@ -22,6 +22,7 @@ from metadraw.adaptation import Params
 from metadraw.algorithms import Algorithm, Outcome
 from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
+from metadraw.interrupts import ctrl_c_waits
 from metadraw.models.batch_norm import batch_norms
 
 #: What is computed at once: with the report's network, what caches still hold.
@@ -193,7 +194,7 @@ class MetaLearner(L.LightningModule):
 
     @contextmanager
     def _mode(self, training: bool) -> Iterator[None]:
-        """Within this context: training or evaluation mode, whatever it was.
+        """Within this context: training or evaluation mode, whatever it was, and no Ctrl-C.
 
         In evaluation, batch norm goes by batches all the same, unless by running statistics.
         """
@@ -202,7 +203,8 @@ class MetaLearner(L.LightningModule):
         for layer in batch_norms(self.algorithm.network).values():
             layer.train(training or self.query_statistics != "running")
         try:
-            yield
+            with ctrl_c_waits():
+                yield
         finally:
             for module, mode in modes.items():
                 module.training = mode
