@@ -67,9 +67,9 @@ def main() -> None:
         [
             "# Meta-test",
             "",
-            "`python benchmarks/shipped.py RUN/checkpoints/best.ckpt`, RUN being the model card's, on "
-            f"one CPU core with torch {torch.__version__}. Accuracy in per cent, ± half its 95 % "
-            "interval over tasks (2,500 for 1 shot, else 1,000), with as many queries as shots.",
+            "`python benchmarks/shipped.py RUN/checkpoints/best.ckpt`, RUN being that of the card,"
+            f" on one CPU core with torch {torch.__version__}. Accuracy in per cent, ± half its "
+            "95 % interval over tasks (2,500 for 1 shot, else 1,000), as many queries as shots.",
             "",
             "| task | one picture at a time | a query set at once | the report, trained for each |",
             "| --- | ---: | ---: | ---: |",
