@@ -131,6 +131,11 @@ def test_wrong_evaluation(tmp_path, arguments, says):
     assert "\n" not in str(stopped.value)
 
 
+def test_a_missing_value_is_named():
+    with pytest.raises(SystemExit, match=r"error: data\.path is missing"), one_line_errors():
+        metadraw.build(metadraw.compose("data=image_folder"))
+
+
 def test_what_data_sets_share_is_no_data_set():
     with pytest.raises(metadraw.InputError, match="no data set"):
         metadraw.build(metadraw.compose("data=episodes"))

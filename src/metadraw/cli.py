@@ -13,7 +13,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from metadraw.errors import DivergedError, InputError
 
@@ -79,6 +79,8 @@ def explain(error: BaseException) -> str | None:
                 f"there is no room to write ({cause.strerror}): what was written before is whole: "
                 "make room, and the same command in the same folder goes on from there"
             )
+        if isinstance(cause, MissingMandatoryValue):
+            return f"{cause.full_key} is missing: {cause.full_key}=... is needed"
         if isinstance(cause, (HydraException, OmegaConfBaseException)) or (
             # Hydra's, for algorithm=3
             isinstance(cause, ValueError) and str(cause).startswith("Config group override")
