@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -30,8 +31,10 @@ def command(tiny, tmp_path):
 
 
 def start(command):
+    """Begin a command that hears Ctrl-C, also where the tests themselves run in the background."""
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **output)
+    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, preexec_fn=hears, **output)
 
 
 def wait_for(path, process):

@@ -75,6 +75,15 @@ def test_more_processes_than_tasks_are_refused(tiny):
         fit(tiny, "trainer=ddp_cpu", "data.tasks_per_batch=1")
 
 
+@pytest.fixture
+def hears_ctrl_c():
+    """As a program in the foreground; one in the background may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_ctrl_c")
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_does_not_leave_a_task_in_the_parameters(tiny_learner, times):
     """The first waits for the whole batch, a second does not."""
