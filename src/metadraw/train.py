@@ -48,7 +48,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             config; before any training.
         DivergedError: a loss was not finite; the last good checkpoint is kept.
     """
-    refuse_automatic_optimisation(cfg.trainer)
+    check_trainer(cfg.trainer)
     folder = Path(cfg.paths.output_dir)
     resume.refuse_another_config(cfg, folder)
     if (found := resume.finished(folder)) is not None:
@@ -125,8 +125,8 @@ def make_trainer(cfg: DictConfig) -> L.Trainer:
     )
 
 
-def refuse_automatic_optimisation(trainer: DictConfig) -> None:
-    """Check for Trainer options that belong to automatic optimisation.
+def check_trainer(trainer: DictConfig) -> None:
+    """Check for Trainer options that belong to automatic optimisation, or leave nothing to test.
 
     Raises:
         InputError: one of them is set; it names what to use instead.
@@ -149,6 +149,19 @@ def refuse_automatic_optimisation(trainer: DictConfig) -> None:
         )
     if not trainer.get("max_epochs") or trainer.max_epochs < 1:
         raise InputError(f"trainer.max_epochs={trainer.get('max_epochs')}: must be at least 1")
+    if trainer.get("fast_dev_run"):
+        raise InputError(
+            f"trainer.fast_dev_run={trainer.fast_dev_run}: keeps no checkpoint to test: use "
+            "trainer.max_epochs=1 data.train_batches=1 data.val_batches=1 data.test_batches=1"
+        )
+    for split in ("train", "val", "test"):
+        if trainer.get(key := f"limit_{split}_batches", 1) == 0:
+            raise InputError(f"trainer.{key}=0: must be above 0: use data.{split}_batches=1")
+    if (trainer.get("check_val_every_n_epoch") or 1) > trainer.max_epochs:
+        raise InputError(
+            f"trainer.check_val_every_n_epoch={trainer.check_val_every_n_epoch}: must be at most "
+            f"trainer.max_epochs={trainer.max_epochs}: meta-validation chooses the checkpoint"
+        )
 
 
 @rank_zero_only

@@ -33,7 +33,7 @@ def to_bitmap(image: Image.Image) -> np.ndarray:
     cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = SIDE / max(cropped.shape)
     height, width = (max(1, round(scale * length)) for length in cropped.shape)
-    fine = Image.fromarray(np.uint8(255 * cropped)).resize(
+    fine = Image.fromarray((255 * cropped).astype(np.uint8)).resize(
         (width * _FINE // SIDE, height * _FINE // SIDE), Image.Resampling.BICUBIC
     )
     small = _even_strokes(fine).resize((width, height), Image.Resampling.BOX)
