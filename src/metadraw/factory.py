@@ -20,7 +20,9 @@ from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import InputError
 from metadraw.learner import MetaLearner
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_PACKAGE = Path(__file__).resolve().parent
+#: In the package where it was installed, else at the top of the checkout.
+CONFIGS = next(p for p in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs") if p.is_dir())
 #: The images of data and network, by the same keys in both; what they were before these were there.
 _IMAGES = {"image_size": 28, "image_channels": 1}
 #: Which tasks are tested: as trained with another data set, too, where nothing else is given.
