@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import nn
 
+from metadraw.curves import Curves
 from metadraw.figures import (
     Curve,
     draw_curves,
@@ -82,6 +84,26 @@ def test_curves_of_one_epoch_and_of_epochs_without_validation(drawn, tmp_path):
     draw_curves([{"epoch": 1, "train/acc": 0.1}, *ROWS[1:]], tmp_path / "two.png")
     draw_curves([{"epoch": 1, "train/acc": 0.1}], tmp_path / "three.png")
     assert len(drawn) == 3
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "epoch"),
+    [
+        ("val/acc", "max", 2),
+        ("val/loss", "min", 3),
+        ("val/other", "max", None),
+        (None, "max", None),
+    ],
+)
+def test_the_best_epoch_is_by_what_the_checkpoint_goes_by(monitor, mode, epoch, tmp_path):
+    curves = Curves(tmp_path)
+    values = {"val/acc": (0.4, 0.6, 0.6), "val/loss": (1.0, 0.9, 0.8)}
+    curves.rows = [
+        {"epoch": e + 1.0, **{name: by_epoch[e] for name, by_epoch in values.items()}}
+        for e in range(3)
+    ]
+    assert curves._best_epoch(ModelCheckpoint(monitor=monitor, mode=mode)) == epoch
+    assert curves._best_epoch(None) is None
 
 
 POINTS = [(1.0, 0.3, 1.5), (2.0, 0.5, 1.0)]

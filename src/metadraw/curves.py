@@ -43,11 +43,11 @@ class Curves(L.Callback):
     def on_train_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
         """Draw the curves."""
         if trainer.is_global_zero and self.rows:
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            assert isinstance(data, EpisodeDataModule)
             assert isinstance(learner, MetaLearner)
+            data = getattr(trainer, "datamodule", None)
+            chance = 1 / data.ways if isinstance(data, EpisodeDataModule) else None
             best = self._best_epoch(trainer.checkpoint_callback)
-            draw_curves(self.rows, self.folder / "curves.png", chance=1 / data.ways, best=best)
+            draw_curves(self.rows, self.folder / "curves.png", chance=chance, best=best)
             words = layers_in_words(learner.algorithm.network)
             draw_learned(self.rows, self.folder / "learned.png", words)
 
