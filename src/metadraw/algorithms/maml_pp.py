@@ -70,8 +70,8 @@ class MAMLpp(Algorithm):
         of_norms = [name for name in named if name.rpartition(".")[0] in norms]
         if per_step_statistics and not norms:
             raise InputError(
-                "algorithm.per_step_statistics=true: the network has no layer that normalises by "
-                "the batch: must be false"
+                "algorithm.per_step_statistics=true: the network has no batch norm by the "
+                "statistics of the batch: must be false"
             )
         if per_step_norm and not of_norms:
             raise InputError(
