@@ -130,10 +130,10 @@ def check_trainer(trainer: DictConfig, batches: Mapping[str, int]) -> None:
     _check("trainer", trainer, _TRAINER)
     for split, count in batches.items():
         if isinstance(count, int) and batches_of(trainer, split, count) < 1:
-            limit = trainer.get("overfit_batches") or trainer[f"limit_{split}_batches"]
+            option, limit = _limit(trainer, split)
             raise InputError(
-                f"trainer.limit_{split}_batches={limit}: leaves none of "
-                f"data.{split}_batches={count}: must be more, or a whole number"
+                f"trainer.{option}={limit}: leaves none of data.{split}_batches={count}: must be "
+                "more, or a whole number"
             )
 
 
@@ -172,11 +172,17 @@ def check_training(trainer: DictConfig, batches: Mapping[str, int]) -> None:
 
 def batches_of(trainer: Mapping[str, Any], split: str, batches: int) -> int:
     """How many of the data's batches of a split the Trainer's options leave."""
-    overfit = trainer.get("overfit_batches") if split != "test" else None
-    limit = overfit or trainer.get(f"limit_{split}_batches")
+    _, limit = _limit(trainer, split)
     if limit is None:
         return batches
     return min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+
+
+def _limit(trainer: Mapping[str, Any], split: str) -> tuple[str, int | float | None]:
+    """The option that limits the batches of a split, and its value."""
+    overfit = trainer.get("overfit_batches") if split != "test" else None
+    option = "overfit_batches" if overfit else f"limit_{split}_batches"
+    return option, trainer.get(option)
 
 
 def check_callbacks(

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
@@ -133,15 +134,29 @@ def make_trainer(cfg: DictConfig, learner: MetaLearner) -> L.Trainer:
         InputError: a callback that cannot work.
     """
     configs = {key: node for key, node in (cfg.get("callbacks") or {}).items() if node is not None}
-    callbacks = {key: instantiate(node, _convert_="all") for key, node in configs.items()}
+    callbacks = {key: _make(f"callbacks.{key}", node) for key, node in configs.items()}
     check_callbacks(configs, callbacks, learner, logger=bool(cfg.get("logger")))
-    return instantiate(
+    return _make(
+        "trainer",
         cfg.trainer,
         callbacks=list(callbacks.values()),
         logger=loggers.make(cfg.get("logger"), Path(cfg.paths.output_dir)),
         default_root_dir=cfg.paths.output_dir,
-        _convert_="all",
     )
+
+
+def _make(key: str, node: DictConfig, **more: Any) -> Any:
+    """What a config describes.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        return instantiate(node, _convert_="all", **more)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        line = " ".join(str(cause).split()) or type(cause).__name__
+        raise InputError(line if isinstance(cause, InputError) else f"{key}: {line}") from error
 
 
 def chosen_checkpoint(trainer: L.Trainer, folder: Path) -> str:
