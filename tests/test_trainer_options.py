@@ -102,7 +102,7 @@ TRAINER = {
     "fast_dev_run": ([], [True, 2]),
     "max_epochs": ([1], [0, -1, None, 1.5, "ten"]),
     "max_steps": ([2, 6], [0, -3]),
-    "max_time": (["00:00:00:00"], ["nonsense"]),
+    "max_time": (["00:00:00:01"], ["nonsense", "00:00:00:00"]),
     "limit_train_batches": ([2, 0.5], [0, 0.1]),
     "limit_val_batches": ([1, 0.5], [0, 0.1]),
     "limit_test_batches": ([0.5], [0, 0.1]),

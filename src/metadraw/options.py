@@ -67,6 +67,10 @@ _TRAINER: dict[str, tuple[Wrong, str]] = {
         lambda value: str(value).startswith(("fsdp", "deepspeed", "xla_fsdp", "model_parallel")),
         "meta-gradients need all parameters in one place: use ddp",
     ),
+    "max_time": (
+        lambda value: isinstance(value, str) and not value.strip("0:"),
+        "leaves no time for a step: must be above 0",
+    ),
     "limit_train_batches": (lambda value: value == 0, "must be above 0: use data.train_batches=1"),
     "limit_val_batches": (lambda value: value == 0, "must be above 0: use data.val_batches=1"),
     "limit_test_batches": (lambda value: value == 0, "must be above 0: use data.test_batches=1"),

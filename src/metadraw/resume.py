@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -177,19 +178,23 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
 
 def _defaults(key: str, saved: DictConfig) -> list[Any]:
     """What a setting is where nothing is typed, in the shipped choices that a config may be of."""
+    group = key.partition(".")[0]
+    shipped = _shipped(group, OmegaConf.select(saved, f"{group}._target_"))
+    # Below what was saved, because a default may follow another key.
+    filled = [_resolved(DictConfig(OmegaConf.merge(choice, saved))) for choice in shipped]
+    return [_flat(OmegaConf.to_container(choice)).get(key) for choice in filled]
+
+
+@functools.cache
+def _shipped(group: str, target: str | None) -> list[DictConfig]:
+    """The shipped config with each choice of a group that has this target."""
     from metadraw.factory import CONFIGS, compose  # which imports the learner
 
-    group = key.partition(".")[0]
-    target = OmegaConf.select(saved, f"{group}._target_")
     choices = [f"{group}={path.stem}" for path in sorted((CONFIGS / group).glob("*.yaml"))]
-    found = []
-    for shipped in [compose(choice) for choice in choices] or [compose()]:
-        if OmegaConf.select(shipped, f"{group}._target_") == target:
-            OmegaConf.set_struct(shipped, False)
-            # Below what was saved, because a default may follow another key.
-            filled = _resolved(DictConfig(OmegaConf.merge(shipped, saved)))
-            found.append(_flat(OmegaConf.to_container(filled)).get(key))
-    return found
+    composed = [compose(choice) for choice in choices] or [compose()]
+    for config in composed:
+        OmegaConf.set_struct(config, False)
+    return [c for c in composed if OmegaConf.select(c, f"{group}._target_") == target]
 
 
 def _read(folder: Path) -> DictConfig:

@@ -160,12 +160,11 @@ def _make(key: str, node: DictConfig, **more: Any) -> Any:
 
 
 def chosen_checkpoint(trainer: L.Trainer, folder: Path) -> str:
-    """The checkpoint that is tested: the best, the last if none is best, now if there is none."""
+    """The checkpoint that is tested: the best, without such a callback the last, or one of now."""
     found = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
     found.sort(key=lambda callback: not isinstance(callback, BestCheckpoint))
-    for path in (callback.best_model_path for callback in found):
-        if path:
-            return path
+    if found and found[0].best_model_path:
+        return found[0].best_model_path
     trainer.save_checkpoint(path := str(folder / "checkpoints" / "best.ckpt"))
     return path
 
