@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from metadraw.figures import draw_curves, draw_learned
 from metadraw.files import write_whole
+from metadraw.learner import MetaLearner
 
 
 class Curves(L.Callback):
@@ -30,15 +31,20 @@ class Curves(L.Callback):
         self.rows: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
-        """Add a row: the epoch, counted from 1, outer steps and every logged mean."""
+        """Add a row: the epoch, counted from 1, outer steps and every mean logged in it."""
+        assert isinstance(learner, MetaLearner)
+        validated = learner.validated_at > (self.rows[-1]["step"] if self.rows else 0)
         row = {"epoch": trainer.current_epoch + 1.0, "step": float(trainer.global_step)}
-        logged = trainer.callback_metrics
-        row |= {name: value.item() for name, value in logged.items() if "/" in name}
+        row |= {
+            name: value.item()
+            for name, value in trainer.callback_metrics.items()
+            if "/" in name and (validated or name.startswith("train/"))
+        }
         self.rows.append(row)
         self._write()
 
-    def on_train_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
-        """Draw the curves."""
+    def on_fit_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
+        """Draw the curves, also if nothing was left to train."""
         if trainer.is_global_zero and self.rows:
             draw_curves(self.rows, self.folder / "curves.png")
             draw_learned(self.rows, self.folder / "learned.png")

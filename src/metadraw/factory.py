@@ -14,11 +14,13 @@ from lightning import seed_everything
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from metadraw import optimizers
 from metadraw.algorithms import Algorithm
 from metadraw.allocator import keep_freed_memory
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import InputError
 from metadraw.learner import MetaLearner
+from metadraw.options import batches_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 #: The images of data and network, by the same keys in both; what they were before these were there.
@@ -74,11 +76,16 @@ def build_learner(cfg: DictConfig) -> MetaLearner:
     learner: MetaLearner = instantiate(
         cfg.learner, algorithm, instantiate(cfg.optimizer), instantiate(cfg.scheduler) or None
     )
-    # Now, and not at Lightning's first use: an outer optimiser or schedule that does not work.
-    try:
-        learner.configure_optimizers()
-    except (TypeError, ValueError) as error:
-        raise InputError(f"optimizer or scheduler: {error}") from error
+    # Now, and not in the middle of a run: an outer optimiser or schedule that does not work.
+    epochs, most = cfg.trainer.max_epochs or 1, cfg.trainer.get("max_steps", -1)
+    steps = epochs * batches_of(cfg.trainer, "train", cfg.data.train_batches)
+    optimizers.rehearse(
+        algorithm.parameters(),
+        learner.make_optimizer,
+        learner.make_scheduler,
+        epochs=epochs,
+        steps=steps if most == -1 else min(steps, most),
+    )
     learner.config = portable(cfg)
     return learner
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from metadraw.data import cache
 from metadraw.data.augmentation import ORIENTATIONS
@@ -40,11 +40,12 @@ class EpisodeBatches(Dataset[Episode]):
         return self.sampler(torch.arange(start + self.first, start + self.last))
 
 
-class EpochOrder(Sampler[int]):
+class EpochOrder(SequentialSampler):
     """Batch numbers of one epoch: epoch e has ``e*B .. e*B+B-1``.
 
     So a run that is resumed at epoch e sees the tasks that it would have seen. Lightning's own
-    ``set_epoch`` is of no use for that: it starts at 0 again in a resumed run.
+    ``set_epoch`` is of no use for that: it starts at 0 again in a resumed run. That the order is
+    sequential tells Lightning to leave it alone with ``trainer.overfit_batches``.
 
     Args:
         batches: B.
@@ -355,7 +356,10 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         dataset = EpisodeBatches(self.episodes(split, device), self.tasks_per_batch, rank, ranks)
 
         def epoch() -> int:
-            return self.trainer.current_epoch if split == "train" and self.trainer else 0
+            trainer = self.trainer
+            if split != "train" or trainer is None or getattr(trainer, "overfit_batches", False):
+                return 0  # the same tasks every time
+            return trainer.current_epoch
 
         # batch_size=None: an item of the dataset already is a batch.
         return DataLoader(dataset, batch_size=None, sampler=EpochOrder(batches, epoch))
