@@ -1,6 +1,7 @@
 """Own data sets: folders of synthetic images, class lists, and tests on another data set."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -58,8 +59,9 @@ def module(folder, tmp_path):
 
 
 @pytest.fixture
-def tiny_folder(folder, tmp_path):
+def tiny_folder(folder, tmp_path, monkeypatch):
     """Overrides for a run of seconds on RGB images."""
+    monkeypatch.setenv("METADRAW_CACHE", str(tmp_path / "cache"))  # of what is loaded again
     return [
         "data=image_folder",
         f"data.path={folder}",
@@ -302,6 +304,35 @@ def test_train_on_images_and_test_on_others(tiny_folder, tmp_path):
         test(*another, "split=all", "data.image_channels=1")
     with pytest.raises(SystemExit, match=r"error: .*data\.path"), one_line_errors():
         test("data=image_folder")
+
+
+def test_a_checkpoint_uses_the_cache_of_the_machine_that_reads_it(
+    tiny_folder, tmp_path, monkeypatch
+):
+    """Not its maker's; an older checkpoint has that one's path in its config."""
+    train(metadraw.compose(*tiny_folder))
+    path, makers = tmp_path / "run" / "checkpoints" / "best.ckpt", tmp_path / "cache"
+    assert makers.is_dir()
+    assert str(makers) not in (tmp_path / "run" / "results.json").read_text()
+    checkpoint = torch.load(path, weights_only=True)
+    assert str(makers) not in str(checkpoint["metadraw_config"])
+    checkpoint["metadraw_config"]["data"]["cache_dir"] = str(makers)
+    torch.save(checkpoint, tmp_path / "older.ckpt")
+    shutil.rmtree(makers)
+    for number, file in enumerate((path, tmp_path / "older.ckpt")):
+        for use in (metadraw.load, use_in_python):
+            here = tmp_path / f"{use.__name__}-{number}"
+            monkeypatch.setenv("METADRAW_CACHE", str(here))
+            use(file)
+            assert any(here.glob("images-*"))
+    assert not makers.exists()
+    metadraw.load(path, f"data.cache_dir={makers}")
+    assert makers.is_dir()
+
+
+def use_in_python(path):
+    """As the page of demo.py does, which shows real drawings."""
+    metadraw.FewShot(path).data.setup()
 
 
 def test_a_checkpoint_from_before_data_had_the_size(tiny_folder, tmp_path):

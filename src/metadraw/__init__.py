@@ -5,6 +5,7 @@
 """
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import metadraw.names  # noqa: F401  (which configs call)
@@ -21,10 +22,16 @@ __all__ = [
     "Episode",
     "FewShot",
     "InputError",
+    "__version__",
     "build",
     "compose",
     "load",
 ]
+
+try:
+    __version__ = version("metadraw")
+except PackageNotFoundError:  # from a checkout's src folder, not installed
+    __version__ = "unknown"
 
 _MODULES = {
     "Classifier": "classifier",

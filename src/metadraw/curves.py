@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
-from metadraw.figures import draw_curves, draw_learned
+from metadraw.data.datamodule import EpisodeDataModule
+from metadraw.figures import draw_curves, draw_learned, layers_in_words
 from metadraw.files import write_whole
 from metadraw.learner import MetaLearner
 
@@ -46,8 +48,21 @@ class Curves(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
         """Draw the curves, also if nothing was left to train."""
         if trainer.is_global_zero and self.rows:
-            draw_curves(self.rows, self.folder / "curves.png")
-            draw_learned(self.rows, self.folder / "learned.png")
+            assert isinstance(learner, MetaLearner)
+            data = getattr(trainer, "datamodule", None)
+            chance = 1 / data.ways if isinstance(data, EpisodeDataModule) else None
+            best = self._best_epoch(trainer.checkpoint_callback)
+            draw_curves(self.rows, self.folder / "curves.png", chance=chance, best=best)
+            words = layers_in_words(learner.algorithm.network)
+            draw_learned(self.rows, self.folder / "learned.png", words)
+
+    def _best_epoch(self, kept: Checkpoint | None) -> float | None:
+        """The first epoch with the best value of what the checkpoint goes by."""
+        if not isinstance(kept, ModelCheckpoint) or kept.monitor is None:
+            return None
+        values = {row["epoch"]: row[kept.monitor] for row in self.rows if kept.monitor in row}
+        choose = max if kept.mode == "max" else min
+        return choose(values, key=values.__getitem__, default=None)
 
     @rank_zero_only
     def _write(self) -> None:
