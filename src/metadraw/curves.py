@@ -31,9 +31,11 @@ class Curves(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
         """Add a row: the epoch, counted from 1, outer steps and every logged mean."""
-        row = {"epoch": trainer.current_epoch + 1.0, "step": float(trainer.global_step)}
-        logged = trainer.callback_metrics
-        row |= {name: value.item() for name, value in logged.items() if "/" in name}
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        # How fast, and how long, from `console.EpochLines`.
+        row |= {n: float(f"{logged[n]:.6g}") for n in ("lr", "seconds") if n in logged}  # float32
+        row |= {name: value for name, value in logged.items() if "/" in name}
         self.rows.append(row)
         self._write()
 

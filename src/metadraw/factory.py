@@ -11,9 +11,10 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.utils import instantiate
 from lightning import seed_everything
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
+from metadraw import keys
 from metadraw.algorithms import Algorithm
 from metadraw.allocator import keep_freed_memory
 from metadraw.data.datamodule import EpisodeDataModule
@@ -33,9 +34,19 @@ def compose(*overrides: str, config: str = "train") -> DictConfig:
     Args:
         *overrides: as on the command line, e.g. ``"algorithm=fomaml"``, ``"data.shots=5"``.
         config: ``train`` or ``eval``.
+
+    Raises:
+        InputError: a key that nothing reads.
     """
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose(config, list(overrides))
+        cfg = hydra_compose(config, list(overrides), return_hydra_config=True)
+        plain = keys.as_it_is(config)
+    with open_dict(cfg):
+        choices = cfg.pop("hydra").runtime.choices
+    if OmegaConf.is_interpolation(cfg, "algorithm_name"):  # as it would be in a command
+        cfg.algorithm_name = choices.get("algorithm")
+    keys.check(cfg, plain)
+    return cfg
 
 
 def build(
@@ -133,6 +144,7 @@ def restore(
     for key in ("ways", *_IMAGES):
         if key in cfg.model:
             cfg.model[key] = cfg.data[key]
+    keys.check(cfg)
     data, learner = build(cfg, splits)
     if cfg.data.ways != trained.data.ways and not learner.algorithm.any_ways:
         raise InputError(
@@ -179,7 +191,8 @@ def check_parameters(path: str | Path, checkpoint: dict[str, Any], learner: Meta
 
 def portable(cfg: DictConfig) -> dict[str, Any]:
     """The plain values of what makes a result: without folders and trackers, the same anywhere."""
-    parts = ["seed", "data", "model", "algorithm", "optimizer", "scheduler", "learner", "trainer"]
+    parts = ["algorithm_name", "seed", "data", "model", "algorithm", "optimizer", "scheduler"]
+    parts += ["learner", "trainer"]
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, parts), resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}

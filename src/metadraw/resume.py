@@ -13,6 +13,7 @@ from metadraw.errors import InputError
 #: What makes no other run of it: where it runs, what it is called and who watches.
 _ELSEWHERE = (
     *("defaults", "hydra", "paths", "callbacks", "logger", "task_name", "ckpt_path"),
+    *("algorithm_name", "tags", "notes"),
     *("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.cache_dir"),
 )
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 import signal
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from metadraw import loggers, results, resume
+from metadraw import console, loggers, results, resume
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import DivergedError, InputError
 from metadraw.factory import build, check_parameters, read_checkpoint
@@ -26,8 +25,6 @@ from metadraw.learner import MetaLearner
 
 log = logging.getLogger(__name__)
 say = rank_zero_only(log.info)  # once, not by every process
-# Lightning's own use of a PyTorch name that is about to go; nothing a user could change.
-warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -49,11 +46,14 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         DivergedError: a loss was not finite; the last good checkpoint is kept.
     """
     check_trainer(cfg.trainer)
+    if cfg.get("tags") is not None and not OmegaConf.is_list(cfg.tags):
+        raise InputError(f"tags={cfg.tags}: must be a list, e.g. tags=[{cfg.tags}]")
     folder = Path(cfg.paths.output_dir)
     resume.refuse_another_config(cfg, folder)
     if (found := resume.finished(folder)) is not None:
         say("already finished: %s", folder)
         return found
+    git = results.git()
     data, learner = build(cfg)
     learner.algorithm.check_classes(data.class_count)
     ckpt_path = cfg.ckpt_path or resume.last_checkpoint(folder)
@@ -65,9 +65,10 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     save_config(cfg, folder)
     say("run folder: %s", folder)
     trainer = make_trainer(cfg)
-    logger = trainer.logger
     try:
-        loggers.start(logger, {**(learner.config or {}), "drawings": data.drawings.provenance})
+        loggers.start(
+            trainer.loggers, {**(learner.config or {}), "drawings": data.drawings.provenance}
+        )
         began = time.perf_counter()
         try:
             trainer.fit(learner, data, ckpt_path=ckpt_path, weights_only=True)
@@ -105,21 +106,31 @@ def train(cfg: DictConfig) -> dict[str, Any]:
                 "seconds_with_validation": round(trained - began, 3),
             },
             checkpoint=best.best_model_path,
+            git=git,
+            tags=list(cfg.get("tags") or []),
+            notes=cfg.get("notes"),
         )
-        loggers.finish(logger, found, folder)
+        loggers.finish(trainer.loggers, found, folder)
     finally:
-        loggers.close(logger)
+        loggers.close(trainer.loggers)
     say("%s", results.sentence(test))
-    say("curves: %s", folder / "curves.png")
+    say("results: %s", folder / "results.json")
     return found
 
 
 def make_trainer(cfg: DictConfig) -> L.Trainer:
-    """The Trainer of a config, with its callbacks and logger."""
-    callbacks = list(instantiate(cfg.callbacks).values()) if cfg.get("callbacks") else []
+    """The Trainer of a config, with its callbacks and loggers."""
+    console.quiet()
+    chosen = [instantiate(callback) for callback in (cfg.get("callbacks") or {}).values()]
+    bars = [callback for callback in chosen if isinstance(callback, ProgressBar)]
+    show = cfg.trainer.get("enable_progress_bar")
+    show = bool(bars) if show is None else show
+    others = [callback for callback in chosen if callback and callback not in bars]
     return instantiate(
         cfg.trainer,
-        callbacks=callbacks,
+        # The first one: others read what it logs.
+        callbacks=[console.EpochLines(), *others, *(bars if show else [])],
+        enable_progress_bar=show,
         logger=loggers.make(cfg.get("logger"), Path(cfg.paths.output_dir)),
         default_root_dir=cfg.paths.output_dir,
     )
