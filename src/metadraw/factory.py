@@ -40,12 +40,12 @@ def compose(*overrides: str, config: str = "train") -> DictConfig:
     """
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = hydra_compose(config, list(overrides), return_hydra_config=True)
-        plain = keys.as_it_is(config)
+        known = keys.known(config)
     with open_dict(cfg):
         choices = cfg.pop("hydra").runtime.choices
-    if OmegaConf.is_interpolation(cfg, "algorithm_name"):  # as it would be in a command
-        cfg.algorithm_name = choices.get("algorithm")
-    keys.check(cfg, plain)
+        if OmegaConf.is_interpolation(cfg, "algorithm_name"):  # as a command would resolve it
+            cfg.algorithm_name = choices["algorithm"]
+    keys.check(cfg, known)
     return cfg
 
 

@@ -24,34 +24,34 @@ _ONLY_GROUPS = ("experiment", "sweep")
 
 def check_job(cfg: DictConfig) -> None:
     """`check` for the job that Hydra runs at the moment."""
-    check(cfg, as_it_is(HydraConfig.get().job.config_name))
+    check(cfg, known(HydraConfig.get().job.config_name))
 
 
-def as_it_is(config_name: str | None) -> DictConfig | None:
-    """A config without any override, None where it is not complete without one."""
+@cache
+def known(config_name: str | None) -> frozenset[str] | None:
+    """The keys, with dots, of a config without any override; None where it needs one."""
     try:
-        return compose(config_name)
+        return frozenset(_paths(compose(config_name)))
     except HydraException:
         return None
 
 
-def check(cfg: DictConfig, plain: DictConfig | None = None) -> None:
+def check(cfg: DictConfig, known: frozenset[str] | None = None) -> None:
     """Check that something reads every key.
 
     Next to a ``_target_``, a key must be an argument that the target takes. Everywhere else it must
-    be in the config as it is without overrides, or be an object itself, such as another callback.
+    be a known one, or be an object itself, such as another callback.
 
     Args:
         cfg: the composed config.
-        plain: the same without overrides; None leaves out the second check.
+        known: the keys that it has without overrides; None leaves out the second check.
 
     Raises:
         InputError: a key is neither.
     """
     _check_arguments(cfg, "", cfg)
-    if plain is None:
+    if known is None:
         return
-    known = set(_paths(plain))
     for key in map(str, cfg):
         if key not in known:
             raise unknown(key, cfg)

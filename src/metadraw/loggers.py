@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from hydra.utils import instantiate
@@ -130,7 +131,7 @@ def start(loggers: Sequence[Logger], config: dict[str, Any]) -> None:
             run = logger.experiment
         except (wandb.Error, TypeError, ValueError) as error:
             raise InputError(
-                f"logger=wandb: {' '.join(str(error).split())}: to keep the run offline, set "
+                f"logger=wandb: {shorten(str(error), 300)}: to keep the run offline, set "
                 "WANDB_MODE=offline"
             ) from error
         logger.log_hyperparams(config)

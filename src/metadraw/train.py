@@ -115,6 +115,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         loggers.close(trainer.loggers)
     say("%s", results.sentence(test))
     say("results: %s", folder / "results.json")
+    if (folder / "curves.png").is_file():
+        say("curves: %s", folder / "curves.png")
     return found
 
 
