@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -84,7 +84,7 @@ class FewShot:
             "checkpoint": self.checkpoint,
             "algorithm": type(learner.algorithm).__name__,
             "examples": dict(zip(classes, counts.tolist(), strict=True)),
-            "steps": steps,
+            "steps": steps if learner.algorithm.inner_loop else 0,
         }
         return Classifier(
             classes, about, self, support_x, support_y, _kept(path[0]), _kept(path[-1])
@@ -136,11 +136,11 @@ class Classifier:
 
     classes: tuple[str, ...]
     about: dict[str, Any]
-    meta_learner: FewShot
-    support_x: Tensor
-    support_y: Tensor
-    before: Params
-    after: Params
+    meta_learner: FewShot = field(repr=False)
+    support_x: Tensor = field(repr=False)
+    support_y: Tensor = field(repr=False)
+    before: Params = field(repr=False)
+    after: Params = field(repr=False)
 
     def probabilities(self, pictures: Sequence[Picture], adapted: bool = True) -> Tensor:
         """Each class's probability for each picture, ``[B, N]``.

@@ -36,10 +36,13 @@ class Curves(L.Callback):
         """Add a row: the epoch, counted from 1, outer steps and every mean logged in it."""
         assert isinstance(learner, MetaLearner)
         validated = learner.validated_at > (self.rows[-1]["step"] if self.rows else 0)
-        row = {"epoch": trainer.current_epoch + 1.0, "step": float(trainer.global_step)}
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        # How fast, and how long, from `console.EpochLines`.
+        row |= {n: float(f"{logged[n]:.6g}") for n in ("lr", "seconds") if n in logged}  # float32
         row |= {
-            name: value.item()
-            for name, value in trainer.callback_metrics.items()
+            name: value
+            for name, value in logged.items()
             if "/" in name and (validated or name.startswith("train/"))
         }
         self.rows.append(row)

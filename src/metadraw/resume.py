@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 #: What makes no other run of it: where it runs, what it is called and who watches.
 _ELSEWHERE = (
     *("defaults", "hydra", "paths", "callbacks", "logger", "task_name", "ckpt_path"),
+    *("algorithm_name", "tags", "notes"),
     *("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.cache_dir"),
 )
 #: What decides how a checkpoint is evaluated, but for what these have for meta-training alone.

@@ -57,6 +57,8 @@ class Algorithm(nn.Module, ABC):
 
     #: Whether a trained algorithm can be tested with another number of ways.
     any_ways = False
+    #: Whether a task is learned by inner steps.
+    inner_loop = True
     #: Whether it keeps running statistics, for ``learner.query_statistics=running``.
     running_statistics = False
     #: Whether each inner step is computed again on the way back: slower, in memory for one.
