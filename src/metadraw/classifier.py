@@ -55,6 +55,16 @@ class FewShot:
         self.data, learner = _restore(self.config, self.state, self.checkpoint)
         self._learners = {self.data.ways: learner}  # by number of ways
 
+    @property
+    def learner(self) -> MetaLearner:
+        """The learner for as many ways as the checkpoint was trained with."""
+        return self._learners[self.data.ways]
+
+    @property
+    def only_ways(self) -> int | None:
+        """The only number of classes that it can learn, ``None`` where any will do."""
+        return None if self.learner.algorithm.any_ways else self.data.ways
+
     def adapt(
         self, examples: Mapping[str, Sequence[Picture]], steps: int | None = None
     ) -> Classifier:
@@ -110,11 +120,11 @@ class FewShot:
 
     def _learner(self, ways: int) -> MetaLearner:
         if ways not in self._learners:
-            if not self._learners[self.data.ways].algorithm.any_ways:
+            if self.only_ways is not None:
                 raise InputError(
-                    f"{ways} classes: {type(self._learners[self.data.ways].algorithm).__name__} "
-                    f"was trained with {self.data.ways} and can learn no other number; the "
-                    "algorithms finetune, matching_net, protonet, proto_maml and unicorn_maml can"
+                    f"{ways} classes: {type(self.learner.algorithm).__name__} was trained with "
+                    f"{self.only_ways} and can learn no other number; the algorithms finetune, "
+                    "matching_net, protonet, proto_maml and unicorn_maml can"
                 )
             _, self._learners[ways] = _restore(self.config, self.state, self.checkpoint, ways)
         return self._learners[ways]
