@@ -8,7 +8,9 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import metadraw.names  # noqa: F401  (which configs call)
+# Which configs call.
+import metadraw.names
+import metadraw.offered  # noqa: F401
 from metadraw.errors import DivergedError, InputError
 
 if TYPE_CHECKING:

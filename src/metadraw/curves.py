@@ -33,15 +33,23 @@ class Curves(L.Callback):
         self.rows: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
-        """Add a row: the epoch, counted from 1, outer steps and every logged mean."""
-        row = {"epoch": trainer.current_epoch + 1.0, "step": float(trainer.global_step)}
-        logged = trainer.callback_metrics
-        row |= {name: value.item() for name, value in logged.items() if "/" in name}
+        """Add a row: the epoch, counted from 1, outer steps and every mean logged in it."""
+        assert isinstance(learner, MetaLearner)
+        validated = learner.validated_at > (self.rows[-1]["step"] if self.rows else 0)
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        # How fast, and how long, from `console.EpochLines`.
+        row |= {n: float(f"{logged[n]:.6g}") for n in ("lr", "seconds") if n in logged}  # float32
+        row |= {
+            name: value
+            for name, value in logged.items()
+            if "/" in name and (validated or name.startswith("train/"))
+        }
         self.rows.append(row)
         self._write()
 
-    def on_train_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
-        """Draw the curves."""
+    def on_fit_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
+        """Draw the curves, also if nothing was left to train."""
         if trainer.is_global_zero and self.rows:
             assert isinstance(learner, MetaLearner)
             data = getattr(trainer, "datamodule", None)

@@ -14,6 +14,7 @@ from metadraw import results
 from metadraw.data.sampling import SPLITS
 from metadraw.errors import InputError
 from metadraw.factory import restore
+from metadraw.options import check_trainer
 from metadraw.train import make_trainer, show_episode
 
 log = logging.getLogger(__name__)
@@ -39,15 +40,19 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         )
     if cfg.split not in SPLITS:
         raise InputError(f"split={cfg.split}: must be one of {', '.join(SPLITS)}")
-    changes = {group: _given(cfg[group]) for group in ("algorithm", "learner")}
+    changes = {group: _given(cfg[group]) for group in ("algorithm", "learner", "trainer")}
     # The nulls of another data set are its own.
     changes["data"] = dict(cfg.data) if "_target_" in cfg.data else _given(cfg.data)
+    git = results.git()
     data, learner = restore(cfg.ckpt_path, OmegaConf.create(changes), [cfg.split])
     data.test_split = cfg.split
+    check_trainer(cfg.trainer, {"test": data.batches["test"]})
+    assert learner.config is not None
+    cfg.trainer.precision = learner.config["trainer"]["precision"]
 
     folder = Path(cfg.paths.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = make_trainer(cfg)
+    trainer = make_trainer(cfg, learner)
     began = time.perf_counter()
     trainer.test(learner, datamodule=data, verbose=False)
     test = results.evaluation(trainer, learner, cfg.split, time.perf_counter() - began)
@@ -59,6 +64,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         learner,
         test=test,
         checkpoint=str(cfg.ckpt_path),
+        git=git,
     )
     say("%s", results.sentence(test))
     say("results: %s", folder / "results.json")

@@ -11,14 +11,16 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.utils import instantiate
 from lightning import seed_everything
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
+from metadraw import keys, optimizers
 from metadraw.algorithms import Algorithm
 from metadraw.allocator import keep_freed_memory
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import InputError
 from metadraw.learner import MetaLearner
+from metadraw.options import batches_of
 
 _PACKAGE = Path(__file__).resolve().parent
 #: In the package where it was installed, else at the top of the checkout.
@@ -37,9 +39,19 @@ def compose(*overrides: str, config: str = "train") -> DictConfig:
     Args:
         *overrides: as on the command line, e.g. ``"algorithm=fomaml"``, ``"data.shots=5"``.
         config: ``train`` or ``eval``.
+
+    Raises:
+        InputError: a key that nothing reads.
     """
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose(config, list(overrides))
+        cfg = hydra_compose(config, list(overrides), return_hydra_config=True)
+        known = keys.known(config)
+    with open_dict(cfg):
+        choices = cfg.pop("hydra").runtime.choices
+        if OmegaConf.is_interpolation(cfg, "algorithm_name"):  # as a command would resolve it
+            cfg.algorithm_name = choices["algorithm"]
+    keys.check(cfg, known)
+    return cfg
 
 
 def build(
@@ -78,11 +90,16 @@ def build_learner(cfg: DictConfig) -> MetaLearner:
     learner: MetaLearner = instantiate(
         cfg.learner, algorithm, instantiate(cfg.optimizer), instantiate(cfg.scheduler) or None
     )
-    # Now, and not at Lightning's first use: an outer optimiser or schedule that does not work.
-    try:
-        learner.configure_optimizers()
-    except (TypeError, ValueError) as error:
-        raise InputError(f"optimizer or scheduler: {error}") from error
+    # Now, and not in the middle of a run: an outer optimiser or schedule that does not work.
+    epochs, most = cfg.trainer.max_epochs or 1, cfg.trainer.get("max_steps", -1)
+    steps = epochs * batches_of(cfg.trainer, "train", cfg.data.train_batches)
+    optimizers.rehearse(
+        algorithm.parameters(),
+        learner.make_optimizer,
+        learner.make_scheduler,
+        epochs=epochs,
+        steps=steps if most == -1 else min(steps, most),
+    )
     learner.config = portable(cfg)
     return learner
 
@@ -137,6 +154,7 @@ def restore(
     for key in ("ways", *_IMAGES):
         if key in cfg.model:
             cfg.model[key] = cfg.data[key]
+    keys.check(cfg)
     data, learner = build(cfg, splits)
     if cfg.data.ways != trained.data.ways and not learner.algorithm.any_ways:
         raise InputError(
@@ -195,7 +213,8 @@ def portable(cfg: DictConfig) -> dict[str, Any]:
 
     Where drawings are kept is left to the machine that uses them.
     """
-    parts = ["seed", "data", "model", "algorithm", "optimizer", "scheduler", "learner", "trainer"]
+    parts = ["algorithm_name", "seed", "data", "model", "algorithm", "optimizer", "scheduler"]
+    parts += ["learner", "trainer"]
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, parts), resolve=True)
     assert isinstance(plain, dict)
     config = {str(key): value for key, value in plain.items()}
