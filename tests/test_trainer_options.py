@@ -63,7 +63,9 @@ def attempt(tiny_for, tmp_path):
         for limit in [trained.trainer.get(name) for name in limits[split]]:
             if limit:
                 OmegaConf.update(cfg, "trainer.limit_test_batches", limit, force_add=True)
-        return evaluate(cfg)["test"]
+        found = evaluate(cfg)
+        assert found["config"]["trainer"]["precision"] == trained.trainer.precision
+        return found["test"]
 
     return run
 

@@ -47,7 +47,10 @@ class Curves(L.Callback):
         """Draw the curves, also if nothing was left to train."""
         if trainer.is_global_zero and self.rows:
             draw_curves(self.rows, self.folder / "curves.png")
-            draw_learned(self.rows, self.folder / "learned.png")
+            # What is learned is logged with meta-validation.
+            validated = [row for row in self.rows if "val/acc" in row]
+            if validated:
+                draw_learned(validated, self.folder / "learned.png")
 
     @rank_zero_only
     def _write(self) -> None:

@@ -209,7 +209,11 @@ def _lines(cell: Cell, column: str) -> list[Line]:
         Line(
             label if position == 0 else None,
             cell.column,
-            [(row["epoch"], row["val/acc"], row["val/loss"]) for row in job.curves],
+            [
+                (row["epoch"], row["val/acc"], row["val/loss"])
+                for row in job.curves
+                if "val/acc" in row  # not every epoch has to be validated
+            ],
         )
         for position, job in enumerate(begun)
     ]
