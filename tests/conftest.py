@@ -37,20 +37,25 @@ def synthetic_images():
     return torch.from_numpy(((pattern ^ noise) * 255).astype(np.uint8))
 
 
+def sampler_of(images, **options):
+    """An episode sampler over all classes of ``[C, S, H, W]`` images, 5-way unless said."""
+    classes, samples = images.shape[:2]
+    usual = {"split": "train", "ways": 5, "shots": 1, "queries": 1, "seed": 0}
+    return EpisodeSampler(
+        images.flatten(0, 1)[:, None],
+        torch.full((classes,), samples),
+        torch.arange(classes),
+        **usual | options,
+    )
+
+
 @pytest.fixture(scope="session")
 def make_sampler(synthetic_images):
     """An episode sampler over the synthetic classes."""
 
     def make(ways=5, shots=1, queries=None, seed=0, split="train"):
-        return EpisodeSampler(
-            synthetic_images,
-            torch.arange(12),
-            split=split,
-            ways=ways,
-            shots=shots,
-            queries=queries or shots,
-            seed=seed,
-        )
+        options = {"split": split, "queries": queries or shots, "seed": seed}
+        return sampler_of(synthetic_images, ways=ways, shots=shots, **options)
 
     return make
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import sampler_of
 
 import metadraw
 from metadraw import InputError
@@ -10,7 +11,6 @@ from metadraw.cli import explain
 from metadraw.data import augmentation
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.drawings import Drawings
-from metadraw.data.sampling import EpisodeSampler
 
 CLASSES = 12
 EVERYTHING = {"orientations": 4, "shift": 2, "mirror": True}
@@ -27,11 +27,7 @@ def marked():
 
 
 def sampler(images, *, split="train", ways=5, shots=2, queries=2, **options):
-    return EpisodeSampler(
-        images,
-        torch.arange(CLASSES),
-        **{"split": split, "ways": ways, "shots": shots, "queries": queries, "seed": 0} | options,
-    )
+    return sampler_of(images, split=split, ways=ways, shots=shots, queries=queries, **options)
 
 
 def equal(one, other):
@@ -194,17 +190,8 @@ def test_an_augmented_episode_depends_on_nothing_but_seed_split_and_index(marked
 
 def test_a_drawing_is_augmented_anew_in_another_episode(marked):
     """One class, one drawing: what is left to differ between episodes is its augmentation."""
-    draw = EpisodeSampler(
-        marked[:1].expand(2, -1, -1, -1),
-        torch.arange(2),
-        split="train",
-        ways=2,
-        shots=4,
-        queries=5,
-        seed=0,
-        shift=1,
-        mirror=True,
-    )
+    options = {"ways": 2, "shots": 4, "queries": 5, "shift": 1, "mirror": True}
+    draw = sampler_of(marked[:1].expand(2, -1, -1, -1), **options)
     batch = draw(torch.arange(200))
     pictures = torch.cat([by_class(batch.support_x, 2), by_class(batch.query_x, 2)], dim=2)
     assert len(pictures.flatten(0, 2).flatten(1).unique(dim=0)) == 9 * 9 * 2

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 import metadraw
 from metadraw.cli import one_line_errors
 from metadraw.evaluate import evaluate
 from metadraw.factory import CONFIGS
+from metadraw.keys import check
 from metadraw.sweep import read_sweep
 from metadraw.train import train
 
@@ -42,11 +43,24 @@ def from_command_line(tiny, tmp_path):
 
 WRONG = {
     "unknown algorithm": (["algorithm=mamml"], "mamml", "fomaml"),
-    "unknown key": (["data.shotz=5"], "data.shotz"),
+    "unknown key": (["data.shotz=5"], "data.shotz", "did you mean data.shots?"),
+    "unknown key, added": (["+data.shotz=5"], "data.shotz", "did you mean data.shots?"),
+    "unknown key, forced": (["++algoritm=maml"], "algoritm:", "did you mean algorithm?"),
+    "unknown key of no group": (["algoritm=maml"], "algoritm:", "did you mean algorithm?"),
+    "unknown key, nothing alike": (["+anything=1"], "anything:", "--help"),
+    "unknown key, misplaced": (["+lr=0.1"], "lr:", "did you mean optimizer.lr?"),
+    "unknown key, to be added": (["optimizer.weight_decay=1"], "+optimizer.weight_decay?"),
+    "unknown key, misspelt": (["+trainer.max_stps=1"], "did you mean +trainer.max_steps?"),
+    "unknown key of a callback": (["+callbacks.best.save_top=1"], "+callbacks.best.save_top_k?"),
+    "unknown folder": (["+paths.logdir=here"], "paths.logdir:", "paths.log_dir?"),
+    "no callback": (["+callbacks.mine.patience=1"], "callbacks.mine:"),
+    "unknown experiment group": (["experimnt=debug"], "did you mean experiment?"),
+    "tags": (["tags=first"], "tags=first", "tags=[first]"),
+    "number of tasks": (["data.train_tasks=0"], "data.train_tasks=0"),
     "unknown source": (["data.source=ftp"], "data.source=ftp", "google"),
     "missing folder": (["data.path=/no/such/folder"], "/no/such/folder"),
     "no shots": (["data.shots=0"], "data.shots=0"),
-    "too many shots": (["data.shots=30"], "data.shots=30", "data.samples_per_class=20"),
+    "too many shots": (["data.shots=30"], "data.shots=30", "data.samples_per_class"),
     "too many ways": (["data.ways=80"], "data.ways=80", "69"),
     "inner steps": (["algorithm.inner_steps=0"], "algorithm.inner_steps=0"),
     "inner learning rate": (["algorithm.inner_lr=-1"], "algorithm.inner_lr=-1"),
@@ -60,7 +74,7 @@ WRONG = {
     "no validation": (["+trainer.limit_val_batches=0"], "data.val_batches=1"),
     "validation too late": (["+trainer.check_val_every_n_epoch=9"], "trainer.max_epochs=2"),
     "fewer samples": (["data.train_samples_per_class=1"], "train_samples_per_class=1", "2"),
-    "more samples": (["data.train_samples_per_class=21"], "data.samples_per_class=20"),
+    "more samples": (["data.train_samples_per_class=21"], "data.samples_per_class"),
     "statistics": (["learner.query_statistics=both"], "query, support or running"),
     "optimiser": (["optimizer.lr=-1"], "learning rate"),
     "trainer": (["trainer.precision=31"], "31"),
@@ -94,6 +108,12 @@ def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
     done = command(*from_command_line)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "train" / "runs").iterdir()
+    # In a file or a pipe: no bar, and one line a step, the same as in the log.
+    assert done.stderr == ""
+    assert done.stdout == (folder / "train.log").read_text()
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        *("run", "epoch", "epoch", "meta-test", "results:", "curves:")
+    ]
     first = json.loads((folder / "results.json").read_text())["test"]
     assert f"meta-test accuracy {100 * first['acc']:.2f}" in done.stdout
     assert str(folder / "curves.png") in done.stdout
@@ -107,7 +127,9 @@ def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
     done = command("--config-dir", str(folder), "--config-name", "config", "task_name=rerun")
     assert done.returncode == 0, done.stderr
     (rerun,) = (tmp_path / "rerun" / "runs").iterdir()
-    assert json.loads((rerun / "results.json").read_text())["test"]["loss"] == first["loss"]
+    again = json.loads((rerun / "results.json").read_text())
+    assert again["test"]["loss"] == first["loss"]
+    assert again["algorithm"] == "maml"
 
     done = command("-m", *from_command_line, "algorithm=maml_pp,fomaml")
     assert done.returncode == 0, done.stderr
@@ -115,6 +137,7 @@ def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
     configs = [
         json.loads((job.folder / "results.json").read_text())["config"] for job in read_sweep(sweep)
     ]
+    assert [config["algorithm_name"] for config in configs] == ["maml_pp", "fomaml"]
     # MAML++ brings its schedule along, in its own job only.
     assert [bool(config["scheduler"]) for config in configs] == [True, False]
 
@@ -142,6 +165,19 @@ def test_a_missing_value_is_named():
 def test_what_data_sets_share_is_no_data_set():
     with pytest.raises(metadraw.InputError, match="no data set"):
         metadraw.build(metadraw.compose("data=episodes"))
+
+
+def test_help_offers_what_can_be_chosen():
+    """Not the files that others build on, nor the groups of another command."""
+    train, evaluation = (
+        command("--help", program=f"{name}.py").stdout for name in ("train", "eval")
+    )
+    assert "\ndata: image_folder, quickdraw\n" in train
+    assert "\nscheduler: cosine, none\n" in train
+    assert "\nlogger: csv, many, none, tensorboard, wandb\n" in train
+    assert "\nexperiment: best, debug, overfit, quickstart" in train
+    assert "\ndata: as_trained, image_folder, quickdraw\n" in evaluation
+    assert "\nmodel: " not in evaluation
 
 
 def test_help_teaches():
@@ -204,7 +240,11 @@ def test_every_key_of_the_train_config_is_read(tiny, monkeypatch):
     monkeypatch.setattr(DictConfig, "_get_impl", recorded)
     # What is looked up while the whole config is copied or saved does not count.
     monkeypatch.setattr("metadraw.train.save_config", lambda *_: None)
-    monkeypatch.setattr("metadraw.factory.portable", lambda cfg: {"data": {"ways": cfg.data.ways}})
+
+    def names(cfg):
+        return {"algorithm_name": cfg.algorithm_name, "data": {"ways": cfg.data.ways}}
+
+    monkeypatch.setattr("metadraw.factory.portable", names)
     train(cfg)
     interpolated = {
         name for value in keys.values() for name in re.findall(r"\$\{([\w.]+)\}", str(value))
@@ -217,10 +257,43 @@ def test_every_key_of_the_train_config_is_read(tiny, monkeypatch):
         assert argument or elsewhere or path in read | interpolated, path
 
 
-@pytest.mark.parametrize("target", ["data", "model", "algorithm", "optimizer", "learner"])
+@pytest.mark.parametrize(
+    "target", ["data", "model", "algorithm", "optimizer", "learner", "trainer"]
+)
 def test_an_argument_that_nothing_takes_is_refused(tiny, target):
-    with pytest.raises(Exception, match=r"unexpected keyword argument|surplus"):
-        metadraw.build(metadraw.compose(*tiny, f"+{target}.surplus=1"))
+    with pytest.raises(metadraw.InputError, match=rf"{target}\.surplus: there is no such key"):
+        metadraw.compose(*tiny, f"+{target}.surplus=1")
+
+
+def test_arguments_that_something_takes_can_be_added(tiny):
+    """By the signature of each target, also where a class hands them on to its base."""
+    cfg = metadraw.compose(
+        *tiny,
+        "+trainer.max_steps=3",
+        "+optimizer.weight_decay=0.1",
+        "+callbacks.best.save_top_k=1",
+        "+callbacks.timer._target_=lightning.pytorch.callbacks.Timer",
+        "+callbacks.timer.duration=00:01:00:00",
+        "logger=wandb",
+        "+logger.wandb.entity=me",
+    )
+    assert cfg.callbacks.timer.duration == "00:01:00:00"
+    for group in ("data", "optimizer"):
+        with open_dict(cfg[group]):
+            cfg[group].surplus = 1
+        with pytest.raises(metadraw.InputError, match=rf"{group}\.surplus"):
+            check(cfg)
+        del cfg[group].surplus
+    eval_cfg = metadraw.compose("+algorithm.first_order=true", config="eval")
+    assert eval_cfg.algorithm.first_order
+
+
+def test_an_unknown_key_of_an_experiment_file(tiny, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nalgoritm: fomaml\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    with pytest.raises(metadraw.InputError, match=r"algoritm.*did you mean algorithm"):
+        metadraw.compose(*tiny, f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
 
 
 def choices():

@@ -5,6 +5,7 @@ from itertools import chain
 
 import pytest
 import torch
+from conftest import sampler_of
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
@@ -12,7 +13,7 @@ from metadraw import InputError
 from metadraw.cli import explain
 from metadraw.data.datamodule import EpisodeBatches
 from metadraw.data.drawings import QUICKDRAW_CLASSES
-from metadraw.data.sampling import EpisodeSampler
+from metadraw.data.sampling import EpisodeSampler, draw
 from metadraw.data.splits import split_classes
 
 
@@ -38,10 +39,8 @@ def test_shapes_and_labels(make_sampler, ways, shots, queries):
 
 def test_drawings_are_of_their_class_and_disjoint():
     """Synthetic drawings whose pixels say class and number: nothing is drawn twice in a task."""
-    number = torch.arange(6 * 9, dtype=torch.uint8).view(6, 9, 1, 1).expand(-1, -1, 28, 28)
-    sampler = EpisodeSampler(
-        number.contiguous(), torch.arange(6), split="train", ways=4, shots=4, queries=5, seed=1
-    )
+    number = torch.arange(6 * 9, dtype=torch.uint8).view(6, 9, 1, 1)
+    sampler = sampler_of(number, ways=4, shots=4, queries=5, seed=1)
     batch = sampler(torch.arange(50))
     for x, y in ((batch.support_x, batch.support_y), (batch.query_x, batch.query_y)):
         drawn = (x[:, :, 0, 0, 0] * 255).round().long()
@@ -63,6 +62,37 @@ def test_draws_are_uniform(make_sampler):
         assert (counts - expected).abs().max() < 6 * (expected * 11 / 12) ** 0.5
 
 
+def test_every_order_is_equally_likely():
+    """The 24 ways to draw 3 of 4 numbers, within 6 standard deviations."""
+    times = 24_000
+    drawn = draw(torch.arange(times) << 20, torch.full((times,), 4), 3)
+    counts = (drawn * torch.tensor([16, 4, 1])).sum(dim=1).bincount()
+    assert (counts > 0).sum() == 24
+    assert (counts[counts > 0] - times / 24).abs().max() < 6 * (times / 24 * 23 / 24) ** 0.5
+
+
+def test_classes_and_drawings_without_number(synthetic_images):
+    """A million classes of a million drawings: nothing is done for each of them."""
+    million = 1_000_000
+    sampler = EpisodeSampler(
+        synthetic_images[0, :1, None].expand(million**2, -1, -1, -1),  # one drawing for all
+        torch.full((million,), million),
+        torch.arange(million),
+        split="train",
+        ways=20,
+        shots=5,
+        queries=15,
+        seed=0,
+    )
+    batch = sampler(torch.arange(2))
+    assert batch.query_x.shape == (2, 300, 1, 28, 28)
+    assert all(len(classes.unique()) == 20 for classes in batch.classes)
+    drawn = draw(torch.arange(50), torch.full((50,), million), 100)
+    assert all(len(numbers.unique()) == 100 for numbers in drawn)
+    assert (drawn > 0.99 * million).any()
+    assert (drawn < 0.01 * million).any()
+
+
 def test_an_episode_depends_on_nothing_but_seed_split_and_index(make_sampler):
     sampler = make_sampler()
     together = sampler(torch.arange(10))
@@ -76,7 +106,7 @@ def test_an_episode_depends_on_nothing_but_seed_split_and_index(make_sampler):
 def test_known_episodes(make_sampler):
     """The hash is a promise: these classes were drawn when it was made, and on every machine."""
     classes = make_sampler(seed=42)(torch.tensor([0, 1, 10**12])).classes
-    assert classes.tolist() == [[0, 7, 2, 8, 5], [8, 4, 2, 5, 3], [11, 0, 2, 8, 7]]
+    assert classes.tolist() == [[11, 10, 7, 0, 6], [9, 8, 11, 1, 0], [7, 3, 2, 6, 1]]
 
 
 def test_more_ways_or_shots_extend_an_episode(make_sampler):
@@ -106,15 +136,7 @@ def test_ranks_divide_a_batch(make_sampler, ranks):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_same_episodes_on_a_gpu(synthetic_images):
     def draw(device):
-        sampler = EpisodeSampler(
-            synthetic_images.to(device),
-            torch.arange(12),
-            split="train",
-            ways=5,
-            shots=2,
-            queries=2,
-            seed=0,
-        )
+        sampler = sampler_of(synthetic_images.to(device), shots=2, queries=2)
         return sampler(torch.arange(100)).to("cpu")
 
     assert equal(draw("cpu"), draw("cuda"))

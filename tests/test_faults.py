@@ -1,5 +1,6 @@
 """Runs that are killed, stopped or out of room: the same command goes on, and nothing is lost."""
 
+import csv
 import os
 import random
 import resource
@@ -52,6 +53,12 @@ def final_state(folder):
     return {key: state[key] for key in kept}
 
 
+def curves(folder):
+    """The rows of metrics.csv, without the seconds that each epoch took."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
 def assert_equal(one, other):
     if isinstance(one, dict):
         assert one.keys() == other.keys()
@@ -93,7 +100,7 @@ def test_killed_at_random_moments(command, kills):
     whole, reference = command(*length, name="reference")
     assert run(whole).returncode == 0
     assert_equal(final_state(folder), final_state(reference))
-    assert (folder / "metrics.csv").read_text() == (reference / "metrics.csv").read_text()
+    assert curves(folder) == curves(reference)
     assert (folder / "tasks.csv").read_text() == (reference / "tasks.csv").read_text()
 
 

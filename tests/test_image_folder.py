@@ -1,6 +1,7 @@
 """Own data sets: folders of synthetic images, class lists, and tests on another data set."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -58,8 +59,9 @@ def module(folder, tmp_path):
 
 
 @pytest.fixture
-def tiny_folder(folder, tmp_path):
+def tiny_folder(folder, tmp_path, monkeypatch):
     """Overrides for a run of seconds on RGB images."""
+    monkeypatch.setenv("METADRAW_CACHE", str(tmp_path / "cache"))  # of what is loaded again
     return [
         "data=image_folder",
         f"data.path={folder}",
@@ -84,8 +86,8 @@ def tiny_folder(folder, tmp_path):
 def test_shapes_and_the_same_episodes_twice(module, channels):
     data = module(image_channels=channels)
     batch = data.episodes("train")(torch.arange(3))
-    assert data.drawings.images.shape == (10, 5, channels, 20, 20)
-    assert data.drawings.images.dtype == np.uint8
+    assert [images.shape for images in data.drawings.images] == [(5, channels, 20, 20)] * 10
+    assert {images.dtype for images in data.drawings.images} == {np.dtype(np.uint8)}
     assert data.drawings.classes == tuple(NAMES)
     assert batch.support_x.shape == (3, 2, channels, 20, 20)
     assert batch.support_x.min() >= 0
@@ -96,7 +98,8 @@ def test_shapes_and_the_same_episodes_twice(module, channels):
 
 def test_fewer_samples_are_the_first_of_more(module):
     few, all_of_them = module(samples_per_class=2).load(), module().load()
-    assert np.array_equal(few.images, all_of_them.images[:, :2])
+    for one, of_all in zip(few.images, all_of_them.images, strict=True):
+        assert np.array_equal(one, of_all[:2])
     other = module(samples_per_class=2, drawings_seed=1).load()
     assert not np.array_equal(few.images, other.images)
 
@@ -104,10 +107,8 @@ def test_fewer_samples_are_the_first_of_more(module):
 def test_augmentation_moves_all_channels_alike(module):
     options = {"new_classes": "rotations", "shift": 3, "mirror": True, "train_samples_per_class": 3}
     data = module(image_channels=3, **options)
-    data.setup()
-    images = torch.from_numpy(data.drawings.images)
     grey = data.episodes("train")
-    grey.images = images[:, :3, :1]
+    grey.images = grey.images[:, :1]
     colour = data.episodes("train")(torch.arange(4))
     assert colour.query_x.shape == (4, 2, 3, 20, 20)
     assert torch.equal(colour.query_x[:, :, :1], grey(torch.arange(4)).query_x)
@@ -179,6 +180,28 @@ def test_a_smaller_data_set_by_its_own_classes(module, folder):
     assert np.array_equal(data.drawings.images, everything.images[:3])
 
 
+def test_classes_of_unequal_size_are_used_as_they_are(module, folder):
+    """One class has one image: it alone is refused, and the others keep all of theirs."""
+    for number in range(1, 5):
+        next((folder / "c04").glob(f"{number}.*")).unlink()
+    next((folder / "c07").glob("0.*")).unlink()
+    everything = module()
+    everything.setup()
+    assert [len(images) for images in everything.drawings.images] == [5, 5, 5, 5, 1, 5, 5, 4, 5, 5]
+    with pytest.raises(InputError, match=r"there are 1 of c04: .* data\.exclude_classes"):
+        everything.episodes("all")
+    data = module(exclude_classes=["c04"])
+    batch = data.episodes("all")(torch.arange(300))
+    assert "c04" not in data.drawings.classes
+    seen = [set() for _ in data.drawings.classes]
+    for classes, x in zip(batch.classes, batch.query_x, strict=True):
+        for number, image in zip(classes.tolist(), x, strict=True):
+            pixels = (image * 255).round().to(torch.uint8).numpy()
+            own = data.drawings.images[number]
+            seen[number] |= {i for i, each in enumerate(own) if np.array_equal(each, pixels)}
+    assert [len(places) for places in seen] == [len(own) for own in data.drawings.images]
+
+
 # ---- class lists ---------------------------------------------------------------------------------
 
 
@@ -200,7 +223,8 @@ def test_lists_and_files_in_any_order(tmp_path):
         together = [name for names in data.splits.values() for name in names]
         assert sorted(together) == list(data.drawings.classes)
     assert listed.drawings.classes == from_file.drawings.classes == ("c01", "c03", "c07")
-    assert np.array_equal(listed.drawings.images, everything.drawings.images[[1, 3, 7]])
+    for one, number in zip(listed.drawings.images, (1, 3, 7), strict=True):
+        assert np.array_equal(one, everything.drawings.images[number])
     assert listed.drawings.provenance == from_file.drawings.provenance
     assert listed.class_count == 3
     batch = listed.episodes("all")(torch.arange(20))
@@ -282,6 +306,35 @@ def test_train_on_images_and_test_on_others(tiny_folder, tmp_path):
         test("data=image_folder")
 
 
+def test_a_checkpoint_uses_the_cache_of_the_machine_that_reads_it(
+    tiny_folder, tmp_path, monkeypatch
+):
+    """Not its maker's; an older checkpoint has that one's path in its config."""
+    train(metadraw.compose(*tiny_folder))
+    path, makers = tmp_path / "run" / "checkpoints" / "best.ckpt", tmp_path / "cache"
+    assert makers.is_dir()
+    assert str(makers) not in (tmp_path / "run" / "results.json").read_text()
+    checkpoint = torch.load(path, weights_only=True)
+    assert str(makers) not in str(checkpoint["metadraw_config"])
+    checkpoint["metadraw_config"]["data"]["cache_dir"] = str(makers)
+    torch.save(checkpoint, tmp_path / "older.ckpt")
+    shutil.rmtree(makers)
+    for number, file in enumerate((path, tmp_path / "older.ckpt")):
+        for use in (metadraw.load, use_in_python):
+            here = tmp_path / f"{use.__name__}-{number}"
+            monkeypatch.setenv("METADRAW_CACHE", str(here))
+            use(file)
+            assert any(here.glob("images-*"))
+    assert not makers.exists()
+    metadraw.load(path, f"data.cache_dir={makers}")
+    assert makers.is_dir()
+
+
+def use_in_python(path):
+    """As the page of demo.py does, which shows real drawings."""
+    metadraw.FewShot(path).data.setup()
+
+
 def test_a_checkpoint_from_before_data_had_the_size(tiny_folder, tmp_path):
     """Its config lacks these keys; the network's own say what its images are."""
     train(metadraw.compose(*tiny_folder))
@@ -310,9 +363,11 @@ WRONG = {
     "missing": (["data.path=/no/such/folder"], None, "data.path=/no/such/folder is not a folder"),
     "no path": (["data.path=???"], None, "data.path"),
     "a damaged image": ([], damage, "c02/1.JPG cannot be read as an image"),
-    "an empty class": ([], empty, "class c02 has 0 images, fewer than data.shots + data.queries=2"),
-    "too many samples": (["data.samples_per_class=9"], None, "has 5 images, fewer than data.sampl"),
-    "too many shots": (["data.shots=3"], None, "data.shots + data.queries=6"),
+    "an empty class": ([], empty, "data.queries=1 = 2 drawings of a class, but there are 0 of c02"),
+    "nothing": (["data.classes=[c02]"], empty, "holds no images in c02"),
+    "too many shots": (["data.shots=3"], None, "data.queries=3 = 6 drawings of a class, but there"),
+    "left out": ([f"data.exclude_classes=[{','.join(NAMES)}]"], None, "leaves no class"),
+    "unknown": (["data.exclude_classes=[c0]"], None, "data.exclude_classes: the data have no c0"),
     "too many ways": (["data.ways=5"], None, "the meta-val split has only 2 classes"),
     "channels": (["data.image_channels=2"], None, "data.image_channels=2: must be 1"),
     "size": (["data.image_size=0"], None, "data.image_size=0: must be a whole number"),

@@ -259,12 +259,6 @@ def test_sixty_ways(algorithm, tiny_for):
     assert logits.isfinite().all()
 
 
-def test_a_network_with_running_statistics_is_refused():
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    with pytest.raises(InputError, match="layer 1 keeps running batch-norm statistics"):
-        MAML(network, inner_lr=0.1, first_order=False, inner_steps=1, eval_inner_steps=1)
-
-
 def test_any_network_can_take_its_place(make_sampler):
     """Dropout, no batch norm, another structure: nothing in the learner knows of it."""
     network = nn.Sequential(

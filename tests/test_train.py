@@ -30,8 +30,9 @@ def other_folder(tmp_path):
 
 
 def rows(folder):
+    """Of metrics.csv, without the seconds, which two runs never share."""
     with open(folder / "metrics.csv") as file:
-        return list(csv.DictReader(file))
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
 def test_a_run_leaves_everything_behind(tiny):
@@ -54,7 +55,7 @@ def test_a_run_leaves_everything_behind(tiny):
     assert len(written["data"]["sha256"]) == 64
     assert written["config"]["data"]["shots"] == 1
     curves = rows(folder)
-    assert [row["epoch"] for row in curves] == ["1.0", "2.0"]
+    assert [row["epoch"] for row in curves] == ["1", "2"]
     for split in ("train", "val"):
         for name in ("loss", "acc", "precision"):
             assert float(curves[0][f"{split}/{name}"]) >= 0

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -55,6 +55,16 @@ class FewShot:
         self.data, learner = _restore(self.config, self.state, self.checkpoint)
         self._learners = {self.data.ways: learner}  # by number of ways
 
+    @property
+    def learner(self) -> MetaLearner:
+        """The learner for as many ways as the checkpoint was trained with."""
+        return self._learners[self.data.ways]
+
+    @property
+    def only_ways(self) -> int | None:
+        """The only number of classes that it can learn, ``None`` where any will do."""
+        return None if self.learner.algorithm.any_ways else self.data.ways
+
     def adapt(
         self, examples: Mapping[str, Sequence[Picture]], steps: int | None = None
     ) -> Classifier:
@@ -84,7 +94,7 @@ class FewShot:
             "checkpoint": self.checkpoint,
             "algorithm": type(learner.algorithm).__name__,
             "examples": dict(zip(classes, counts.tolist(), strict=True)),
-            "steps": steps,
+            "steps": steps if learner.algorithm.inner_loop else 0,
         }
         return Classifier(
             classes, about, self, support_x, support_y, _kept(path[0]), _kept(path[-1])
@@ -110,11 +120,11 @@ class FewShot:
 
     def _learner(self, ways: int) -> MetaLearner:
         if ways not in self._learners:
-            if not self._learners[self.data.ways].algorithm.any_ways:
+            if self.only_ways is not None:
                 raise InputError(
-                    f"{ways} classes: {type(self._learners[self.data.ways].algorithm).__name__} "
-                    f"was trained with {self.data.ways} and can learn no other number; the "
-                    "algorithms finetune, matching_net, protonet, proto_maml and unicorn_maml can"
+                    f"{ways} classes: {type(self.learner.algorithm).__name__} was trained with "
+                    f"{self.only_ways} and can learn no other number; the algorithms finetune, "
+                    "matching_net, protonet, proto_maml and unicorn_maml can"
                 )
             _, self._learners[ways] = _restore(self.config, self.state, self.checkpoint, ways)
         return self._learners[ways]
@@ -136,11 +146,11 @@ class Classifier:
 
     classes: tuple[str, ...]
     about: dict[str, Any]
-    meta_learner: FewShot
-    support_x: Tensor
-    support_y: Tensor
-    before: Params
-    after: Params
+    meta_learner: FewShot = field(repr=False)
+    support_x: Tensor = field(repr=False)
+    support_y: Tensor = field(repr=False)
+    before: Params = field(repr=False)
+    after: Params = field(repr=False)
 
     def probabilities(self, pictures: Sequence[Picture], adapted: bool = True) -> Tensor:
         """Each class's probability for each picture, ``[B, N]``.

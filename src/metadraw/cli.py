@@ -14,9 +14,15 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from metadraw.errors import DivergedError, InputError
+from metadraw.keys import unknown
 
 log = logging.getLogger(__name__)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -91,6 +97,10 @@ def explain(error: BaseException) -> str | None:
             )
         if isinstance(cause, MissingMandatoryValue):
             return f"{cause.full_key} is missing: {cause.full_key}=... is needed"
+        if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and cause.full_key:
+            # Hydra would advise to add it all the same.
+            assert cause.parent_node is not None
+            return str(unknown(cause.full_key, cause.parent_node._get_root()))
         if isinstance(cause, (HydraException, OmegaConfBaseException)) or (
             # Hydra's, for algorithm=3
             isinstance(cause, ValueError) and str(cause).startswith("Config group override")

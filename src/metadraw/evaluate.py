@@ -43,6 +43,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     changes = {group: _given(cfg[group]) for group in ("algorithm", "learner", "trainer")}
     # The nulls of another data set are its own.
     changes["data"] = dict(cfg.data) if "_target_" in cfg.data else _given(cfg.data)
+    git = results.git()
     data, learner = restore(cfg.ckpt_path, OmegaConf.create(changes), [cfg.split])
     data.test_split = cfg.split
     check_trainer(cfg.trainer, {"test": data.batches["test"]})
@@ -63,6 +64,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         learner,
         test=test,
         checkpoint=str(cfg.ckpt_path),
+        git=git,
     )
     say("%s", results.sentence(test))
     say("results: %s", folder / "results.json")

@@ -12,7 +12,6 @@ import torch
 import torch.distributed
 from torch import Tensor
 from torch.func import vmap
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -89,12 +88,6 @@ class MetaLearner(L.LightningModule):
             )
         if not isinstance(recompute_steps, bool):
             raise InputError(f"learner.recompute_steps={recompute_steps}: must be true or false")
-        dropout = [m for m in algorithm.modules() if isinstance(m, _DropoutNd)]
-        if recompute_steps and dropout:
-            raise InputError(
-                f"learner.recompute_steps=true: {type(dropout[0]).__name__} would drop others when "
-                "a step is computed again: must be false, or the network without dropout"
-            )
         if gradient_clip_norm is not None and not gradient_clip_norm > 0:
             raise InputError(
                 f"learner.gradient_clip_norm={gradient_clip_norm}: must be above 0, or null for "
@@ -124,7 +117,7 @@ class MetaLearner(L.LightningModule):
             The gradient by the algorithm's parameter names (with the means of what it observes),
             and ``[T]`` values by metric name.
         """
-        meta = {name: p.detach() for name, p in self.algorithm.named_parameters()}
+        meta = {name: p.detach() for name, p in self.algorithm.meta_parameters().items()}
         with self._mode(training=True):
             gradients, outcome = vmap(
                 self.algorithm.meta_gradient,
@@ -217,11 +210,18 @@ class MetaLearner(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The outer optimiser, and its schedule if there is one."""
-        optimizer = self.make_optimizer(self.algorithm.parameters())
+        optimizer = self.make_optimizer(self.outer_parameters())
         if self.make_scheduler is None:
             return optimizer
         scheduler = self.make_scheduler(optimizer)
         return [optimizer], [{"scheduler": scheduler, "interval": optimizers.interval(scheduler)}]
+
+    def outer_parameters(self) -> list[Tensor]:
+        """What the outer optimiser is for: the meta-parameters.
+
+        With nothing to meta-train, there is still an optimiser for Lightning to keep.
+        """
+        return list(self.algorithm.meta_parameters().values() or self.algorithm.parameters())
 
     def on_fit_start(self) -> None:
         """Start watching for a loss that is not finite."""
@@ -235,15 +235,15 @@ class MetaLearner(L.LightningModule):
 
     def training_step(self, batch: Episode, batch_idx: int) -> None:
         """One outer step on this rank's tasks of the batch."""
-        if not any(p.requires_grad for p in self.algorithm.parameters()):
-            # Nothing to meta-train: an idle step, so that there is one epoch and a checkpoint.
+        if not self.algorithm.meta_parameters():
+            # An idle step, so that there is one epoch and a checkpoint.
             self.optimizers().step()  # type: ignore[union-attr]
             self.trainer.should_stop = True
             return
         gradients, values = self.meta_gradients(batch)
         logged = {f"train/{name}": value.mean() for name, value in values.items()}
         mean = self._mean_over_ranks(gradients | logged, tasks=len(batch.number))
-        for name, parameter in self.algorithm.named_parameters():
+        for name, parameter in self.algorithm.meta_parameters().items():
             parameter.grad = mean[name]
         if self.gradient_clip_norm is not None:
             clip_grad_norm_(self.algorithm.parameters(), self.gradient_clip_norm)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 #: What makes no other run of it: where it runs, what it is called and who watches.
 _ELSEWHERE = (
     *("defaults", "hydra", "paths", "callbacks", "logger", "task_name", "ckpt_path"),
+    *("algorithm_name", "tags", "notes"),
     *("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.cache_dir"),
 )
 #: What decides how a checkpoint is evaluated, but for what these have for meta-training alone.
@@ -152,7 +153,7 @@ def carry_over(
     changed = _changed(_flat(checkpoint["metadraw_config"]), _flat(learner.config or {}))
     optimizers.carry_over(
         checkpoint,
-        learner.algorithm.parameters(),
+        learner.outer_parameters(),
         learner.make_optimizer,
         learner.make_scheduler,
         changed=changed,

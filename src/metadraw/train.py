@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from metadraw import loggers, results, resume
+from metadraw import console, loggers, results, resume
 from metadraw.checkpoints import BestCheckpoint
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import DivergedError, InputError
@@ -30,8 +29,6 @@ from metadraw.options import check_callbacks, check_training
 
 log = logging.getLogger(__name__)
 say = rank_zero_only(log.info)  # once, not by every process
-# Lightning's own use of a PyTorch name that is about to go; nothing a user could change.
-warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -53,11 +50,14 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         DivergedError: a loss was not finite; the last good checkpoint is kept.
     """
     check_training(cfg.trainer, {s: cfg.data[f"{s}_batches"] for s in ("train", "val", "test")})
+    if cfg.get("tags") is not None and not OmegaConf.is_list(cfg.tags):
+        raise InputError(f"tags={cfg.tags}: must be a list, e.g. tags=[{cfg.tags}]")
     folder = Path(cfg.paths.output_dir)
     resume.refuse_another_config(cfg, folder)
     if (found := resume.finished(folder)) is not None:
         say("already finished: %s", folder)
         return found
+    git = results.git()
     data, learner = build(cfg)
     learner.algorithm.check_classes(data.class_count)
     trainer = make_trainer(cfg, learner)
@@ -71,9 +71,10 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     save_config(cfg, folder)
     say("run folder: %s", folder)
-    logger = trainer.logger
     try:
-        loggers.start(logger, {**(learner.config or {}), "drawings": data.drawings.provenance})
+        loggers.start(
+            trainer.loggers, {**(learner.config or {}), "drawings": data.drawings.provenance}
+        )
         began = time.perf_counter()
         try:
             trainer.fit(learner, data, ckpt_path=ckpt_path, weights_only=True)
@@ -114,17 +115,22 @@ def train(cfg: DictConfig) -> dict[str, Any]:
                 "seconds_with_validation": round(trained - began, 3),
             },
             checkpoint=path,
+            git=git,
+            tags=list(cfg.get("tags") or []),
+            notes=cfg.get("notes"),
         )
-        loggers.finish(logger, found, folder)
+        loggers.finish(trainer.loggers, found, folder)
     finally:
-        loggers.close(logger)
+        loggers.close(trainer.loggers)
     say("%s", results.sentence(test))
-    say("curves: %s", folder / "curves.png")
+    say("results: %s", folder / "results.json")
+    if (folder / "curves.png").is_file():
+        say("curves: %s", folder / "curves.png")
     return found
 
 
 def make_trainer(cfg: DictConfig, learner: MetaLearner) -> L.Trainer:
-    """The Trainer of a config, with its callbacks and logger.
+    """The Trainer of a config, with its callbacks and loggers.
 
     Args:
         cfg: the config; a callback that is null is left out.
@@ -133,13 +139,20 @@ def make_trainer(cfg: DictConfig, learner: MetaLearner) -> L.Trainer:
     Raises:
         InputError: a callback that cannot work.
     """
+    console.quiet()
     configs = {key: node for key, node in (cfg.get("callbacks") or {}).items() if node is not None}
     callbacks = {key: _make(f"callbacks.{key}", node) for key, node in configs.items()}
     check_callbacks(configs, callbacks, learner, logger=bool(cfg.get("logger")))
+    bars = [callback for callback in callbacks.values() if isinstance(callback, ProgressBar)]
+    show = cfg.trainer.get("enable_progress_bar")
+    show = bool(bars) if show is None else show
+    others = [callback for callback in callbacks.values() if callback not in bars]
     return _make(
         "trainer",
         cfg.trainer,
-        callbacks=list(callbacks.values()),
+        # The first one: others read what it logs.
+        callbacks=[console.EpochLines(), *others, *(bars if show else [])],
+        enable_progress_bar=show,
         logger=loggers.make(cfg.get("logger"), Path(cfg.paths.output_dir)),
         default_root_dir=cfg.paths.output_dir,
     )

@@ -30,10 +30,14 @@ class DamagedError(OSError):
     """Something is stored, but not what its folder should hold; one line says what is off."""
 
 
-def provenance(images: np.ndarray, origin: Mapping[str, str | int]) -> Provenance:
-    """Where an array comes from, with the SHA-256 of its bytes in C order."""
-    digest = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
-    return {**origin, "sha256": digest}
+def provenance(
+    images: Sequence[np.ndarray] | np.ndarray, origin: Mapping[str, str | int]
+) -> Provenance:
+    """Where arrays come from, with the SHA-256 of their bytes in C order, one after the other."""
+    digest = hashlib.sha256()
+    for array in images:
+        digest.update(np.ascontiguousarray(array).data)
+    return {**origin, "sha256": digest.hexdigest()}
 
 
 def read(
@@ -44,11 +48,11 @@ def read(
     Args:
         folder: of this one array.
         classes: C names.
-        shape: of one class, ``[S, H, W]`` or ``[S, channels, H, W]``.
+        shape: of the array.
         origin: where the drawings should come from.
 
     Returns:
-        ``uint8 [C, *shape]`` with its provenance, or None.
+        ``uint8 [*shape]`` with its provenance, or None.
 
     Raises:
         DamagedError: the folder holds anything else.
@@ -58,7 +62,7 @@ def read(
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         stored = np.load(folder / "drawings.npy", mmap_mode="r", allow_pickle=False)
-        if stored.dtype != np.uint8 or stored.shape != (len(classes), *shape):
+        if stored.dtype != np.uint8 or stored.shape != tuple(shape):
             raise ValueError(f"drawings.npy holds {stored.dtype} {stored.shape}")
         images = np.array(stored)
         right = _describe(images, classes, origin)
@@ -77,7 +81,7 @@ def write(
 
     Args:
         folder: of this one array.
-        images: ``uint8 [C, S, H, W]`` or ``[C, S, channels, H, W]``.
+        images: uint8.
         classes: C names.
         origin: where the drawings come from.
 
@@ -98,7 +102,7 @@ def write(
             json.dump(_describe(images, classes, origin), meta, indent=1)
             meta.flush()
             os.fsync(meta.fileno())
-        stored = read(unfinished, classes, images.shape[1:], origin)
+        stored = read(unfinished, classes, images.shape, origin)
         assert stored is not None
         os.rename(unfinished, folder)
     finally:
@@ -118,9 +122,9 @@ def read_or_make(
     Args:
         folder: of this one array.
         classes: C names.
-        shape: of one class, see `read`.
+        shape: of the array.
         origin: where the drawings come from.
-        make: gives ``uint8 [C, *shape]``; called once for any number of processes.
+        make: gives ``uint8 [*shape]``; called once for any number of processes.
 
     Returns:
         What `read` gives.

@@ -28,16 +28,25 @@ class EpisodeBatches(Dataset[Episode]):
     """Batch b of a split as a map-style dataset: any order, any worker, the same tasks.
 
     Batch b holds the episodes ``b*T .. b*T+T-1``. Under several ranks each one gets its part of
-    them: together they see every task once.
+    them: together they see every task once. Of a limited number of tasks, the first follows the
+    last.
     """
 
-    def __init__(self, sampler: EpisodeSampler, tasks: int, rank: int = 0, ranks: int = 1) -> None:
-        self.sampler, self.tasks = sampler, tasks
+    def __init__(
+        self,
+        sampler: EpisodeSampler,
+        tasks: int,
+        rank: int = 0,
+        ranks: int = 1,
+        limit: int | None = None,
+    ) -> None:
+        self.sampler, self.tasks, self.limit = sampler, tasks, limit
         self.first, self.last = tasks * rank // ranks, tasks * (rank + 1) // ranks
 
     def __getitem__(self, batch: int) -> Episode:
         start = batch * self.tasks
-        return self.sampler(torch.arange(start + self.first, start + self.last))
+        numbers = torch.arange(start + self.first, start + self.last)
+        return self.sampler(numbers if self.limit is None else numbers % self.limit)
 
 
 class EpochOrder(SequentialSampler):
@@ -74,6 +83,8 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         queries: Q, query drawings a class.
         tasks_per_batch: T, tasks of one outer step, over all ranks together.
         train_batches: meta-training batches an epoch.
+        train_tasks: meta-training is on the first so many tasks, over and over; on new ones in
+            every step if None.
         val_batches: meta-validation batches after each epoch, the same every time.
         test_batches: meta-test batches.
         seed: of the meta-training episodes.
@@ -92,7 +103,8 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         image_size: height and width of a drawing in pixels.
         image_channels: 1 for grey, 3 for RGB.
         classes: the classes to use, as a list of names or the path of a text file with one name a
-            line, all if none.
+            line, all if None.
+        exclude_classes: classes to leave out, likewise, none if None.
         train_classes: those for meta-training, likewise; all three of these or none.
         val_classes: those for meta-validation.
         test_classes: those for meta-test.
@@ -125,9 +137,11 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         shift: int,
         mirror: bool,
         train_samples_per_class: int | None,
+        train_tasks: int | None = None,
         image_size: int = 28,
         image_channels: int = 1,
         classes: Names | None = None,
+        exclude_classes: Names | None = None,
         train_classes: Names | None = None,
         val_classes: Names | None = None,
         test_classes: Names | None = None,
@@ -145,6 +159,8 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
             "image_size": (image_size, 1),
             "image_channels": (image_channels, 1),
         }
+        if train_tasks is not None:
+            least["train_tasks"] = (train_tasks, 1)
         for key, (value, minimum) in least.items():
             if type(value) is not int or value < minimum:  # bool is an int, too
                 raise InputError(
@@ -177,9 +193,10 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         if 0 < len(self.named) < len(named):
             lacking = ", ".join(f"data.{s}_classes" for s in named if s not in self.named)
             raise InputError(f"{lacking}: missing: name the classes of all three splits or of none")
-        self.classes = classes
+        self.classes, self.exclude_classes = classes, exclude_classes
         self.image_size, self.image_channels = image_size, image_channels
         self.train_samples = train_samples_per_class
+        self.train_tasks = train_tasks
         self.ways, self.shots, self.queries = ways, shots, queries
         self.tasks_per_batch = tasks_per_batch
         self.batches = {"train": train_batches, "val": val_batches, "test": test_batches}
@@ -191,6 +208,7 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         self.shift = {"train": shift, "val": 0, "test": 0, "all": 0}
         self.mirror = {"train": mirror, "val": False, "test": False, "all": False}
         self._images: Tensor | None = None
+        self._chosen: list[str] | None = None
 
     @abstractmethod
     def load(self) -> Drawings:
@@ -222,24 +240,19 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         if self._images is not None:
             return
         drawings = self._restricted(self.load())
-        per_class, *shape = drawings.images.shape[1:]
-        channels, height, width = shape if len(shape) == 3 else (1, *shape)
-        if (channels, height, width) != (self.image_channels, self.image_size, self.image_size):
+        for shape in {images.shape[1:] for images in drawings.images}:
+            channels, height, width = shape if len(shape) == 3 else (1, *shape)
+            if (channels, height, width) != (self.image_channels, self.image_size, self.image_size):
+                raise InputError(
+                    f"data.image_size={self.image_size}, data.image_channels="
+                    f"{self.image_channels}: the drawings are {height} x {width} pixels with "
+                    f"{channels} channel{'s' if channels > 1 else ''}"
+                )
+        counts = [len(images) for images in drawings.images]
+        if self.train_samples is not None and self.train_samples > max(counts):
             raise InputError(
-                f"data.image_size={self.image_size}, data.image_channels={self.image_channels}: "
-                f"the drawings are {height} x {width} pixels with {channels} "
-                f"channel{'s' if channels > 1 else ''}"
-            )
-        if self.shots + self.queries > per_class:
-            raise InputError(
-                f"data.shots={self.shots} + data.queries={self.queries} = "
-                f"{self.shots + self.queries} drawings of a class, but data.samples_per_class="
-                f"{per_class}: their sum may be at most {per_class}"
-            )
-        if self.train_samples is not None and self.train_samples > per_class:
-            raise InputError(
-                f"data.train_samples_per_class={self.train_samples}: there are only "
-                f"data.samples_per_class={per_class} drawings of a class"
+                f"data.train_samples_per_class={self.train_samples}: no class has more than "
+                f"{max(counts)} drawings (data.samples_per_class)"
             )
         if self.named:
             self.splits = named_splits(self.named, drawings.classes)
@@ -251,18 +264,29 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
             drawings = replace(drawings, provenance={**drawings.provenance, **told})
         else:
             self.splits = split_classes(drawings.classes, self.split_seed)
-        self.drawings = drawings
-        self._images = torch.from_numpy(drawings.images)
+        # One array, of which the classes' own are views.
+        images = np.concatenate(list(drawings.images))
+        self.drawings = replace(drawings, images=np.split(images, np.cumsum(counts)[:-1]))
+        self._counts = torch.tensor(counts)
+        self._images = torch.from_numpy(images).view(-1, *self.image_shape)
 
     def chosen(self, known: Sequence[str]) -> list[str]:
-        """Those of a data set's class names that `classes` asks for, in their order.
+        """Those of a data set's class names that this module uses, in their order.
 
         Raises:
-            InputError: names that are wrong, see `chosen_classes`.
+            InputError: names that are wrong, see `chosen_classes`, or all of them left out.
         """
-        if self.classes is None:
-            return list(known)
-        return chosen_classes("classes", self.classes, known)
+        if self._chosen is not None:  # by `load`, which then left the others out itself
+            return self._chosen
+        if self.classes is not None:
+            known = chosen_classes("classes", self.classes, known)
+        if self.exclude_classes is not None:
+            left_out = set(chosen_classes("exclude_classes", self.exclude_classes, known))
+            known = [name for name in known if name not in left_out]
+            if not known:
+                raise InputError(f"data.exclude_classes={self.exclude_classes}: leaves no class")
+        self._chosen = list(known)
+        return self._chosen
 
     def _restricted(self, drawings: Drawings) -> Drawings:
         """The drawings of the chosen classes, with a checksum of these."""
@@ -270,7 +294,7 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         if classes == tuple(drawings.classes):
             return drawings
         number = {name: position for position, name in enumerate(drawings.classes)}
-        images = drawings.images[[number[name] for name in classes]]
+        images = [drawings.images[number[name]] for name in classes]
         return Drawings(images, classes, cache.provenance(images, drawings.provenance))
 
     @property
@@ -290,7 +314,7 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
             device: where the drawings shall live; episodes come from there.
 
         Raises:
-            InputError: an unknown split, or one of too few classes.
+            InputError: an unknown split, one of too few classes, or a class of too few drawings.
         """
         if split not in SPLITS:
             raise InputError(f"split={split}: must be one of {', '.join(SPLITS)}")
@@ -305,14 +329,25 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         # Kept, so that the drawings travel to an accelerator once and all splits share them.
         self._images = self._images.to(device)
         number = {name: position for position, name in enumerate(self.drawings.classes)}
+        classes = torch.tensor([number[name] for name in names])
+        fewest = int(self._counts[classes].argmin())
+        if (found := int(self._counts[classes[fewest]])) < self.shots + self.queries:
+            raise InputError(
+                f"data.shots={self.shots} + data.queries={self.queries} = "
+                f"{self.shots + self.queries} drawings of a class, but there are {found} of "
+                f"{names[fewest]}: ask for fewer, add some (data.samples_per_class), or leave such "
+                "classes out with data.exclude_classes"
+            )
         return EpisodeSampler(
-            self._images[:, : self.train_samples] if split == "train" else self._images,
-            torch.tensor([number[name] for name in names]),
+            self._images,
+            self._counts,
+            classes,
             split=split,
             ways=self.ways,
             shots=self.shots,
             queries=self.queries,
             seed=self.seeds[split],
+            samples=self.train_samples if split == "train" else None,
             orientations=self.orientations[split],
             shift=self.shift[split],
             mirror=self.mirror[split],
@@ -333,7 +368,10 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
                 f"data.tasks_per_batch={self.tasks_per_batch} cannot be divided among {ranks} "
                 f"processes: it must be at least {ranks}"
             )
-        dataset = EpisodeBatches(self.episodes(split, device), self.tasks_per_batch, rank, ranks)
+        limit = self.train_tasks if split == "train" else None
+        dataset = EpisodeBatches(
+            self.episodes(split, device), self.tasks_per_batch, rank, ranks, limit
+        )
 
         def epoch() -> int:
             trainer = self.trainer

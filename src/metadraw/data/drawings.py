@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,17 +29,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Drawings:
-    """Drawings of several classes, the same number of each.
+    """Drawings of several classes.
 
     Attributes:
-        images: ``uint8 [C, S, H, W]``, or ``[C, S, channels, H, W]`` where there are several
-            channels; of Quick, Draw! 28 x 28 pixels, 0 background to 255 ink.
+        images: of each class, ``uint8 [S, H, W]``, or ``[S, channels, H, W]`` where there are
+            several channels. S may differ between classes; where it does not, one array
+            ``[C, S, ...]`` will do. Of Quick, Draw! 28 x 28 pixels, 0 background to 255 ink.
         classes: C names, in the order of the images.
         provenance: where they come from: source, renderer, location, samples_per_class, seed and
             the sha256 of the images' bytes.
     """
 
-    images: np.ndarray
+    images: Sequence[np.ndarray] | np.ndarray
     classes: tuple[str, ...]
     provenance: dict[str, str | int]
 
@@ -153,7 +154,8 @@ def _partial(folder: Path) -> Path:
 def _cached(downloads: dict[str, _Download], locked: bool = False) -> Drawings | None:
     """The first finished cache; with the lock held, damaged ones are removed."""
     for name, download in downloads.items():
-        at, shape = download.folder, (int(download.origin["samples_per_class"]), SIDE, SIDE)
+        at, samples = download.folder, int(download.origin["samples_per_class"])
+        shape = (len(QUICKDRAW_CLASSES), samples, SIDE, SIDE)
         try:
             stored = cache.read(at, QUICKDRAW_CLASSES, shape, download.origin)
         except cache.DamagedError as error:

@@ -33,7 +33,7 @@ class ImageFolder(EpisodeDataModule):
 
     Args:
         path: the folder.
-        samples_per_class: images of a class in memory, none: as many as the smallest class has.
+        samples_per_class: at most so many images of each class, all if None.
         drawings_seed: which images of a class are taken.
         cache_dir: where the images that were read are kept.
         **episodes: what `EpisodeDataModule` takes; ``image_channels`` is 1 (grey) or 3 (RGB).
@@ -65,7 +65,7 @@ class ImageFolder(EpisodeDataModule):
         ):
             raise InputError(
                 f"data.samples_per_class={samples_per_class}: must be a whole number of at least "
-                "1, or null for as many as the smallest class has"
+                "1, or null for all of a class"
             )
         if type(drawings_seed) is not int or not 0 <= drawings_seed < 2**32:
             raise InputError(
@@ -105,40 +105,35 @@ class ImageFolder(EpisodeDataModule):
         """The images of the classes asked for, read or from the cache.
 
         Returns:
-            ``uint8 [C, S, image_channels, image_size, image_size]``, classes sorted by name.
+            Of each class ``uint8 [S, image_channels, image_size, image_size]``; classes are
+            sorted by name.
 
         Raises:
-            InputError: no such folder, no or too few images, one that cannot be read, or a cache
-                that cannot be written.
+            InputError: no such folder, one without images, an image that cannot be read, or a
+                cache that cannot be written.
         """
         files = self._files()
         classes = self.chosen(list(files))
-        fewest = min(classes, key=lambda name: len(files[name]))
-        found, needed = len(files[fewest]), self.shots + self.queries
-        if found < (self.samples or needed):
-            option = (
-                "data.shots + data.queries" if self.samples is None else "data.samples_per_class"
-            )
-            raise InputError(
-                f"data.path={self.path}: class {fewest} has {found} images, fewer than {option}="
-                f"{self.samples or needed}: add images, or leave it out with data.classes"
-            )
-        samples = self.samples or found
         # By its place among all classes, so that leaving others out changes nothing in a class.
         chosen = [
             [
                 files[name][row]
-                for row in choose_rows(len(files[name]), samples, self.drawings_seed, i)
+                for row in choose_rows(
+                    len(files[name]), self.samples or len(files[name]), self.drawings_seed, i
+                )
             ]
             for i, name in enumerate(files)
             if name in set(classes)
         ]
+        counts = [len(of_class) for of_class in chosen]
+        if not sum(counts):
+            raise InputError(f"data.path={self.path} holds no images in {', '.join(classes[:3])}")
         origin: dict[str, str | int] = {
             "source": "image_folder",
             "renderer": f"{type(self).__module__}.{type(self).__qualname__} {self.version}",
             "image_size": self.image_size,
             "image_channels": self.image_channels,
-            "samples_per_class": samples,
+            "samples_per_class": self.samples or "all",
             "seed": self.drawings_seed,
         }
         origin["fingerprint"] = self._fingerprint(chosen, origin)
@@ -146,11 +141,12 @@ class ImageFolder(EpisodeDataModule):
             images, provenance = cache.read_or_make(
                 self.cache_dir / f"images-{str(origin['fingerprint'])[:16]}",
                 classes,
-                (samples, self.image_channels, self.image_size, self.image_size),
+                (sum(counts), *self.image_shape),
                 origin,
                 lambda: self._read_all(chosen),
             )
-        return Drawings(images, tuple(classes), {**provenance, "location": str(self.path)})
+        of_classes = np.split(images, np.cumsum(counts)[:-1])
+        return Drawings(of_classes, tuple(classes), {**provenance, "location": str(self.path)})
 
     def _files(self) -> dict[str, list[Path]]:
         """The image files of each class, both sorted by name."""
@@ -185,8 +181,7 @@ class ImageFolder(EpisodeDataModule):
         _log.info("drawings: reading %d images in %s", len(files), self.path)
         with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes
             progress = tqdm(pool.map(self._read, files), "images", len(files), unit="image")
-            images = np.stack(list(progress))
-        return images.reshape(len(chosen), -1, *images.shape[1:])
+            return np.stack(list(progress))
 
     def _read(self, file: Path) -> np.ndarray:
         try:

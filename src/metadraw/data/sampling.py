@@ -1,8 +1,8 @@
 """Episode i of a split as a pure function of (seed, split, i), vectorised on any device.
 
 A stateful generator would make an episode depend on what was drawn before it, and CPU and GPU
-generators differ. Here every candidate gets a key by hashing (seed, split, episode, candidate)
-with integer arithmetic, which is the same everywhere, and the smallest keys are drawn.
+generators differ. Here every choice is a hash of (seed, split, episode, what is chosen) in integer
+arithmetic, which is the same everywhere. Drawing k of n takes the same time for any n.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def _signed(value: int) -> int:
 
 
 _GAMMA = _signed(0x9E3779B97F4A7C15)
+_LARGEST = (1 << 63) - 1
 _MULTIPLIERS = (_signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB))
 
 
@@ -44,6 +45,33 @@ def _fold(state: Tensor, data: Tensor) -> Tensor:
     return _mix(state + _GAMMA * (data + 1))
 
 
+def draw(state: Tensor, among: Tensor, count: int) -> Tensor:
+    """The first numbers of a random order of 0 to n-1, in a time that does not grow with n.
+
+    Each draw picks one of the numbers that are left by its rank among them, so every order is
+    equally likely and more draws only add to the result.
+
+    Args:
+        state: ``[...]`` int64, hashes: another one, another order.
+        among: ``[...]`` int64, n for each state, at least ``count``.
+        count: k, how many to draw.
+
+    Returns:
+        ``[..., k]`` int64, without repeats.
+    """
+    place = torch.arange(count, device=state.device)
+    # The sign bit is dropped; the bias of the remainder is below n / 2**63.
+    ranks = (_fold(state[..., None], place) & _LARGEST) % (among[..., None] - place)
+    drawn = in_order = ranks[..., :1]
+    for i in range(1, count):
+        rank = ranks[..., i : i + 1]
+        # in_order - place: how many numbers are left below each one drawn.
+        number = rank + (in_order - place[:i] <= rank).sum(dim=-1, keepdim=True)
+        drawn = torch.cat([drawn, number], dim=-1)
+        in_order = torch.cat([in_order, number], dim=-1).sort(dim=-1).values
+    return drawn
+
+
 class EpisodeSampler:
     """Draws episodes of one class split, on the device that holds the drawings.
 
@@ -57,13 +85,16 @@ class EpisodeSampler:
     mirrored depends on its index in the class, not on its place in the episode.
 
     Args:
-        images: ``[C, S, H, W]`` or ``[C, S, channels, H, W]`` uint8, all classes of the data.
+        images: ``[D, channels, H, W]`` uint8, the D drawings of all C classes, one class after the
+            other.
+        counts: ``[C]`` int64, how many drawings each class has; their sum is D.
         classes: ``[M]`` int64, the classes of this split.
         split: one of `SPLITS`: part of the hash, so splits never share a stream.
         ways: N, classes a task, at most M.
         shots: K, support drawings a class.
-        queries: Q, query drawings a class; K + Q at most S.
+        queries: Q, query drawings a class; K + Q at most what each class of this split has.
         seed: another seed, other episodes.
+        samples: only the first so many drawings of each class are drawn, all if None.
         orientations: O, in how many orientations each class is a class of its own: 1, 4 or 8.
         shift: each drawing is moved at random by up to so many pixels in each direction.
         mirror: each drawing is mirrored left-right or not at random; O is 1 or 4 then.
@@ -72,6 +103,7 @@ class EpisodeSampler:
     def __init__(
         self,
         images: Tensor,
+        counts: Tensor,
         classes: Tensor,
         *,
         split: str,
@@ -79,13 +111,17 @@ class EpisodeSampler:
         shots: int,
         queries: int,
         seed: int,
+        samples: int | None = None,
         orientations: int = 1,
         shift: int = 0,
         mirror: bool = False,
     ) -> None:
-        self.images = images if images.ndim == 5 else images.unsqueeze(2)
+        self.images = images
+        self.first = (counts.cumsum(dim=0) - counts).to(images.device)  # [C], rows of images
+        drawable = counts if samples is None else counts.clamp(max=samples)
+        self.counts = drawable.to(images.device)
         # [O*M], orientation * C + class
-        classes = torch.cat([classes + o * len(images) for o in range(orientations)])
+        classes = torch.cat([classes + o * len(counts) for o in range(orientations)])
         self.classes = classes.to(images.device)
         self.orientations, self.shift, self.mirror = orientations, shift, mirror
         self.ways, self.shots, self.queries = ways, shots, queries
@@ -102,28 +138,27 @@ class EpisodeSampler:
             A batch of T tasks on the device of the drawings.
         """
         number = number.to(self.images.device)
-        # [T, O*M] keys; the first N in the order of their keys are a draw without replacement.
         episode_state = _fold(self._state, number)
-        order = _fold(episode_state[:, None], self.classes).argsort(dim=1, stable=True)
-        classes = self.classes[order[:, : self.ways]]  # [T, N]
-        # One [T, N, 1] state for each kind of choice within a class, from the class itself and not
+        among = torch.tensor(len(self.classes), device=number.device)
+        # Mixed once more: a class's own state below comes from the same one.
+        classes = self.classes[draw(_mix(episode_state), among, self.ways)]  # [T, N]
+        # One [T, N] state for each kind of choice within a class, from the class itself and not
         # from its label: see the class docstring.
-        class_state = _fold(episode_state[:, None], classes)[..., None, None]
+        class_state = _fold(episode_state[:, None], classes)[..., None]
         order, mirror, dx, dy = _fold(class_state, torch.arange(4, device=number.device)).unbind(-1)
-        candidates = torch.arange(self.images.shape[1], device=number.device)
-        drawn = _fold(order, candidates).argsort(dim=2, stable=True)  # [T, N, S]
-        drawn = drawn[..., : self.shots + self.queries]  # [T, N, K+Q]
+        source = classes % len(self.counts)
+        drawn = draw(order, self.counts[source], self.shots + self.queries)  # [T, N, K+Q]
         # [T, N, K+Q, channels, H, W]
-        pictures = self.images[classes[..., None] % len(self.images), drawn]
-        orientation = classes[..., None] // len(self.images)
+        pictures = self.images[self.first[source][..., None] + drawn]
+        orientation = classes[..., None] // len(self.counts)
         if self.mirror:
             # Mirrored before it is turned, as `orient` does it: mirrored after, a symmetric drawing
             # turned by 90 degrees would be one turned by 270, which is of another class.
-            orientation = orientation + 4 * (_fold(mirror, drawn) & 1)
+            orientation = orientation + 4 * (_fold(mirror[..., None], drawn) & 1)
         if self.mirror or self.orientations > 1:
             pictures = augmentation.orient(pictures, orientation[..., None])  # all channels alike
         if self.shift:
-            by = [_fold(s, drawn) % (2 * self.shift + 1) - self.shift for s in (dx, dy)]
+            by = [_fold(s[..., None], drawn) % (2 * self.shift + 1) - self.shift for s in (dx, dy)]
             pictures = augmentation.shift(pictures, *(b[..., None] for b in by))
         pictures = pictures.to(torch.float32) / 255
         labels = torch.arange(self.ways, device=number.device).expand(len(number), -1)

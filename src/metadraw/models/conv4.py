@@ -95,5 +95,10 @@ class Conv4(nn.Sequential):
             # A hook is there to see, or to change, what goes through one layer.
             and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
             # Mixed precision is left to PyTorch's own layers, which know it.
-            and not torch.is_autocast_enabled(x.device.type)
+            and not _autocast(x.device.type)
         )
+
+
+def _autocast(device: str) -> bool:
+    # The second call raises for devices without mixed precision, such as meta.
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

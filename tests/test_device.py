@@ -1,0 +1,44 @@
+"""Steps on PyTorch's meta device, where a tensor made on the CPU or a value read back raises."""
+
+import pytest
+import torch
+from conftest import ALGORITHMS
+
+import metadraw
+from metadraw.data.episode import Episode
+from metadraw.factory import build_learner
+
+TASKS, WAYS, SHOTS = 3, 5, 2
+
+
+def episodes():
+    images = torch.empty(TASKS, WAYS * SHOTS, 1, 28, 28)
+    labels = torch.empty(TASKS, WAYS * SHOTS, dtype=torch.int64)
+    classes = torch.empty(TASKS, WAYS, dtype=torch.int64)
+    return Episode(images, labels, images, labels, classes, classes[:, 0])
+
+
+CASES = [
+    *((algorithm, []) for algorithm in ALGORITHMS),
+    ("maml", ["learner.query_statistics=support"]),
+    ("maml", ["learner.recompute_steps=true"]),
+    ("maml", ["model.fused=false"]),
+    ("maml_pp", ["learner.query_statistics=support", "learner.recompute_steps=true"]),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "options"), CASES, ids=str)
+def test_nothing_is_read_back_or_made_elsewhere(algorithm, options):
+    cfg = metadraw.compose(f"algorithm={algorithm}", *options)
+    for key in ("inner_steps", "eval_inner_steps"):
+        if key in cfg.algorithm:
+            cfg.algorithm[key] = 2
+    learner = build_learner(cfg)
+    with torch.device("meta"):
+        batch = episodes()
+    learner.to("meta")
+    gradients, metrics = learner.meta_gradients(batch)
+    assert {value.device.type for value in [*gradients.values(), *metrics.values()]} == {"meta"}
+    outcome = learner.evaluate(batch)
+    assert outcome.after.shape == (TASKS, WAYS * SHOTS, WAYS)
+    assert outcome.after.is_meta
