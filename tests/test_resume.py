@@ -158,6 +158,7 @@ def test_a_best_checkpoint_of_other_tasks_is_not_the_best_of_these(run):
     ("algorithm", "given", "says"),
     [
         ("protonet", ["optimizer=sgd"], "another optimiser cannot go on: must be torch.optim.Adam"),
+        ("protonet", ["+optimizer.amsgrad=true"], "it lacks 'max_exp_avg_sqs?'"),
         ("protonet", ["trainer.max_epochs=2"], "nothing is left to train.*trainer.max_epochs=4"),
         ("protonet", ["trainer.max_epochs=1"], "has 2 epochs"),
         ("protonet", ["+trainer.max_steps=4"], "nothing is left to train.*has 4 steps"),
