@@ -377,3 +377,24 @@ def test_readme_examples_train(tiny, tmp_path, monkeypatch, name, choice):
         tiny = [o for o in tiny if not o.startswith("model.")]
     found = train(metadraw.compose(*search, f"{choice}={name}", *tiny))
     assert 0 <= found["test"]["acc"] <= 1
+
+
+@pytest.mark.parametrize("mode", ["run", "below a file", "sweep", "logs", "eval"])
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path, monkeypatch, mode):
+    """A file is in the way; root could write anywhere else."""
+    file = tmp_path / "file"
+    file.touch()
+    given = {
+        "run": [f"hydra.run.dir={file}"],
+        "below a file": [f"hydra.run.dir={file}/run"],
+        "sweep": ["-m", "seed=1,2", f"hydra.sweep.dir={file}"],
+        "logs": [],
+        "eval": ["ckpt_path=none.ckpt", f"hydra.run.dir={file}"],
+    }[mode]
+    if mode == "logs":
+        monkeypatch.setenv("METADRAW_LOGS", str(file))
+    done = command(*given, program="eval.py" if mode == "eval" else "train.py")
+    assert done.returncode == 1
+    assert f"error: {file}" in done.stderr
+    assert "choose another path" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -94,7 +94,7 @@ def build_learner(cfg: DictConfig) -> MetaLearner:
     epochs, most = cfg.trainer.max_epochs or 1, cfg.trainer.get("max_steps", -1)
     steps = epochs * batches_of(cfg.trainer, "train", cfg.data.train_batches)
     optimizers.rehearse(
-        algorithm.parameters(),
+        learner.outer_parameters(),
         learner.make_optimizer,
         learner.make_scheduler,
         epochs=epochs,

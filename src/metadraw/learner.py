@@ -210,13 +210,18 @@ class MetaLearner(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The outer optimiser, and its schedule if there is one."""
-        # With nothing to meta-train, there is still an optimiser for Lightning to keep.
-        learned = self.algorithm.meta_parameters().values() or self.algorithm.parameters()
-        optimizer = self.make_optimizer(list(learned))
+        optimizer = self.make_optimizer(self.outer_parameters())
         if self.make_scheduler is None:
             return optimizer
         scheduler = self.make_scheduler(optimizer)
         return [optimizer], [{"scheduler": scheduler, "interval": optimizers.interval(scheduler)}]
+
+    def outer_parameters(self) -> list[Tensor]:
+        """What the outer optimiser is for: the meta-parameters.
+
+        With nothing to meta-train, there is still an optimiser for Lightning to keep.
+        """
+        return list(self.algorithm.meta_parameters().values() or self.algorithm.parameters())
 
     def on_fit_start(self) -> None:
         """Start watching for a loss that is not finite."""
