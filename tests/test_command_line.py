@@ -292,7 +292,7 @@ def test_an_unknown_key_of_an_experiment_file(tiny, tmp_path):
     (tmp_path / "experiment").mkdir()
     text = "# @package _global_\nalgoritm: fomaml\n"
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
-    with pytest.raises(metadraw.InputError, match="algoritm.*did you mean algorithm"):
+    with pytest.raises(metadraw.InputError, match=r"algoritm.*did you mean algorithm"):
         metadraw.compose(*tiny, f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
 
 
