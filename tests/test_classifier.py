@@ -249,3 +249,13 @@ def test_adapt_refuses(checkpoint_of, folders, tmp_path, wrong, says):
     with pytest.raises(InputError) as refused:
         adapt(cfg)
     assert says in str(refused.value)
+
+
+def test_a_classifier_is_printed_in_a_line(checkpoint_of):
+    pictures = torch.zeros(5, 28, 28, dtype=torch.uint8)
+    classifier = FewShot(checkpoint_of("protonet")).adapt(
+        {"cat": pictures[:2], "dog": pictures[2:]}
+    )
+    assert repr(classifier).startswith("Classifier(classes=('cat', 'dog'), about={'checkpoint': ")
+    assert len(repr(classifier)) < 500
+    assert classifier.about["steps"] == 0  # there is no inner loop
