@@ -267,6 +267,22 @@ def test_equals_per_task_autograd(name, fused, steps, shots, make_sampler):
         torch.testing.assert_close(values["loss"], losses, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", REFERENCES)
+def test_tasks_one_after_the_other_give_the_same(name, recompute, make_sampler):
+    _, config, overrides, epoch = REFERENCES[name]
+    batch = make_sampler()(torch.arange(3)).to(torch.float64)
+    learner = make_learner(config, 3, overrides, fused=not recompute)
+    learner.algorithm.begin_epoch(epoch)
+    learner.algorithm.recompute_steps = recompute
+    mapped = learner.meta_gradients(batch), learner.evaluate(batch)
+    learner.map_tasks = "loop"
+    looped = learner.meta_gradients(batch), learner.evaluate(batch)
+    assert relative_error(looped[0][0], mapped[0][0]) < 1e-9
+    torch.testing.assert_close(looped, mapped, rtol=1e-9, atol=1e-9)
+    assert not any(value.requires_grad for part in looped[0] for value in part.values())
+
+
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("name", REFERENCES)
 def test_recomputed_steps_change_nothing(name, fused, make_sampler):

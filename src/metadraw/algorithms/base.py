@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import functional_call
 from torch.optim import Optimizer
 
 from metadraw.adaptation import Params
 from metadraw.data.episode import Episode
 from metadraw.errors import InputError
+from metadraw.gradient import grad
 from metadraw.models.batch_norm import refuse_running_statistics, statistics_of_first
 from metadraw.recompute import grad_by_steps
 
@@ -30,7 +31,7 @@ class Algorithm(nn.Module, ABC):
     """A network together with a way to learn one task.
 
     Every method is about one task, without a batch dimension: whoever calls them maps them over
-    tasks with `torch.vmap`. They are pure functions of this module's parameters, which are the
+    tasks (`metadraw.map_tasks`). They are pure functions of this module's parameters, which are the
     meta-parameters: the network's, and any that a subclass adds.
 
     A subclass implements `adapt`. It may change what the outer step minimises (`outer_loss`),
