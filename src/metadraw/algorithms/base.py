@@ -39,7 +39,8 @@ class Algorithm(nn.Module, ABC):
     optimiser, it moves in `outer_step`; what goes by the epoch, it sets in `begin_epoch`.
 
     Args:
-        network: any module without in-place buffers, ``[B, C, H, W]`` -> ``[B, N]`` logits.
+        network: any module that does not change its own buffers, ``[B, C, H, W]`` -> ``[B, N]``
+            logits.
         inner_steps: K, adaptation steps in meta-training; 1 where there is no inner loop.
         eval_inner_steps: adaptation steps in meta-validation and meta-test.
 
