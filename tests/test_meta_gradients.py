@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from metadraw import compose
 from metadraw.adaptation import gradient_steps
+from metadraw.algorithms.maml import MAML
 from metadraw.factory import CONFIGS, instantiate
 from metadraw.learner import MetaLearner
 from metadraw.models.conv4 import Conv4
@@ -295,6 +296,29 @@ def test_recomputed_steps_change_nothing(name, fused, make_sampler):
     found, again = learner.meta_gradients(batch)
     assert relative_error(found, expected) < 1e-12
     torch.testing.assert_close(again, values, rtol=1e-12, atol=1e-12)
+
+
+class ByTorchFunc(MAML):
+    """As an algorithm of a user may be: ``torch.func`` at first hand."""
+
+    def adapt(self, support_x, support_y, steps):
+        slope = torch.func.grad(self.loss_on(support_x, support_y))
+        path = [self.network_parameters()]
+        for _ in range(steps):
+            gradient = slope(path[-1])
+            path.append({name: p - LR * gradient[name] for name, p in path[-1].items()})
+        return path
+
+
+def test_an_algorithm_may_use_torch_func(make_sampler):
+    batch = make_sampler()(torch.arange(3)).to(torch.float64)
+    learner = make_learner("maml", 3)
+    expected, _ = learner.meta_gradients(batch)
+    learner.algorithm.__class__ = ByTorchFunc
+    for how in ("vmap", "loop"):
+        learner.map_tasks = how
+        found, _ = learner.meta_gradients(batch)
+        assert relative_error(found, expected) < 1e-9
 
 
 def test_every_algorithm_has_a_reference():

@@ -111,7 +111,11 @@ def _make_learner(cfg: DictConfig) -> MetaLearner:
 
 
 def _image_shape(cfg: DictConfig) -> tuple[int, int, int]:
-    return cfg.data.image_channels, cfg.data.image_size, cfg.data.image_size
+    channels, size = (
+        cfg.data.get(key, cfg.model.get(key, _IMAGES[key]))
+        for key in ("image_channels", "image_size")
+    )
+    return channels, size, size
 
 
 def load(path: str | Path, *overrides: str) -> tuple[EpisodeDataModule, MetaLearner]:
