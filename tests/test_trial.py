@@ -11,6 +11,7 @@ from torch import nn
 
 import metadraw
 from metadraw import InputError
+from metadraw.algorithms.maml import MAML
 from metadraw.factory import build_learner
 
 LOOP = "it works with learner.map_tasks=loop"
@@ -154,7 +155,7 @@ def build(name, *overrides):
         ("counts", r"layer middle \(Counts\)", "buffers stay as they are"),
         ("spectral", r"layer body.parametrizations.weight.0 \(_SpectralNorm\)", "buffers stay"),
         ("old spectral", r"layer body \(Linear\) changes its buffer weight_u", "buffers stay"),
-        ("pair", "Pair", "it gives a tuple, not one tensor of logits"),
+        ("pair", "Pair", "gives a tuple: it must give one tensor of logits"),
         ("size", r"layer body \(Linear\)", "5x784 and 700x8"),
         ("seven", "the network gives logits of shape", r"data.ways=5 it must be \[5, 5\]"),
     ],
@@ -190,6 +191,18 @@ def test_compiled(make_sampler):
     plain, _ = learner.meta_gradients(batch)
     found = {name.replace("_orig_mod.", ""): gradient for name, gradient in found.items()}
     torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-12)
+
+
+class Broken(MAML):
+    def adapt(self, support_x, support_y, steps):
+        return [{}["nothing"]]
+
+
+def test_a_broken_algorithm_is_not_called_a_networks_fault():
+    cfg = metadraw.compose()
+    cfg.algorithm._target_ = f"{__name__}.Broken"
+    with pytest.raises(InputError, match=r"^algorithm: Broken fails in a trial step: KeyError"):
+        build_learner(cfg)
 
 
 @pytest.mark.parametrize("ways", [3, 7])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
@@ -62,8 +62,10 @@ def try_step(
         learner = make({})
         try:
             logits = _forward(learner, batch.task(0))
+        except InputError:
+            raise
         except Exception as error:
-            raise InputError(_line(learner.algorithm.network, error)) from error
+            raise InputError(_line(error, learner.algorithm.network, learner.algorithm)) from error
         if logits.shape != (len(query_y[0]), ways):
             raise InputError(
                 f"{model}: the network gives logits of shape {list(logits.shape)} for "
@@ -87,7 +89,7 @@ def see_an_image(network: nn.Module, image_shape: tuple[int, int, int]) -> None:
             with torch.no_grad():
                 network.eval()(torch.zeros(1, *image_shape))
         except Exception as error:
-            raise InputError(_line(network, error)) from error
+            raise InputError(_line(error, network, network)) from error
         network.train()
 
 
@@ -96,7 +98,10 @@ def _forward(learner: MetaLearner, task: Episode) -> Tensor:
 
     def check(module: nn.Module, _: Any, output: Any) -> None:
         if not isinstance(output, Tensor):
-            raise TypeError(f"it gives a {type(output).__name__}, not one tensor of logits")
+            raise InputError(
+                f"model: {type(module).__name__} gives a {type(output).__name__}: it must give one "
+                "tensor of logits"
+            )
 
     hook = learner.algorithm.network.register_forward_hook(check)
     try:
@@ -121,8 +126,8 @@ def _step(learner: MetaLearner, batch: Episode) -> None:
         if not torch.equal(buffer, before[name]):
             layer, _, own = name.rpartition(".")
             raise InputError(
-                f"model: {_place(network, network.get_submodule(layer))} changes its buffer {own} "
-                "in the forward pass, which would carry one task over into the next: build it so "
+                f"{_place(network, network.get_submodule(layer))} changes its buffer {own} in "
+                " the forward pass, which would carry one task over into the next: build it so "
                 "that its buffers stay as they are"
             )
 
@@ -136,7 +141,9 @@ def _explain(
     """One line: the layer, what is wrong with it, and what helps if anything does."""
     if isinstance(error, InputError):
         return str(error)
-    line = _line(learner.algorithm.network, error, _layer_without_derivatives(learner, batch))
+    # An error on the way back was not raised within any layer.
+    otherwise = _layer_without_derivatives(learner, batch) or learner.algorithm
+    line = _line(error, learner.algorithm.network, otherwise)
     for remedy in _REMEDIES:
         try:
             _step(make(remedy), batch)
@@ -149,16 +156,20 @@ def _explain(
     return line
 
 
-def _line(network: nn.Module, error: Exception, otherwise: nn.Module | None = None) -> str:
-    """A layer, where the error was raised or another, and the beginning of what it says."""
-    place = _place(network, _layer_of(error, network) or otherwise or network)
-    reason = str(error).strip().partition("\n")[0].rstrip(" .:") or type(error).__name__
-    return f"model: {place} fails in a trial step: {shorten(reason, 160, placeholder='...')}"
+def _line(error: Exception, network: nn.Module, otherwise: nn.Module) -> str:
+    """The layer in which an error was raised, or another module, and how the error begins."""
+    place = _place(network, _layer_of(error, network) or otherwise)
+    reason = f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0].rstrip(" .:")
+    return f"{place} fails in a trial step: {shorten(reason, 160, placeholder='...')}"
 
 
-def _place(network: nn.Module, layer: nn.Module) -> str:
-    name = {module: name for name, module in network.named_modules()}[layer]
-    return f"layer {name} ({type(layer).__name__})" if name else type(layer).__name__
+def _place(network: nn.Module, module: nn.Module) -> str:
+    """What a module is called in a message: one of the network's, or the algorithm."""
+    names = {module: name for name, module in network.named_modules()}
+    kind = type(module).__name__
+    if module not in names:
+        return f"algorithm: {kind}"
+    return f"model: layer {names[module]} ({kind})" if names[module] else f"model: {kind}"
 
 
 def _layer_of(error: Exception, network: nn.Module) -> nn.Module | None:
@@ -173,10 +184,7 @@ def _layer_of(error: Exception, network: nn.Module) -> nn.Module | None:
 
 
 def _layer_without_derivatives(learner: MetaLearner, batch: Episode) -> nn.Module | None:
-    """The innermost layer that cannot be differentiated twice by itself.
-
-    An error on the way back was not raised within any.
-    """
+    """The innermost layer that cannot be differentiated twice by itself, over tasks."""
     calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
@@ -189,13 +197,15 @@ def _layer_without_derivatives(learner: MetaLearner, batch: Episode) -> nn.Modul
         hook.remove()
     for call in calls:  # in the order in which they ended: inner ones first
         try:
-            _differentiate_twice(*call)
+            _differentiate_twice(learner.map_tasks, *call)
         except Exception:
             return call[0]
     return None
 
 
-def _differentiate_twice(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _differentiate_twice(
+    how: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     """The second derivative of something of a module's output, by its input and parameters."""
 
     def square(values: Any) -> Tensor:
@@ -207,7 +217,12 @@ def _differentiate_twice(module: nn.Module, args: tuple[Any, ...], kwargs: dict[
         return square(functional_call(module, own, tuple(inputs), kwargs))
 
     given = {str(place): x for place, x in enumerate(args) if _is_float(x)}
-    grad(lambda variables: square(grad(size)(variables)))(given | dict(module.named_parameters()))
+    given |= {name: p.detach() for name, p in module.named_parameters()}
+    twice = grad(lambda variables: square(grad(size)(variables)))
+    if how == "vmap":
+        twice = vmap(twice, randomness="different")
+        given = {name: x.expand(2, *x.shape) for name, x in given.items()}
+    twice(given)
 
 
 def _is_float(x: Any) -> bool:
