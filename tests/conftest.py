@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from points import ENVIRONMENT, HANGS
 
 import metadraw
 from metadraw.data.drawings import QUICKDRAW_CLASSES, load_quickdraw
@@ -17,8 +18,7 @@ from metadraw.errors import InputError
 from metadraw.factory import CONFIGS
 
 ROOT = CONFIGS.parent
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-ENVIRONMENT["OMP_NUM_THREADS"] = "1"
+os.environ.pop("HYDRA_FULL_ERROR", None)  # else tracebacks are shown where one line is tested
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 
 
@@ -125,7 +125,7 @@ def tiny_learner(tiny):
 def run(command):
     """Run a command of the repository; returns the finished process."""
     return subprocess.run(
-        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=HANGS
     )
 
 

@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,7 +22,7 @@ from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import DivergedError, InputError
 from metadraw.factory import build, check_parameters, read_checkpoint
 from metadraw.figures import draw_episode
-from metadraw.files import write_whole
+from metadraw.files import WholeCheckpoints, write_whole
 from metadraw.learner import MetaLearner
 
 log = logging.getLogger(__name__)
@@ -117,12 +118,15 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 def make_trainer(cfg: DictConfig) -> L.Trainer:
     """The Trainer of a config, with its callbacks and logger."""
     callbacks = list(instantiate(cfg.callbacks).values()) if cfg.get("callbacks") else []
-    return instantiate(
+    trainer: L.Trainer = instantiate(
         cfg.trainer,
         callbacks=callbacks,
         logger=loggers.make(cfg.get("logger"), Path(cfg.paths.output_dir)),
         default_root_dir=cfg.paths.output_dir,
     )
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no other was asked for
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
+    return trainer
 
 
 def check_trainer(trainer: DictConfig) -> None:
