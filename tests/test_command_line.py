@@ -1,7 +1,6 @@
 """The commands as a user types them, right and wrong, and that every key of the configs is read."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from points import ENVIRONMENT, HANGS
 
 import metadraw
 from metadraw.cli import one_line_errors
@@ -28,9 +28,8 @@ def command(*arguments, cwd=ROOT, program="train.py"):
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=300,
-        env={k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-        | {"OMP_NUM_THREADS": "1"},
+        timeout=HANGS,
+        env=ENVIRONMENT,
     )
 
 
