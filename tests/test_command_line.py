@@ -241,7 +241,7 @@ def test_every_shipped_choice_composes_and_takes_a_step(tiny_for, choice):
     assert gradients
 
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_readme_names_real_files():
@@ -275,7 +275,7 @@ def readme_example(name, tmp_path):
         if Path(path).stem == name:
             target = tmp_path / path
             target.parent.mkdir(parents=True)
-            target.write_text(text)
+            target.write_text(text, encoding="utf-8")
     return [f"hydra.searchpath=[file://{tmp_path / 'configs'}]"]
 
 
