@@ -21,7 +21,7 @@ from metadraw.train import train
 ROOT = CONFIGS.parent
 
 
-def command(*arguments, cwd=ROOT, program="train.py"):
+def command(*arguments, cwd=ROOT, program="train.py", env=ENVIRONMENT):
     """Run a program of the repository; returns the finished process."""
     return subprocess.run(
         [sys.executable, ROOT / program, *arguments],
@@ -29,7 +29,7 @@ def command(*arguments, cwd=ROOT, program="train.py"):
         capture_output=True,
         text=True,
         timeout=HANGS,
-        env=ENVIRONMENT,
+        env=env,
     )
 
 
@@ -98,9 +98,16 @@ def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
     assert str(folder / "curves.png") in done.stdout
 
     quiet = ["trainer=cpu", f"paths.log_dir={tmp_path}"]
-    done = command(f"ckpt_path={folder}/checkpoints/best.ckpt", *quiet, program="eval.py")
+    # From another folder, without a home, where nothing but ASCII can be printed.
+    bare = {k: v for k, v in ENVIRONMENT.items() if k != "HOME"} | {"PYTHONIOENCODING": "ascii"}
+    bare |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    typed = [f"ckpt_path={folder}/checkpoints/best.ckpt", *quiet]
+    done = command(*typed, program="eval.py", cwd=tmp_path, env=bare)
     assert done.returncode == 0, done.stderr
+    assert "meta-test accuracy" in done.stdout
+    assert "Logging error" not in done.stderr
     (again,) = (tmp_path / "eval" / "runs").iterdir()
+    assert "±" in (again / "eval.log").read_text(encoding="utf-8")
     assert json.loads((again / "results.json").read_text())["test"]["acc"] == first["acc"]
 
     done = command("--config-dir", str(folder), "--config-name", "config", "task_name=rerun")

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -29,6 +30,9 @@ def one_line_errors() -> Iterator[None]:
     It goes around Hydra itself, which would print several lines, and, by `job_errors`, around a
     job, where it would add one of its own. With ``HYDRA_FULL_ERROR=1`` everything is shown.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a ± where the terminal's encoding has none
     if _SHOW_ALL:
         yield
         return
