@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from metadraw.data.drawings import QUICKDRAW_CLASSES, load_quickdraw
 from metadraw.data.sampling import EpisodeSampler
 from metadraw.errors import InputError
 from metadraw.factory import CONFIGS
+from metadraw.train import train
 
 ROOT = CONFIGS.parent
 os.environ.pop("HYDRA_FULL_ERROR", None)  # else tracebacks are shown where one line is tested
@@ -77,9 +79,8 @@ def from_npm(tmp_path_factory):
         pytest.skip(str(error))
 
 
-@pytest.fixture
-def tiny(synthetic_folder, tmp_path):
-    """Overrides for a run of seconds on synthetic drawings, in a folder of its own."""
+def tiny_in(folder, synthetic_folder):
+    """Overrides for a run of seconds on synthetic drawings, in a folder."""
     return [
         "data.source=path",
         f"data.path={synthetic_folder}",
@@ -93,20 +94,41 @@ def tiny(synthetic_folder, tmp_path):
         "model.hidden_channels=4",
         "algorithm.inner_steps=2",
         "callbacks.progress_bar.refresh_rate=0",
-        f"paths.output_dir={tmp_path / 'run'}",
+        f"paths.output_dir={folder}",
     ]
+
+
+def for_algorithm(algorithm, overrides):
+    """Such overrides for any algorithm, also one that has no inner steps."""
+    steps = "inner_steps" in metadraw.compose(f"algorithm={algorithm}").algorithm
+    kept = [o for o in overrides if steps or not o.startswith("algorithm.")]
+    return [*kept, f"algorithm={algorithm}"]
+
+
+@pytest.fixture
+def tiny(synthetic_folder, tmp_path):
+    """Overrides for a run of seconds on synthetic drawings, in a folder of its own."""
+    return tiny_in(tmp_path / "run", synthetic_folder)
 
 
 @pytest.fixture
 def tiny_for(tiny):
-    """The overrides of ``tiny`` for any algorithm, also one that has no inner steps."""
+    """The overrides of ``tiny`` for any algorithm."""
+    return lambda algorithm: for_algorithm(algorithm, tiny)
 
-    def overrides(algorithm):
-        steps = "inner_steps" in metadraw.compose(f"algorithm={algorithm}").algorithm
-        kept = [o for o in tiny if steps or not o.startswith("algorithm.")]
-        return [*kept, f"algorithm={algorithm}"]
 
-    return overrides
+@pytest.fixture(scope="session")
+def checkpoint_of(synthetic_folder, tmp_path_factory):
+    """The checkpoint of an algorithm that was trained for one epoch; only to be read."""
+
+    @cache
+    def make(algorithm):
+        folder = tmp_path_factory.mktemp(algorithm)
+        overrides = for_algorithm(algorithm, tiny_in(folder, synthetic_folder))
+        train(metadraw.compose(*overrides, "trainer.max_epochs=1"))
+        return folder / "checkpoints" / "best.ckpt"
+
+    return make
 
 
 @pytest.fixture
