@@ -256,6 +256,13 @@ def test_readme_names_real_files():
         assert (ROOT / target).exists(), target
 
 
+def test_promises_are_shown_by_tests_that_exist():
+    promises = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    tests = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").glob("*.py"))
+    for name in re.findall(r"`(test_\w+)`", promises):
+        assert f"def {name}(" in tests, name
+
+
 @pytest.mark.parametrize(
     "line", re.findall(r"^python ((?:train|eval|adapt|demo)\.py .*)$", README, re.MULTILINE)
 )
