@@ -140,7 +140,7 @@ def main() -> None:
             "",
         ]
     )
-    OUT.write_text(text)
+    OUT.write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -16,18 +16,8 @@ from metadraw.adapt import adapt
 from metadraw.data.bitmap import to_bitmap
 from metadraw.evaluate import evaluate
 from metadraw.factory import CONFIGS
-from metadraw.train import train
 
 ANY_WAYS = ["finetune", "matching_net", "proto_maml", "protonet", "unicorn_maml"]
-
-
-@pytest.fixture
-def checkpoint_of(tiny_for, tmp_path):
-    def make(algorithm):
-        train(metadraw.compose(*tiny_for(algorithm), "trainer.max_epochs=1"))
-        return tmp_path / "run" / "checkpoints" / "best.ckpt"
-
-    return make
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -91,8 +91,8 @@ def _kept_id(path: Path) -> str:
     """An identifier of W&B's kind, the same one for the same run folder."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(4))
-    return path.read_text()
+        path.write_text(secrets.token_hex(4), encoding="utf-8")
+    return path.read_text(encoding="utf-8")
 
 
 def _why_offline() -> str | None:
