@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 log = logging.getLogger(__name__)
-#: Warnings of Lightning's that would mislead.
+#: Lightning's warnings that would mislead here.
 _UNTRUE_HERE = (
     "The number of training batches .* is smaller than the logging interval",  # logged by epoch
     "The .* does not have many workers",  # episodes are made on the device of the network

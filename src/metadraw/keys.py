@@ -83,7 +83,7 @@ def unknown(key: str, cfg: DictConfig) -> InputError:
         del meant[name]
     # The same name in another group, else a similar one in the same.
     found = [path for path in _paths(cfg) if path.endswith(f".{name}") and path != key]
-    if name in addable:
+    if name in addable - beside:
         found.insert(0, meant[name])
     found += [meant[other] for other in get_close_matches(name, sorted(meant), 1)]
     hint = f"did you mean {found[0]}?" if found else "--help shows every key"

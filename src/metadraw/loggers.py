@@ -43,10 +43,10 @@ class TensorBoard(TensorBoardLogger):
 
 
 def make(cfg: DictConfig | None, folder: Path) -> list[Logger]:
-    """The loggers of a config, a mapping from any names to one config each; none for none.
+    """The loggers of a config.
 
     Args:
-        cfg: the config.
+        cfg: one config each, by any names; None for no logger.
         folder: the run folder; a run that is resumed there is the same one in W&B.
 
     Raises:
