@@ -295,6 +295,11 @@ def test_adapt(checkpoint_of, folders, tmp_path):
         ({"query": str(CONFIGS / "hydra")}, "there is no picture in this folder"),
         ({"ckpt_path": "no.ckpt"}, "ckpt_path=no.ckpt: there is no such file"),
         ({"ckpt_path": "???"}, "ckpt_path is missing"),
+        ({"query": "null"}, "query=null: right is query=PATH"),
+        ({"support": "[a,b]"}, "support=['a', 'b']: right is support=PATH"),
+        ({"ckpt_path": "null"}, "ckpt_path=null: right is ckpt_path=PATH"),
+        ({"steps": -1}, "steps=-1: must be a whole number of at least 0"),
+        ({"steps": "many"}, "steps=many: must be a whole number"),
     ],
 )
 def test_adapt_refuses(checkpoint_of, folders, tmp_path, wrong, says):

@@ -253,6 +253,7 @@ def test_too_much_at_once_is_sent_away(meta_learner, monkeypatch):
     [
         (["ckpt_path=no.ckpt"], "there is no such file"),
         ([], "ckpt_path is missing"),
+        (["ckpt_path=null"], "ckpt_path=null: right is ckpt_path=PATH"),
         (["port=70000"], "port=70000: must be a whole number from 1"),
         (["port=null"], "port=None: must be a whole number"),
         (["port=http"], "port=http: must be a whole number"),

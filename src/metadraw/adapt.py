@@ -38,6 +38,9 @@ def adapt(cfg: DictConfig) -> Classifier:
     }.items():
         if OmegaConf.is_missing(cfg, key):
             raise InputError(f"{key} is missing: right is {key}=PATH of {what}")
+        if not isinstance(cfg[key], str):
+            given = "null" if cfg[key] is None else cfg[key]
+            raise InputError(f"{key}={given}: right is {key}=PATH of {what}")
     support = {
         folder.name: [str(path) for path in pictures_in(folder)]
         for folder in _folders(Path(cfg.support))

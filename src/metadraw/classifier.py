@@ -77,8 +77,11 @@ class FewShot:
 
         Raises:
             InputError: fewer than two classes, a class without a picture, a picture that cannot be
-                read, or a number of classes that the algorithm was not trained with and needs.
+                read, an impossible number of steps, or a number of classes that the algorithm was
+                not trained with and needs.
         """
+        if steps is not None and (type(steps) is not int or steps < 0):
+            raise InputError(f"steps={steps}: must be a whole number of at least 0")
         classes = tuple(str(name) for name in examples)
         if len(classes) < 2:
             raise InputError(f"examples of {len(classes)} classes: at least 2 are needed")

@@ -62,6 +62,9 @@ def serve(cfg: DictConfig) -> None:
     """
     if OmegaConf.is_missing(cfg, "ckpt_path"):
         raise InputError("ckpt_path is missing: right is ckpt_path=PATH of a checkpoint")
+    if not isinstance(cfg.ckpt_path, str):
+        given = "null" if cfg.ckpt_path is None else cfg.ckpt_path
+        raise InputError(f"ckpt_path={given}: right is ckpt_path=PATH of a checkpoint")
     if type(cfg.port) is not int or not 0 <= cfg.port < 65536:
         raise InputError(
             f"port={cfg.port}: must be a whole number from 1 to 65535, or 0 for any free port"
