@@ -205,6 +205,11 @@ def test_a_broken_algorithm_is_not_called_a_networks_fault():
         build_learner(cfg)
 
 
+def test_recomputed_steps_are_by_torch_func():
+    with pytest.raises(InputError, match=r"works with learner.map_tasks=loop learner.recompute_"):
+        build("old function", "learner.recompute_steps=true")
+
+
 @pytest.mark.parametrize("ways", [3, 7])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_as_many_logits_as_ways(algorithm, ways):

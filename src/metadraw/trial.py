@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from textwrap import shorten
 from typing import Any
@@ -21,6 +22,7 @@ from metadraw.learner import MetaLearner
 #: What may help where a step fails: settings of the learner and of its algorithm.
 _REMEDIES: list[dict[str, Any]] = [
     {"learner.map_tasks": "loop"},
+    {"learner.map_tasks": "loop", "learner.recompute_steps": False},
     {"algorithm.first_order": True},
     {"learner.map_tasks": "loop", "algorithm.first_order": True},
 ]
@@ -51,7 +53,8 @@ def try_step(
         InputError: that fails, with the layer where it does and what helps; or the network gives
             anything but N logits for an image, or changes a buffer of its own.
     """
-    with isolate_rng(include_cuda=False):
+    with isolate_rng(include_cuda=False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself repeats whatever there is to say
         torch.manual_seed(0)
         labels = torch.arange(ways)
         support_y, query_y = (labels.repeat_interleave(n).expand(2, -1) for n in (shots, queries))
@@ -127,7 +130,7 @@ def _step(learner: MetaLearner, batch: Episode) -> None:
             layer, _, own = name.rpartition(".")
             raise InputError(
                 f"{_place(network, network.get_submodule(layer))} changes its buffer {own} in "
-                " the forward pass, which would carry one task over into the next: build it so "
+                "the forward pass, which would carry one task over into the next: build it so "
                 "that its buffers stay as they are"
             )
 
