@@ -223,3 +223,11 @@ def test_predictions_are_marked_where_the_class_is_known(drawn, tmp_path):
     draw_predictions(pictures, classes, pictures[:3], answers, tmp_path / "p.png", ink=True)
     words = texts(drawn[0])
     assert {"✓ cat 90%", "✗ cat 60%", "dog 50%", "cat\n(3 of 4)", "dog"} <= {*words}
+
+
+def test_long_names_are_broken_into_lines(drawn, tmp_path):
+    pictures, name = torch.rand(2, 1, 28, 28), "The Great Wall of China"
+    draw_predictions(
+        pictures, [name, "cat"], pictures[:1], [(name, 0.5, "cat")], tmp_path / "p.png", ink=True
+    )
+    assert {"The Great Wall of\nChina", "✗ The Great Wall\nof China 50%"} <= {*texts(drawn[0])}

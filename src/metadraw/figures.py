@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -319,7 +320,7 @@ def draw_episode(
         for axes, picture in zip(grid[row], pictures, strict=True):
             _show(axes, picture, ink)
     for axes, name in zip(grid[0], names, strict=True):
-        axes.set_title(name, fontsize=10)
+        axes.set_title(_lines(name), fontsize=10)
     for first, name, images, shown in (
         (0, "support set", episode.support_x, support),
         (len(support), "query set", episode.query_x, query),
@@ -368,7 +369,7 @@ def draw_predictions(
     for position, (name, pictures) in enumerate(by_class.items()):
         row, column = shots * (position // columns), position % columns
         of = _of(min(shots, len(pictures)), len(pictures))
-        grid[row][column].set_title(f"{name}{of}", fontsize=10)
+        grid[row][column].set_title(f"{_lines(name)}{of}", fontsize=10)
         for shot, picture in enumerate(pictures[:shots]):
             _show(grid[row + shot][column], picture, ink)
     for position, (picture, (guess, chance, right)) in enumerate(
@@ -386,12 +387,17 @@ def _of(shown: int, all_of_them: int) -> str:
     return f"\n({shown} of {all_of_them})" if shown < all_of_them else ""
 
 
+def _lines(text: str) -> str:
+    """As many lines as a column is narrow for."""
+    return textwrap.fill(text, 17)
+
+
 def _answer(axes: Axes, guess: str, chance: float, right: str) -> None:
     """Below a picture what it was taken for, with a tick or a cross if the right class is known."""
     mark, colour = ("✓ ", _RIGHT) if guess == right else ("✗ ", _WRONG)
     if not right:
         mark, colour = "", "black"
-    axes.set_xlabel(f"{mark}{guess} {chance:.0%}", fontsize=9, color=colour)
+    axes.set_xlabel(_lines(f"{mark}{guess} {chance:.0%}"), fontsize=9, color=colour)
 
 
 def _show(axes: Axes, picture: Tensor, ink: bool) -> None:
