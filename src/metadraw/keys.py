@@ -40,7 +40,7 @@ def check(cfg: DictConfig, known: frozenset[str] | None = None) -> None:
     """Check that something reads every key.
 
     Next to a ``_target_``, a key must be an argument that the target takes. Everywhere else it must
-    be a known one, or be an object itself, such as another callback.
+    be a known one, or be an object itself, such as another callback, or a callback that is off.
 
     Args:
         cfg: the composed config.
@@ -61,7 +61,8 @@ def check(cfg: DictConfig, known: frozenset[str] | None = None) -> None:
         for name in map(str, group):
             part = _mapping(group, name)
             is_object = part is not None and "_target_" in part
-            if not is_object and f"{key}.{name}" not in known:
+            is_off = key == "callbacks" and OmegaConf.select(group, name) is None
+            if not (is_object or is_off) and f"{key}.{name}" not in known:
                 raise unknown(f"{key}.{name}", cfg)
 
 
