@@ -77,7 +77,7 @@ def main() -> None:
             "",
         ]
     )
-    CARD.write_text(text)
+    CARD.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The commands as a user types them, right and wrong, and that every key of the configs is read."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
+from points import ENVIRONMENT, HANGS
 
 import metadraw
 from metadraw.cli import one_line_errors
@@ -22,16 +22,15 @@ from metadraw.train import train
 ROOT = CONFIGS.parent
 
 
-def command(*arguments, cwd=ROOT, program="train.py"):
+def command(*arguments, cwd=ROOT, program="train.py", env=ENVIRONMENT):
     """Run a program of the repository; returns the finished process."""
     return subprocess.run(
         [sys.executable, ROOT / program, *arguments],
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=300,
-        env={k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-        | {"OMP_NUM_THREADS": "1"},
+        timeout=HANGS,
+        env=env,
     )
 
 
@@ -119,9 +118,16 @@ def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
     assert str(folder / "curves.png") in done.stdout
 
     quiet = ["trainer=cpu", f"paths.log_dir={tmp_path}"]
-    done = command(f"ckpt_path={folder}/checkpoints/best.ckpt", *quiet, program="eval.py")
+    # From another folder, without a home, where nothing but ASCII can be printed.
+    bare = {k: v for k, v in ENVIRONMENT.items() if k != "HOME"} | {"PYTHONIOENCODING": "ascii"}
+    bare |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    typed = [f"ckpt_path={folder}/checkpoints/best.ckpt", *quiet]
+    done = command(*typed, program="eval.py", cwd=tmp_path, env=bare)
     assert done.returncode == 0, done.stderr
+    assert "meta-test accuracy" in done.stdout
+    assert "Logging error" not in done.stderr
     (again,) = (tmp_path / "eval" / "runs").iterdir()
+    assert "±" in (again / "eval.log").read_text(encoding="utf-8")
     assert json.loads((again / "results.json").read_text())["test"]["acc"] == first["acc"]
 
     done = command("--config-dir", str(folder), "--config-name", "config", "task_name=rerun")
@@ -315,12 +321,19 @@ def test_every_shipped_choice_composes_and_takes_a_step(tiny_for, choice):
     assert gradients
 
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_readme_names_real_files():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_promises_are_shown_by_tests_that_exist():
+    promises = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    tests = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").glob("*.py"))
+    for name in re.findall(r"`(test_\w+)`", promises):
+        assert f"def {name}(" in tests, name
 
 
 @pytest.mark.parametrize(
@@ -349,7 +362,7 @@ def readme_example(name, tmp_path):
         if Path(path).stem == name:
             target = tmp_path / path
             target.parent.mkdir(parents=True)
-            target.write_text(text)
+            target.write_text(text, encoding="utf-8")
     return [f"hydra.searchpath=[file://{tmp_path / 'configs'}]"]
 
 
@@ -377,3 +390,24 @@ def test_readme_examples_train(tiny, tmp_path, monkeypatch, name, choice):
         tiny = [o for o in tiny if not o.startswith("model.")]
     found = train(metadraw.compose(*search, f"{choice}={name}", *tiny))
     assert 0 <= found["test"]["acc"] <= 1
+
+
+@pytest.mark.parametrize("mode", ["run", "below a file", "sweep", "logs", "eval"])
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path, monkeypatch, mode):
+    """A file is in the way; root could write anywhere else."""
+    file = tmp_path / "file"
+    file.touch()
+    given = {
+        "run": [f"hydra.run.dir={file}"],
+        "below a file": [f"hydra.run.dir={file}/run"],
+        "sweep": ["-m", "seed=1,2", f"hydra.sweep.dir={file}"],
+        "logs": [],
+        "eval": ["ckpt_path=none.ckpt", f"hydra.run.dir={file}"],
+    }[mode]
+    if mode == "logs":
+        monkeypatch.setenv("METADRAW_LOGS", str(file))
+    done = command(*given, program="eval.py" if mode == "eval" else "train.py")
+    assert done.returncode == 1
+    assert f"error: {file}" in done.stderr
+    assert "choose another path" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -149,6 +149,7 @@ def test_read_once_and_again_where_something_changed(module, folder, monkeypatch
     assert reads() == 50
     assert reads() == 0
     assert reads(image_size=16) == 50
+    assert reads(prepare="ink") == 50
     assert reads(classes=NAMES[:4]) == 20
     assert reads() == 0
     file = folder / "c03" / "0.png"
@@ -369,6 +370,13 @@ WRONG = {
     "left out": ([f"data.exclude_classes=[{','.join(NAMES)}]"], None, "leaves no class"),
     "unknown": (["data.exclude_classes=[c0]"], None, "data.exclude_classes: the data have no c0"),
     "too many ways": (["data.ways=5"], None, "the meta-val split has only 2 classes"),
+    "prepare": (["data.prepare=white"], None, "data.prepare=white: must be as_is or ink"),
+    "prepare nothing": (["data.prepare=null"], None, "data.prepare=None: must be as_is or ink"),
+    "ink in colour": (
+        ["data.prepare=ink"],
+        None,
+        "data.prepare=ink with data.image_channels=3",
+    ),
     "channels": (["data.image_channels=2"], None, "data.image_channels=2: must be 1"),
     "size": (["data.image_size=0"], None, "data.image_size=0: must be a whole number"),
     "small": (["data.image_size=8"], None, "image_size=8: four poolings need at least 16"),

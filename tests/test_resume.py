@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 import metadraw
 from metadraw import InputError
+from metadraw.report import report
 from metadraw.train import train
 
 SMALL = ["data.train_batches=2", "data.val_batches=1", "data.test_batches=1"]
@@ -157,6 +158,7 @@ def test_a_best_checkpoint_of_other_tasks_is_not_the_best_of_these(run):
     ("algorithm", "given", "says"),
     [
         ("protonet", ["optimizer=sgd"], "another optimiser cannot go on: must be torch.optim.Adam"),
+        ("protonet", ["+optimizer.amsgrad=true"], "it lacks 'max_exp_avg_sqs?'"),
         ("protonet", ["trainer.max_epochs=2"], "nothing is left to train.*trainer.max_epochs=4"),
         ("protonet", ["trainer.max_epochs=1"], "has 2 epochs"),
         ("protonet", ["+trainer.max_steps=4"], "nothing is left to train.*has 4 steps"),
@@ -222,11 +224,14 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
-def test_an_epoch_without_validation_repeats_none(run):
-    _, folder = run("run", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3")
-    validated = [bool(row["val/acc"]) for row in rows(folder)]
-    assert validated == [False, True, False]
+def test_an_epoch_without_validation_repeats_none(run, tmp_path):
+    every = ["+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3"]
+    _, folder = run("run", *every, algorithm="alpha_maml")
+    for name in ("val/acc", "inner_lr/all"):
+        assert [bool(row[name]) for row in rows(folder)] == [False, True, False]
     assert all(row["train/acc"] for row in rows(folder))
+    assert (folder / "learned.png").is_file()
+    assert "finished" in report(folder.parent, tmp_path / "report")
 
 
 def test_the_best_weights_are_those_that_were_validated(run):

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -40,6 +41,9 @@ def one_line_errors() -> Iterator[None]:
     It goes around Hydra itself, which would print several lines, and, by `job_errors`, around a
     job, where it would add one of its own. With ``HYDRA_FULL_ERROR=1`` everything is shown.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a ± where the terminal's encoding has none
     if _SHOW_ALL:
         yield
         return
@@ -69,7 +73,7 @@ def job_errors() -> Iterator[None]:
         yield
     except Exception as error:
         line = explain(error) or f"{type(error).__name__}: {error}"
-        path.write_text(f"{line}\n")
+        path.write_text(f"{line}\n", encoding="utf-8")
         if hydra.mode is RunMode.MULTIRUN:
             # Hydra goes on, and raises the first error when all jobs are done.
             log.error("error: %s", line)

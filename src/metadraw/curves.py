@@ -56,8 +56,10 @@ class Curves(L.Callback):
             chance = 1 / data.ways if isinstance(data, EpisodeDataModule) else None
             best = self._best_epoch(trainer.checkpoint_callback)
             draw_curves(self.rows, self.folder / "curves.png", chance=chance, best=best)
-            words = layers_in_words(learner.algorithm.network)
-            draw_learned(self.rows, self.folder / "learned.png", words)
+            # What is learned is logged with meta-validation.
+            if validated := [row for row in self.rows if "val/acc" in row]:
+                words = layers_in_words(learner.algorithm.network)
+                draw_learned(validated, self.folder / "learned.png", words)
 
     def _best_epoch(self, kept: Checkpoint | None) -> float | None:
         """The first epoch with the best value of what the checkpoint goes by."""

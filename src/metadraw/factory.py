@@ -21,12 +21,15 @@ from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import InputError
 from metadraw.learner import MetaLearner
 from metadraw.options import batches_of
+from metadraw.trial import see_an_image, try_step
 
 _PACKAGE = Path(__file__).resolve().parent
 #: In the package where it was installed, else at the top of the checkout.
 CONFIGS = next(p for p in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs") if p.is_dir())
 #: The images of data and network, by the same keys in both; what they were before these were there.
 _IMAGES = {"image_size": 28, "image_channels": 1}
+#: Inner steps of the trial: enough for derivatives of one through another.
+_TRIAL_STEPS = 2
 #: Which tasks are tested: as trained with another data set, too, where nothing else is given.
 _TASKS = ("ways", "shots", "queries", "tasks_per_batch", "test_batches", "seed", "eval_seed")
 #: Where a checkpoint says that drawings are kept: in the cache of the machine that reads it.
@@ -80,12 +83,36 @@ def build(
 
 
 def build_learner(cfg: DictConfig) -> MetaLearner:
-    """The learner of a config, with the random state at hand.
+    """The learner of a config, with the random state at hand, after a trial step of another.
 
     Raises:
-        InputError: an impossible value.
+        InputError: an impossible value, or a network that cannot take a step.
     """
+    learner = _make_learner(cfg)
+
+    def shortened(changes: dict[str, Any]) -> MetaLearner:
+        trial = OmegaConf.masked_copy(cfg, [str(key) for key in cfg])
+        for key in ("inner_steps", "eval_inner_steps"):
+            if key in cfg.algorithm:
+                trial.algorithm[key] = min(cfg.algorithm[key], _TRIAL_STEPS)
+        for key, value in changes.items():
+            OmegaConf.update(trial, key, value)
+        return _make_learner(trial)
+
+    try_step(
+        shortened,
+        ways=cfg.data.ways,
+        shots=cfg.data.shots,
+        queries=cfg.data.queries,
+        image_shape=_image_shape(cfg),
+        model=f"model.ways={cfg.model.ways}" if "ways" in cfg.model else "model",
+    )
+    return learner
+
+
+def _make_learner(cfg: DictConfig) -> MetaLearner:
     network: nn.Module = instantiate(cfg.model)
+    see_an_image(network, _image_shape(cfg))
     algorithm: Algorithm = instantiate(cfg.algorithm)(network)
     learner: MetaLearner = instantiate(
         cfg.learner, algorithm, instantiate(cfg.optimizer), instantiate(cfg.scheduler) or None
@@ -94,7 +121,7 @@ def build_learner(cfg: DictConfig) -> MetaLearner:
     epochs, most = cfg.trainer.max_epochs or 1, cfg.trainer.get("max_steps", -1)
     steps = epochs * batches_of(cfg.trainer, "train", cfg.data.train_batches)
     optimizers.rehearse(
-        algorithm.parameters(),
+        learner.outer_parameters(),
         learner.make_optimizer,
         learner.make_scheduler,
         epochs=epochs,
@@ -102,6 +129,14 @@ def build_learner(cfg: DictConfig) -> MetaLearner:
     )
     learner.config = portable(cfg)
     return learner
+
+
+def _image_shape(cfg: DictConfig) -> tuple[int, int, int]:
+    channels, size = (
+        cfg.data.get(key, cfg.model.get(key, _IMAGES[key]))
+        for key in ("image_channels", "image_size")
+    )
+    return channels, size, size
 
 
 def load(path: str | Path, *overrides: str) -> tuple[EpisodeDataModule, MetaLearner]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -11,7 +12,6 @@ import lightning as L
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.func import vmap
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -21,7 +21,9 @@ from metadraw.adaptation import Params
 from metadraw.algorithms import Algorithm, Outcome
 from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
+from metadraw.gradient import twice_differentiable
 from metadraw.interrupts import ctrl_c_waits
+from metadraw.map_tasks import CHOICES, map_tasks
 from metadraw.models.batch_norm import batch_norms
 
 #: What is computed at once: with the report's network, what caches still hold.
@@ -46,14 +48,17 @@ class MetaLearner(L.LightningModule):
         query_statistics: batch norm normalises the query set by its own statistics (``query``,
             transductive), by those of the ``support`` set, as if each image had come alone, or, in
             evaluation and the inner loop too, by the algorithm's ``running`` ones.
-        tasks_per_chunk: tasks computed at once, all of a batch if none: less memory, same result.
-            ``auto``: as many as have 750 images, or 3,750 images times inner steps to keep.
+        map_tasks: ``vmap``, all tasks of a chunk at once; ``loop``, one after the other, for
+            networks that ``torch.vmap`` cannot map.
+        tasks_per_chunk: with ``vmap``, tasks computed at once, all of a batch if none: less
+            memory, same result. ``auto``: as many as have 750 images, or 3,750 images times inner
+            steps to keep.
         recompute_steps: keep no more than one inner step for the way back, and compute each again:
             memory does not grow with inner steps, a step takes longer.
         gradient_clip_norm: the largest norm of the mean meta-gradient, unlimited if none.
 
     Raises:
-        InputError: a wrong value of the last four.
+        InputError: a wrong value of the last five.
     """
 
     #: The resolved config, kept in every checkpoint so that each one can be loaded by itself.
@@ -66,6 +71,7 @@ class MetaLearner(L.LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         *,
         query_statistics: str = "query",
+        map_tasks: str = "vmap",
         tasks_per_chunk: int | str | None = "auto",
         recompute_steps: bool = False,
         gradient_clip_norm: float | None = None,
@@ -81,6 +87,8 @@ class MetaLearner(L.LightningModule):
                 "statistics: must be query or support, or use algorithm=maml_pp with "
                 "algorithm.per_step_statistics=true"
             )
+        if map_tasks not in CHOICES:
+            raise InputError(f"learner.map_tasks={map_tasks}: must be vmap or loop")
         if tasks_per_chunk not in ("auto", None) and not _is_count(tasks_per_chunk):
             raise InputError(
                 f"learner.tasks_per_chunk={tasks_per_chunk}: must be a whole number of at least 1, "
@@ -99,6 +107,7 @@ class MetaLearner(L.LightningModule):
         self.algorithm.support_statistics = query_statistics == "support"
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.query_statistics = query_statistics
+        self.map_tasks = map_tasks
         self.tasks_per_chunk = tasks_per_chunk
         self.gradient_clip_norm = gradient_clip_norm
         self._evaluated: list[Tensor] = []
@@ -119,14 +128,13 @@ class MetaLearner(L.LightningModule):
         """
         meta = {name: p.detach() for name, p in self.algorithm.meta_parameters().items()}
         with self._mode(training=True):
-            gradients, outcome = vmap(
-                self.algorithm.meta_gradient,
-                in_dims=(None, 0),
-                randomness="different",
-                chunk_size=self._chunk(
-                    batch, kept=1 if self.algorithm.recompute_steps else self.algorithm.inner_steps
-                ),
-            )(meta, batch)
+            kept = 1 if self.algorithm.recompute_steps else self.algorithm.inner_steps
+            gradients, outcome = map_tasks(
+                partial(self.algorithm.meta_gradient, meta),
+                batch,
+                self.map_tasks,
+                self._chunk(batch, kept),
+            )
         mean = {name: value.mean(dim=0) for name, value in gradients.items()}
         return mean, metrics.task_metrics(outcome, batch.query_y)
 
@@ -174,7 +182,7 @@ class MetaLearner(L.LightningModule):
 
         with self._mode(training=False):
             # Nothing is kept of a step that will not be differentiated.
-            return vmap(one, randomness="different", chunk_size=self._chunk(batch, kept=1))(batch)
+            return map_tasks(one, batch, self.map_tasks, self._chunk(batch, kept=1))
 
     def _chunk(self, batch: Episode, kept: int) -> int | None:
         """How many tasks to compute at once; with ``auto``, in chunks of about the same size.
@@ -193,14 +201,15 @@ class MetaLearner(L.LightningModule):
     def _mode(self, training: bool) -> Iterator[None]:
         """Within this context: training or evaluation mode, whatever it was, and no Ctrl-C.
 
-        In evaluation, batch norm goes by batches all the same, unless by running statistics.
+        All layers can be differentiated twice. In evaluation, batch norm goes by batches all the
+        same, unless by running statistics.
         """
         modes = {module: module.training for module in self.modules()}
         self.train(training)
         for layer in batch_norms(self.algorithm.network).values():
             layer.train(training or self.query_statistics != "running")
         try:
-            with ctrl_c_waits():
+            with ctrl_c_waits(), twice_differentiable(self.algorithm.network):
                 yield
         finally:
             for module, mode in modes.items():
@@ -210,13 +219,18 @@ class MetaLearner(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The outer optimiser, and its schedule if there is one."""
-        # With nothing to meta-train, there is still an optimiser for Lightning to keep.
-        learned = self.algorithm.meta_parameters().values() or self.algorithm.parameters()
-        optimizer = self.make_optimizer(list(learned))
+        optimizer = self.make_optimizer(self.outer_parameters())
         if self.make_scheduler is None:
             return optimizer
         scheduler = self.make_scheduler(optimizer)
         return [optimizer], [{"scheduler": scheduler, "interval": optimizers.interval(scheduler)}]
+
+    def outer_parameters(self) -> list[Tensor]:
+        """What the outer optimiser is for: the meta-parameters.
+
+        With nothing to meta-train, there is still an optimiser for Lightning to keep.
+        """
+        return list(self.algorithm.meta_parameters().values() or self.algorithm.parameters())
 
     def on_fit_start(self) -> None:
         """Start watching for a loss that is not finite."""

@@ -76,21 +76,23 @@ def _make(name: Any, cfg: Any, folder: Path) -> Logger:
 def _of_wandb(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """What W&B is given besides its config: the run's identifier, and whether it uploads."""
     more = {"id": _kept_id(folder / "wandb_id.txt"), "resume": "allow"}
-    if "WANDB_MODE" in os.environ or "mode" in cfg or cfg.get("offline"):
+    if "mode" in cfg or cfg.get("offline"):
         return more
+    # Given to W&B, which may have read the environment before, in an earlier job of this process.
+    if mode := os.environ.get("WANDB_MODE"):
+        return more | {"mode": {"dryrun": "offline", "run": "online"}.get(mode, mode)}
     if (reason := _why_offline()) is None:
         return more
     rank_zero_only(log.info)("W&B: %s, the run is kept offline, for `wandb sync`", reason)
-    # Not by WANDB_MODE, which W&B may have read before. There is nothing to resume offline.
-    return more | {"mode": "offline", "resume": None}
+    return more | {"mode": "offline", "resume": None}  # there is nothing to resume
 
 
 def _kept_id(path: Path) -> str:
     """An identifier of W&B's kind, the same one for the same run folder."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(4))
-    return path.read_text()
+        path.write_text(secrets.token_hex(4), encoding="utf-8")
+    return path.read_text(encoding="utf-8")
 
 
 def _why_offline() -> str | None:

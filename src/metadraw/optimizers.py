@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -103,6 +104,9 @@ def carry_over(
         make_scheduler: as `rehearse`.
         changed: which keys of the config differ, e.g. ``optimizer.lr``.
         epochs: how many epochs the checkpoint has.
+
+    Raises:
+        InputError: the checkpoint's state does not fit the optimiser with its new settings.
     """
     settings = {key.partition(".")[2] for key in changed if key.startswith("optimizer.")}
     reschedule = any(key.startswith("scheduler") for key in changed)
@@ -118,6 +122,14 @@ def carry_over(
     saved = checkpoint["optimizer_states"][0]["param_groups"]
     for group, as_typed in zip(saved, optimizer.param_groups, strict=True):
         group.update({key: as_typed[key] for key in settings if key in as_typed})
+    try:  # a copy: a step changes the moments
+        optimizer.load_state_dict(deepcopy(checkpoint["optimizer_states"][0]))
+        optimizer.step()
+    except Exception as error:
+        raise InputError(
+            f"optimizer: {_name(make_optimizer)} cannot go on from the checkpoint's state with "
+            f"other settings, it lacks {_line(error)}"
+        ) from error
 
 
 def _once(scheduler: LRScheduler) -> str:

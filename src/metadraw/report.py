@@ -99,7 +99,7 @@ def report(folder: Path, to: Path, rows: Sequence[str] = (), column: str | None 
 
     page = [*_table(cells, rows, column), "", *_notes(jobs, cells, varied), "", *pictures]
     text = "\n".join(page).rstrip() + "\n"
-    (to / "report.md").write_text(text)
+    (to / "report.md").write_text(text, encoding="utf-8")
     return text
 
 
@@ -249,7 +249,7 @@ def _run_row(job: Job) -> dict[str, Any]:
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

@@ -58,7 +58,7 @@ def refuse_another_config(cfg: DictConfig, folder: Path) -> None:
 def finished(folder: Path) -> dict[str, Any] | None:
     """The contents of ``results.json``, which a run writes last, or none."""
     path = folder / "results.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -78,7 +78,7 @@ def check(
 
     Args:
         path: of the checkpoint.
-        checkpoint: its contents.
+        checkpoint: its contents, which are changed as `carry_over` does.
         learner: with the config of the run that goes on.
         callbacks: of the run that goes on.
         given: whether it was asked for, and is not what a killed run has left in its folder, where
@@ -132,6 +132,7 @@ def check(
             f"algorithm.inner_lr={now['algorithm.inner_lr']}: is where learned rates start, and "
             f"ckpt_path={path} has learned them already, from {before['algorithm.inner_lr']}"
         )
+    carry_over(checkpoint, learner, callbacks)  # as it will be when the checkpoint is restored
     told = "; ".join(f"{key}={now.get(key)}, was {before.get(key)}" for key in sorted(changed))
     return f"resumed from {path} after epoch {epochs}" + (f", now with {told}" if told else "")
 
@@ -149,11 +150,14 @@ def carry_over(
         checkpoint: of a run.
         learner: with the config of the run that goes on.
         callbacks: of the run that goes on.
+
+    Raises:
+        InputError: the optimiser cannot go on with its new settings.
     """
     changed = _changed(_flat(checkpoint["metadraw_config"]), _flat(learner.config or {}))
     optimizers.carry_over(
         checkpoint,
-        learner.algorithm.parameters(),
+        learner.outer_parameters(),
         learner.make_optimizer,
         learner.make_scheduler,
         changed=changed,

@@ -13,6 +13,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -23,7 +24,7 @@ from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import DivergedError, InputError
 from metadraw.factory import build, check_parameters, read_checkpoint
 from metadraw.figures import draw_episode
-from metadraw.files import write_whole
+from metadraw.files import WholeCheckpoints, write_whole
 from metadraw.learner import MetaLearner
 from metadraw.options import check_callbacks, check_training
 
@@ -147,7 +148,7 @@ def make_trainer(cfg: DictConfig, learner: MetaLearner) -> L.Trainer:
     show = cfg.trainer.get("enable_progress_bar")
     show = bool(bars) if show is None else show
     others = [callback for callback in callbacks.values() if callback not in bars]
-    return _make(
+    trainer: L.Trainer = _make(
         "trainer",
         cfg.trainer,
         # The first one: others read what it logs.
@@ -156,6 +157,9 @@ def make_trainer(cfg: DictConfig, learner: MetaLearner) -> L.Trainer:
         logger=loggers.make(cfg.get("logger"), Path(cfg.paths.output_dir)),
         default_root_dir=cfg.paths.output_dir,
     )
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no other was asked for
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
+    return trainer
 
 
 def _make(key: str, node: DictConfig, **more: Any) -> Any:
