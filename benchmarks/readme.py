@@ -288,6 +288,20 @@ def best() -> list[str]:
     ]
 
 
+def epoch_line() -> list[str]:
+    """What `metadraw.console.EpochLines` wrote of an epoch of ``make train``."""
+    rows = csv_rows("results/quickstart/curves.csv")
+    third = rows[2]
+    parts = [
+        f"epoch 3/{len(rows)}",
+        f"train {percent(third['train/acc'])}",
+        f"val {percent(third['val/acc'])} ± {percent(third['val/acc_ci95'])}",
+        "best" if float(third["val/acc"]) > max(float(row["val/acc"]) for row in rows[:2]) else "",
+        f"{float(third['seconds']):.0f} s" if third.get("seconds") else "",
+    ]
+    return ["```text", "  ".join(part for part in parts if part), "```"]
+
+
 def measured() -> list[str]:
     """Runs of a few minutes, and the drawing of tasks."""
     (quick,) = csv_rows("results/quickstart/runs.csv")
@@ -406,7 +420,18 @@ def costs() -> list[str]:
 
 
 _MAKERS: Sequence[Callable[[], list[str]]] = (
-    *(algorithms, findings, ablation, reproduced, best, measured, speed, first_order, costs),
+    *(
+        algorithms,
+        findings,
+        ablation,
+        reproduced,
+        best,
+        epoch_line,
+        measured,
+        speed,
+        first_order,
+        costs,
+    ),
 )
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 

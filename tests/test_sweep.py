@@ -185,6 +185,7 @@ def test_what_was_not_typed_is_what_the_config_has(tmp_path):
         (["seed=7", "data.source=npm", "data.drawings_seed=3", "data.eval_seed=1"], (100, 5, 1)),
         (["trainer=ddp", "learner.recompute_steps=true", "model.fused=false"], (100, 5, 1)),
         (["callbacks.progress_bar.refresh_rate=0", "learner.tasks_per_chunk=5"], (100, 5, 1)),
+        (["+callbacks.best.save_on_train_epoch_end=true"], (100, 5, 1)),  # runs of older versions
         *(
             ([override], None)
             for override in (
@@ -222,6 +223,8 @@ def test_what_was_not_typed_is_what_the_config_has(tmp_path):
                 "callbacks.best.monitor=val/loss",
                 "experiment=best",
                 "experiment=quickstart",
+                "data.train_tasks=8",
+                "data.exclude_classes=[cat]",
             )
         ),
     ],
