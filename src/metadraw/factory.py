@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from lightning import seed_everything
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -46,7 +48,7 @@ def compose(*overrides: str, config: str = "train") -> DictConfig:
     Raises:
         InputError: a key that nothing reads.
     """
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with _own_hydra(), initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = hydra_compose(config, list(overrides), return_hydra_config=True)
         known = keys.known(config)
     with open_dict(cfg):
@@ -55,6 +57,17 @@ def compose(*overrides: str, config: str = "train") -> DictConfig:
             cfg.algorithm_name = choices["algorithm"]
     keys.check(cfg, known)
     return cfg
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Within this context, a command's Hydra is set aside: there may be only one."""
+    instance = GlobalHydra.instance()
+    of_command, instance.hydra = instance.hydra, None
+    try:
+        yield
+    finally:
+        instance.hydra = of_command
 
 
 def build(
