@@ -102,6 +102,16 @@ def build_learner(cfg: DictConfig) -> MetaLearner:
         InputError: an impossible value, or a network that cannot take a step.
     """
     learner = _make_learner(cfg)
+    # Now, and not in the middle of a run: an outer optimiser or schedule that does not work.
+    epochs, most = cfg.trainer.max_epochs or 1, cfg.trainer.get("max_steps", -1)
+    steps = epochs * batches_of(cfg.trainer, "train", cfg.data.train_batches)
+    optimizers.rehearse(
+        learner.outer_parameters(),
+        learner.make_optimizer,
+        learner.make_scheduler,
+        epochs=epochs,
+        steps=steps if most == -1 else min(steps, most),
+    )
 
     def shortened(changes: dict[str, Any]) -> MetaLearner:
         trial = OmegaConf.masked_copy(cfg, [str(key) for key in cfg])
@@ -129,16 +139,6 @@ def _make_learner(cfg: DictConfig) -> MetaLearner:
     algorithm: Algorithm = instantiate(cfg.algorithm)(network)
     learner: MetaLearner = instantiate(
         cfg.learner, algorithm, instantiate(cfg.optimizer), instantiate(cfg.scheduler) or None
-    )
-    # Now, and not in the middle of a run: an outer optimiser or schedule that does not work.
-    epochs, most = cfg.trainer.max_epochs or 1, cfg.trainer.get("max_steps", -1)
-    steps = epochs * batches_of(cfg.trainer, "train", cfg.data.train_batches)
-    optimizers.rehearse(
-        learner.outer_parameters(),
-        learner.make_optimizer,
-        learner.make_scheduler,
-        epochs=epochs,
-        steps=steps if most == -1 else min(steps, most),
     )
     learner.config = portable(cfg)
     return learner
