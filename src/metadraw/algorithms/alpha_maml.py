@@ -52,7 +52,7 @@ class AlphaMAML(Algorithm):
         self.outer_hyper_lr = positive(outer_hyper_lr=outer_hyper_lr)
         # Buffers, so that a resumed run has them. NaN: not known before the first outer step.
         self.register_buffer("outer_lr", torch.tensor(float("nan")))
-        size = sum(p.numel() for p in network.parameters())
+        size = sum(p.numel() for p in self.network_parameters().values())
         self.register_buffer("direction", torch.zeros(size))
 
     def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
@@ -71,15 +71,16 @@ class AlphaMAML(Algorithm):
         assert slope is not None
         # A rate below zero would climb: the least one is next to nothing.
         self.inner_lr.sub_(self.inner_hyper_lr * slope).clamp_(min=1e-8)
-        parameters = list(self.network.parameters())
-        gradient = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        parameters = self.network_parameters()
+        slopes = [p.grad.flatten() for p in parameters.values() if p.grad is not None]  # clipped
+        gradient = torch.cat(slopes)
         (group,) = optimizer.param_groups
         climb = self.outer_hyper_lr * (gradient @ self.direction).item()
         group["lr"] = max(group["lr"] + climb, 1e-8)
         self.outer_lr.fill_(group["lr"])
-        before = torch.cat([p.flatten() for p in parameters])
+        before = torch.cat([p.flatten() for p in parameters.values()])
         optimizer.step()
-        after = torch.cat([p.flatten() for p in parameters])
+        after = torch.cat([p.flatten() for p in parameters.values()])
         self.direction.copy_((before - after) / self.outer_lr)
 
     def learned(self) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from metadraw.adaptation import Params, gradient_steps
 from metadraw.algorithms.base import Algorithm, positive
-from metadraw.models.head import open_head
+from metadraw.models.head import linear, open_head
 
 
 class ANIL(Algorithm):
@@ -36,10 +36,9 @@ class ANIL(Algorithm):
     def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
         """The head before and after each gradient step; see `Algorithm.adapt`."""
         features = self.network(support_x)
-        weight, bias = f"{self.place}.weight", f"{self.place}.bias"
+        start: Params = {f"{self.place}.{n}": p for n, p in self.head.named_parameters()}
 
         def support_loss(head: Params) -> Tensor:
-            return F.cross_entropy(F.linear(features, head[weight], head[bias]), support_y)
+            return F.cross_entropy(linear(features, head, self.place), support_y)
 
-        start = {weight: self.head.weight, bias: self.head.bias}
         return gradient_steps(support_loss, start, steps=steps, lr=self.inner_lr)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim import Optimizer
 
 from metadraw.adaptation import Params
@@ -17,7 +16,11 @@ from metadraw.data.episode import Episode
 from metadraw.errors import InputError
 from metadraw.gradient import grad
 from metadraw.models.batch_norm import refuse_running_statistics, statistics_of_first
+from metadraw.models.functional import call
 from metadraw.recompute import grad_by_steps
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Outcome(NamedTuple):
@@ -34,6 +37,10 @@ class Algorithm(nn.Module, ABC):
     tasks (`metadraw.map_tasks`). They are pure functions of this module's parameters, which are the
     meta-parameters: the network's, and any that a subclass adds.
 
+    What the network keeps to itself stays so: a parameter with ``requires_grad=False`` is neither
+    adapted nor meta-learned, and a layer that is in evaluation mode when it gets here, such as the
+    batch norm of a pre-trained body, stays in it.
+
     A subclass implements `adapt`. It may change what the outer step minimises (`outer_loss`),
     or, where that is no gradient of a loss, `meta_gradient`; what is not learned by the outer
     optimiser, it moves in `outer_step`; what goes by the epoch, it sets in `begin_epoch`.
@@ -45,11 +52,14 @@ class Algorithm(nn.Module, ABC):
         eval_inner_steps: adaptation steps in meta-validation and meta-test.
 
     Raises:
-        InputError: a number of steps below 1, or a network with running statistics.
+        InputError: a number of steps below 1, or batch norm that would update its running
+            statistics.
     """
 
     #: Whether a trained algorithm can be tested with another number of ways.
     any_ways = False
+    #: Whether a task is learned by inner steps.
+    inner_loop = True
     #: Whether it keeps running statistics, for ``learner.query_statistics=running``.
     running_statistics = False
     #: Whether each inner step is computed again on the way back: slower, in memory for one.
@@ -67,7 +77,17 @@ class Algorithm(nn.Module, ABC):
                 raise InputError(f"algorithm.{key}={steps}: must be a whole number of at least 1")
         refuse_running_statistics(network)
         self.network = network
+        # By name: inside of a task other tensors stand in the parameters' places.
+        self._adaptable = {n for n, p in network.named_parameters() if p.requires_grad}
+        self._evaluating = [m for m in network.modules() if not m.training]
         self.inner_steps, self.eval_inner_steps = inner_steps, eval_inner_steps
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode, but for layers that stay in evaluation mode."""
+        super().train(mode)
+        for module in self._evaluating:
+            module.training = False
+        return self
 
     @abstractmethod
     def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
@@ -84,7 +104,7 @@ class Algorithm(nn.Module, ABC):
 
     def predict(self, params: Params, x: Tensor) -> Tensor:
         """Logits ``[B, N]`` of images ``[B, C, H, W]`` with one of the results of `adapt`."""
-        return functional_call(self.network, params, (x,))
+        return call(self.network, params, x)
 
     def classify(self, params: Params, episode: Episode) -> Tensor:
         """Logits ``[N*Q, N]`` of a task's query set, normalised as `support_statistics` says."""
@@ -95,8 +115,13 @@ class Algorithm(nn.Module, ABC):
             return self.predict(params, torch.cat([episode.support_x, episode.query_x]))[support:]
 
     def network_parameters(self) -> Params:
-        """The network's parameters by their names in it: where an inner loop can start."""
-        return dict(self.network.named_parameters())
+        """The network's parameters, frozen ones aside, by their names in it: a start of a task."""
+        named = self.network.named_parameters()
+        return {name: p for name, p in named if name in self._adaptable}
+
+    def meta_parameters(self) -> dict[str, nn.Parameter]:
+        """What is meta-learned: this module's parameters by name, frozen ones aside."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def loss_on(self, x: Tensor, y: Tensor) -> Callable[[Params], Tensor]:
         """The cross-entropy of images ``[B, C, H, W]`` with labels ``[B]``, of parameters."""
@@ -123,7 +148,7 @@ class Algorithm(nn.Module, ABC):
         the batching rule of batch norm's backward pass is, see functorch's issue 534.
 
         Args:
-            meta: this module's parameters by name.
+            meta: values of the `meta_parameters` by name.
             episode: one task.
 
         Returns:
@@ -131,7 +156,7 @@ class Algorithm(nn.Module, ABC):
         """
 
         def loss(meta: Params) -> tuple[Tensor, tuple[Outcome, Params]]:
-            loss, outcome, observed = functional_call(self, meta, (episode,))
+            loss, outcome, observed = call(self, meta, episode)
             return loss, (outcome, observed)
 
         of = grad_by_steps(loss) if self.recompute_steps else grad(loss, has_aux=True)

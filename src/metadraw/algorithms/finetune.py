@@ -10,7 +10,7 @@ from metadraw.adaptation import Params, gradient_steps
 from metadraw.algorithms.base import Algorithm, Outcome, positive
 from metadraw.data.episode import Episode
 from metadraw.errors import InputError
-from metadraw.models.head import open_head
+from metadraw.models.head import linear, open_head
 
 
 class FineTune(Algorithm):
@@ -86,7 +86,7 @@ class FineTune(Algorithm):
         }
 
         def loss_of_head(head: Params) -> Tensor:
-            return F.cross_entropy(F.linear(features, head[weight], head[bias]), support_y)
+            return F.cross_entropy(linear(features, head, self.place), support_y)
 
         return gradient_steps(
             loss_of_head if self.frozen else self.loss_on(support_x, support_y),

@@ -66,15 +66,21 @@ class MAMLpp(Algorithm):
             if not isinstance(value, int) or value < 0:
                 raise InputError(f"algorithm.{key}={value}: must be a whole number, 0 for never")
         norms = batch_norms(network)
-        switches = {"per_step_statistics": per_step_statistics, "per_step_norm": per_step_norm}
-        for key, value in switches.items():
-            if value and not norms:
-                raise InputError(f"algorithm.{key}=true: the network has no batch norm layer")
+        named = self.network_parameters()
+        of_norms = [name for name in named if name.rpartition(".")[0] in norms]
+        if per_step_statistics and not norms:
+            raise InputError(
+                "algorithm.per_step_statistics=true: the network has no batch norm by the "
+                "statistics of the batch: must be false"
+            )
+        if per_step_norm and not of_norms:
+            raise InputError(
+                "algorithm.per_step_norm=true: the network has no batch norm with a weight to "
+                "learn: must be false"
+            )
         self.multi_step_epochs, self.first_order_epochs = multi_step_epochs, first_order_epochs
         self.running_statistics = per_step_statistics
 
-        named = dict(network.named_parameters())
-        of_norms = [name for name in named if name.rpartition(".")[0] in norms]
         self.per_step = of_norms if per_step_norm else []
         self.adapted = [name for name in named if name not in self.per_step]
         # Lists, in the order of those names, because a dict of parameters takes no dots.

@@ -31,7 +31,7 @@ class MetaSGD(Algorithm):
         positive(inner_lr=inner_lr)
         # In the order of the network's parameters, whose names a ParameterDict would not take.
         self.inner_lrs = nn.ParameterList(
-            torch.full_like(p, inner_lr) for p in network.parameters()
+            torch.full_like(p, inner_lr) for p in self.network_parameters().values()
         )
 
     def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
@@ -43,8 +43,5 @@ class MetaSGD(Algorithm):
 
     def learned(self) -> dict[str, Tensor]:
         """The mean rate of each layer."""
-        names = [name for name, _ in self.network.named_parameters()]
-        return {
-            f"inner_lr/{name}": rate.mean()
-            for name, rate in zip(names, self.inner_lrs, strict=True)
-        }
+        rates = zip(self.network_parameters(), self.inner_lrs, strict=True)
+        return {f"inner_lr/{name}": rate.mean() for name, rate in rates}

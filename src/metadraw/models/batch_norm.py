@@ -14,21 +14,26 @@ from metadraw.errors import InputError
 
 
 def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
-    """The batch norm layers of a network, by name."""
-    return {name: m for name, m in network.named_modules() if isinstance(m, _BatchNorm)}
+    """The layers of a network that normalise by the statistics of their batch, by name."""
+    return {name: m for name, m in _layers(network) if not m.track_running_stats}
+
+
+def _layers(network: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
+    return ((name, m) for name, m in network.named_modules() if isinstance(m, _BatchNorm))
 
 
 def refuse_running_statistics(network: nn.Module) -> None:
     """Check that the network's forward pass changes nothing in it.
 
     Raises:
-        InputError: a batch norm layer that keeps running statistics.
+        InputError: a batch norm layer that would update its running statistics.
     """
-    for name, layer in batch_norms(network).items():
-        if layer.track_running_stats:
+    for name, layer in _layers(network):
+        if layer.track_running_stats and layer.training:
             raise InputError(
-                f"model: layer {name} keeps running batch-norm statistics, which an inner loop "
-                "would change in place: build it with track_running_stats=False"
+                f"model: layer {name} updates running batch-norm statistics, which no task may do "
+                "to another: build it with track_running_stats=False, or put it in evaluation mode "
+                "(.eval()) to normalise by the statistics that it has"
             )
 
 
@@ -69,12 +74,15 @@ def statistics_of_first(rows: int, network: nn.Module) -> Iterator[None]:
 
     def renormalise(module: nn.Module, args: tuple[Any, ...], _: Tensor) -> Tensor:
         assert isinstance(module, _BatchNorm)
-        x = args[0].to(module.weight.dtype)
+        affine = module.weight is not None
+        x = args[0].to(module.weight.dtype) if affine else args[0]
         over = [0, *range(2, x.ndim)]
         variance, mean = torch.var_mean(x[:rows], over, correction=0, keepdim=True)
         # Spelled out: PyTorch's batch norm has no gradient for statistics that are given.
-        scale = module.weight.view_as(mean[0]) * (variance + module.eps).rsqrt()
-        return (x - mean) * scale + module.bias.view_as(mean[0])
+        scale = (variance + module.eps).rsqrt()
+        if not affine:
+            return (x - mean) * scale
+        return (x - mean) * (module.weight.view_as(mean[0]) * scale) + module.bias.view_as(mean[0])
 
     hooks = [layer.register_forward_hook(renormalise) for layer in batch_norms(network).values()]
     try:

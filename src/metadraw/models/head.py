@@ -38,16 +38,30 @@ def open_head(network: nn.Module) -> tuple[str, nn.Linear]:
     Raises:
         InputError: a network without a linear layer.
     """
-    linear = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear)]
-    if not linear or not linear[-1][0]:
+    layers = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear)]
+    if not layers or not layers[-1][0]:
         raise InputError(
             f"model: {type(network).__name__} has no torch.nn.Linear as a layer: this algorithm "
-            "makes the last one anew for each task"
+            "builds a new head for each task in place of the last one"
         )
-    name, layer = linear[-1]
-    parent, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(parent), attribute, OpenLinear())
+    name, layer = layers[-1]
+    opened = OpenLinear()
+    for other, module in list(network.named_modules(remove_duplicate=False)):
+        if module is layer:
+            parent, _, attribute = other.rpartition(".")
+            setattr(network.get_submodule(parent), attribute, opened)
     return name, layer
+
+
+def linear(features: Tensor, head: dict[str, Tensor], place: str) -> Tensor:
+    """What the linear layer in some place gives: logits ``[B, N]`` of features ``[B, F]``.
+
+    Args:
+        features: ``[B, F]``.
+        head: ``place.weight`` ``[N, F]`` and, where the layer has a bias, ``place.bias`` ``[N]``.
+        place: the layer's name.
+    """
+    return F.linear(features, head[f"{place}.weight"], head.get(f"{place}.bias"))
 
 
 def one_hot(labels: Tensor, ways: int) -> Tensor:
