@@ -47,7 +47,7 @@ def grad(function: Callable[[Params], Any], has_aux: bool = False) -> Callable[[
                     allow_unused=True,
                     materialize_grads=True,
                 )
-                if value.requires_grad
+                if own and value.requires_grad
                 else [torch.zeros_like(p) for p in own.values()]
             )
         by_name = dict(zip(own, slopes, strict=True))
