@@ -24,6 +24,7 @@ _UNTRUE_HERE = (
     "The .* does not have many workers",  # episodes are made on the device of the network
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # by Lightning itself
     "The dirpath has changed",  # checkpoints.BestCheckpoint takes care of that
+    "Checkpoint directory .* exists and is not empty",  # where a run goes on
 )
 
 

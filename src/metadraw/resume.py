@@ -30,7 +30,7 @@ _TRAINING = (
     *("data.train_batches", "data.train_samples_per_class", "data.seed", "data.new_classes"),
     *("data.shift", "data.mirror", "data.test_batches", "algorithm.inner_steps"),
     *("algorithm.first_order", "learner.recompute_steps", "learner.tasks_per_chunk"),
-    *("learner.gradient_clip_norm", "learner.map_tasks"),
+    *("learner.gradient_clip_norm", "learner.map_tasks", "model.fused"),
 )
 
 
@@ -42,17 +42,13 @@ def refuse_another_config(cfg: DictConfig, folder: Path) -> None:
     """
     if not (folder / "config.yaml").is_file():
         return
-    saved = _read(folder)
-    before, now = (_flat(OmegaConf.to_container(c)) for c in (saved, _resolved(cfg)))
-    for key in [*now, *before]:
-        if before.get(key) != now.get(key):
-            if key not in before and now[key] in _defaults(key, saved):
-                continue  # begun by a metadraw that did not have this setting yet
-            raise InputError(
-                f"{folder} holds a run with {key}={before.get(key)}, this one has "
-                f"{key}={now.get(key)}: choose another folder (hydra.run.dir, or hydra.sweep.dir "
-                "of a sweep), or remove that one"
-            )
+    before, now = (_plain(config) for config in (_read(folder), _resolved(cfg)))
+    for key in sorted(_changed(before, now)):
+        was, typed = (_flat(config).get(key) for config in (before, now))
+        raise InputError(
+            f"{folder} holds a run with {key}={was}, this one has {key}={typed}: choose another "
+            "folder (hydra.run.dir, or hydra.sweep.dir of a sweep), or remove that one"
+        )
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
@@ -124,7 +120,7 @@ def check(
             f"optimizer._target_={typed}: ckpt_path={path} has the state of {was}, with which "
             f"another optimiser cannot go on: must be {was}"
         )
-    changed = _changed(before, now)
+    changed = _changed(checkpoint["metadraw_config"], learner.config or {})
     if "algorithm.inner_lr" in changed and any(
         name.startswith("algorithm.inner_lr") for name in checkpoint["state_dict"]
     ):
@@ -154,7 +150,7 @@ def carry_over(
     Raises:
         InputError: the optimiser cannot go on with its new settings.
     """
-    changed = _changed(_flat(checkpoint["metadraw_config"]), _flat(learner.config or {}))
+    changed = _changed(checkpoint["metadraw_config"], learner.config or {})
     optimizers.carry_over(
         checkpoint,
         learner.outer_parameters(),
@@ -178,16 +174,24 @@ def epochs_of(checkpoint: dict[str, Any]) -> int:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
-    return {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+    """Keys whose values differ, but for those that an older metadraw lacked, now as shipped."""
+    saved, flat = _flat(before), _flat(now)
+    return {
+        key
+        for key in saved.keys() | flat.keys()
+        if saved.get(key) != flat.get(key)
+        and not (key not in saved and flat[key] in _defaults(key, before))
+    }
 
 
-def _defaults(key: str, saved: DictConfig) -> list[Any]:
+def _defaults(key: str, saved: Mapping[str, Any]) -> list[Any]:
     """What a setting is where nothing is typed, in the shipped choices that a config may be of."""
+    config = OmegaConf.create(dict(saved))
     group = key.partition(".")[0]
-    shipped = _shipped(group, OmegaConf.select(saved, f"{group}._target_"))
+    shipped = _shipped(group, OmegaConf.select(config, f"{group}._target_"))
     # Below what was saved, because a default may follow another key.
-    filled = [_resolved(DictConfig(OmegaConf.merge(choice, saved))) for choice in shipped]
-    return [_flat(OmegaConf.to_container(choice)).get(key) for choice in filled]
+    filled = [_resolved(DictConfig(OmegaConf.merge(choice, config))) for choice in shipped]
+    return [_flat(_plain(choice)).get(key) for choice in filled]
 
 
 @functools.cache
@@ -206,6 +210,13 @@ def _read(folder: Path) -> DictConfig:
     found = OmegaConf.load(folder / "config.yaml")
     assert isinstance(found, DictConfig)
     return found
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """The values of a config, as they are saved."""
+    plain = OmegaConf.to_container(cfg)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _resolved(cfg: DictConfig) -> DictConfig:
