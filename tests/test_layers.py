@@ -73,6 +73,26 @@ class Buffer(nn.Module):
         return x * self.scale
 
 
+class Shared(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(SIZE, SIZE)
+        self.second = self.first
+
+    def forward(self, x):
+        return self.second(self.first(x).tanh())
+
+
+def frozen(layer):
+    """In evaluation mode, its parameters and statistics as they are, as of a pre-trained body."""
+    if isinstance(layer, nn.BatchNorm2d):
+        layer.running_mean.uniform_(-1, 1)
+        layer.running_var.uniform_(0.5, 2)
+    return layer.eval().requires_grad_(False)
+
+
 def activation(kind):
     """One with its default settings, and anything where it has none."""
     given = inspect.signature(kind).parameters.values()
@@ -108,6 +128,7 @@ LAYERS = {
         partial(nn.BatchNorm2d, 4, track_running_stats=False),
         images,
     ),
+    "BatchNorm2d, frozen": (lambda: frozen(nn.BatchNorm2d(4)), images),
     "GroupNorm": (partial(nn.GroupNorm, 2, 4), images),
     "InstanceNorm2d": (partial(nn.InstanceNorm2d, 4, affine=True), images),
     "LayerNorm": (partial(nn.LayerNorm, SIZE), rows),
@@ -128,6 +149,8 @@ LAYERS = {
     "AdaptiveAvgPool2d": (partial(nn.AdaptiveAvgPool2d, 3), images),
     "AdaptiveMaxPool2d": (partial(nn.AdaptiveMaxPool2d, 3), images),
     "a buffer in use": (Buffer, rows),
+    "shared weights": (Shared, rows),
+    "frozen parameters": (lambda: frozen(nn.Linear(SIZE, 5)), rows),
     "ReLU, in place": (partial(nn.ReLU, inplace=True), images),
     **{kind.__name__: (partial(activation, kind), images) for kind in ACTIVATIONS},
 }

@@ -90,10 +90,9 @@ def see_an_image(network: nn.Module, image_shape: tuple[int, int, int]) -> None:
     if any(is_lazy(parameter) for parameter in network.parameters()):
         try:
             with torch.no_grad():
-                network.eval()(torch.zeros(1, *image_shape))
+                network(torch.zeros(2, *image_shape))
         except Exception as error:
             raise InputError(_line(error, network, network)) from error
-        network.train()
 
 
 def _forward(learner: MetaLearner, task: Episode) -> Tensor:
