@@ -58,7 +58,7 @@ def job_errors() -> Iterator[None]:
         yield
     except Exception as error:
         line = explain(error) or f"{type(error).__name__}: {error}"
-        path.write_text(f"{line}\n")
+        path.write_text(f"{line}\n", encoding="utf-8")
         if hydra.mode is RunMode.MULTIRUN:
             # Hydra goes on, and raises the first error when all jobs are done.
             log.error("error: %s", line)

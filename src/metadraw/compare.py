@@ -130,7 +130,8 @@ def read(folder: Path, metric: str) -> Run:
         with path.open(encoding="utf-8", newline="") as file:
             values = {int(row["number"]): float(row[metric]) for row in csv.DictReader(file)}
         path = folder / ".hydra" / "overrides.yaml"
-        overrides = list(map(str, yaml.safe_load(path.read_text()) or [])) if path.exists() else []
+        typed = path.read_text(encoding="utf-8") if path.exists() else ""
+        overrides = list(map(str, yaml.safe_load(typed) or []))
     except FileNotFoundError as error:
         raise InputError(
             f"{folder} has no {path.name}: not a run folder (leave it out), or an unfinished or "

@@ -37,8 +37,8 @@ class Curves(L.Callback):
         self.rows.append(row)
         self._write()
 
-    def on_train_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
-        """Draw the curves."""
+    def on_fit_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
+        """Draw the curves, also of a run that was killed after its last epoch, before this."""
         if trainer.is_global_zero and self.rows:
             draw_curves(self.rows, self.folder / "curves.png")
             draw_learned(self.rows, self.folder / "learned.png")

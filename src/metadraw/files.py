@@ -5,8 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file: whoever reads it, and whenever this is killed, finds all of it or none."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file: whoever reads it, and whenever this is killed, finds all of it or none.
+
+    Args:
+        path: the file; its folder must exist.
+        content: text is written as UTF-8.
+
+    Raises:
+        OSError: it could not be written; the file that was there before stays.
+    """
+    # In the same folder: to move a file from another file system is to copy it.
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

@@ -87,7 +87,7 @@ def report(folder: Path, to: Path, rows: Sequence[str] = (), column: str | None 
 
     page = [*_table(cells, rows, column), "", *_notes(jobs, cells, varied), "", *pictures]
     text = "\n".join(page).rstrip() + "\n"
-    (to / "report.md").write_text(text)
+    (to / "report.md").write_text(text, encoding="utf-8")
     return text
 
 
@@ -113,7 +113,7 @@ def published_curves(samples: int, ways: int, shots: int) -> Sequence[Mapping[st
 
 
 def _published(file: str, *setting: int) -> list[Mapping[str, float]]:
-    with (files("metadraw") / "published" / file).open() as lines:
+    with (files("metadraw") / "published" / file).open(encoding="utf-8") as lines:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
     keys = ("samples_per_class", "ways", "shots")
     return [row for row in rows if tuple(row[key] for key in keys) == setting]
@@ -239,7 +239,7 @@ def _run_row(job: Job) -> dict[str, Any]:
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

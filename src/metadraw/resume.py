@@ -38,7 +38,7 @@ def refuse_another_config(cfg: DictConfig, folder: Path) -> None:
 def finished(folder: Path) -> dict[str, Any] | None:
     """The contents of ``results.json``, which a run writes last, or none."""
     path = folder / "results.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def last_checkpoint(folder: Path) -> str | None:

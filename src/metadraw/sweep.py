@@ -86,16 +86,16 @@ def _read(folder: Path) -> Job:
     try:
         config: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
         path = folder / ".hydra" / "overrides.yaml"
-        typed = yaml.safe_load(path.read_text()) if path.is_file() else []
+        typed = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else []
         path, curves = folder / "metrics.csv", []
         if path.is_file():
-            with path.open(newline="") as file:
+            with path.open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
                     curves.append({key: float(value) for key, value in row.items() if value})
         path = folder / "results.json"
-        results = json.loads(path.read_text()) if path.is_file() else None
+        results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         path = folder / "error.txt"
-        error = path.read_text().strip() if path.is_file() else None
+        error = path.read_text(encoding="utf-8").strip() if path.is_file() else None
     except (OSError, ValueError, TypeError, yaml.YAMLError, csv.Error) as problem:
         raise InputError(f"{path}: damaged ({' '.join(str(problem).split())})") from problem
     return Job(_by_key(typed), folder, config, tuple(curves), results, error)

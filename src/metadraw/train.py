@@ -12,11 +12,13 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from metadraw import loggers, results, resume
+from metadraw.checkpoints import WholeCheckpointIO
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import DivergedError, InputError
 from metadraw.factory import build, check_parameters, read_checkpoint
@@ -117,12 +119,15 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 def make_trainer(cfg: DictConfig) -> L.Trainer:
     """The Trainer of a config, with its callbacks and logger."""
     callbacks = list(instantiate(cfg.callbacks).values()) if cfg.get("callbacks") else []
-    return instantiate(
+    trainer: L.Trainer = instantiate(
         cfg.trainer,
         callbacks=callbacks,
         logger=loggers.make(cfg.get("logger"), Path(cfg.paths.output_dir)),
         default_root_dir=cfg.paths.output_dir,
     )
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # Lightning's own default
+        trainer.strategy.checkpoint_io = WholeCheckpointIO()
+    return trainer
 
 
 def check_trainer(trainer: DictConfig) -> None:
