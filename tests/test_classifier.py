@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ALGORITHMS, run
+from children import run
+from conftest import ALGORITHMS, ROOT
 from hydra.utils import get_class
 from PIL import Image, ImageDraw, ImageOps
 
@@ -209,7 +210,7 @@ def test_adapt(checkpoint_of, folders, tmp_path):
     done = run(
         [
             sys.executable,
-            "adapt.py",
+            ROOT / "adapt.py",
             f"ckpt_path={checkpoint_of('unicorn_maml')}",
             f"support={support}",
         ]

@@ -1,7 +1,6 @@
 """The commands as a user types them, right and wrong, and that every key of the configs is read."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from children import ENVIRONMENT, HANGS, run
 from omegaconf import DictConfig, OmegaConf
 
 import metadraw
@@ -28,9 +28,8 @@ def command(*arguments, cwd=ROOT, program="train.py"):
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=300,
-        env={k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-        | {"OMP_NUM_THREADS": "1"},
+        timeout=HANGS,
+        env=ENVIRONMENT,
     )
 
 
@@ -91,7 +90,10 @@ def test_nothing_but_that_line_is_printed(from_command_line, wrong):
 
 
 def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
-    done = command(*from_command_line)
+    def typed(*arguments, program="train.py"):
+        return run([sys.executable, ROOT / program, *arguments])
+
+    done = typed(*from_command_line)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "train" / "runs").iterdir()
     first = json.loads((folder / "results.json").read_text())["test"]
@@ -99,17 +101,17 @@ def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
     assert str(folder / "curves.png") in done.stdout
 
     quiet = ["trainer=cpu", f"paths.log_dir={tmp_path}"]
-    done = command(f"ckpt_path={folder}/checkpoints/best.ckpt", *quiet, program="eval.py")
+    done = typed(f"ckpt_path={folder}/checkpoints/best.ckpt", *quiet, program="eval.py")
     assert done.returncode == 0, done.stderr
     (again,) = (tmp_path / "eval" / "runs").iterdir()
     assert json.loads((again / "results.json").read_text())["test"]["acc"] == first["acc"]
 
-    done = command("--config-dir", str(folder), "--config-name", "config", "task_name=rerun")
+    done = typed("--config-dir", str(folder), "--config-name", "config", "task_name=rerun")
     assert done.returncode == 0, done.stderr
     (rerun,) = (tmp_path / "rerun" / "runs").iterdir()
     assert json.loads((rerun / "results.json").read_text())["test"]["loss"] == first["loss"]
 
-    done = command("-m", *from_command_line, "algorithm=maml_pp,fomaml")
+    done = typed("-m", *from_command_line, "algorithm=maml_pp,fomaml")
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "train" / "multiruns").iterdir()
     configs = [

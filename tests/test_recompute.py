@@ -1,12 +1,11 @@
 """Inner steps that are computed again: flat memory, the same gradient of any function."""
 
-import subprocess
 import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ENVIRONMENT, ROOT
+from children import run
 from torch import nn
 from torch.func import grad, vmap
 
@@ -26,30 +25,29 @@ print(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1])
 """
 
 
-def peak_memory(folder, *overrides):
-    shared = ["data.source=path", f"data.path={folder}", "data.samples_per_class=20", "trainer=cpu"]
-    shared += ["learner.tasks_per_chunk=null"]
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *shared, *overrides],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
-    return int(done.stdout)
+@pytest.fixture
+def peak_memory(synthetic_folder, tmp_path):
+    """The peak memory in kB of a program that computes one batch's meta-gradients."""
+    program = tmp_path / "measure.py"
+    program.write_text(MEASURE, encoding="utf-8")
+    drawings = ["data.source=path", f"data.path={synthetic_folder}", "data.samples_per_class=20"]
+
+    def measure(*overrides):
+        shared = [*drawings, "trainer=cpu", "learner.tasks_per_chunk=null"]
+        done = run([sys.executable, program, *shared, *overrides])
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    return measure
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_does_not_grow_with_steps(synthetic_folder):
+def test_memory_does_not_grow_with_steps(peak_memory):
     few, many = (
-        peak_memory(
-            synthetic_folder, f"algorithm.inner_steps={steps}", "learner.recompute_steps=true"
-        )
+        peak_memory(f"algorithm.inner_steps={steps}", "learner.recompute_steps=true")
         for steps in (5, 15)
     )
-    kept = peak_memory(synthetic_folder, "algorithm.inner_steps=15")
+    kept = peak_memory("algorithm.inner_steps=15")
     assert many < 1.2 * few
     assert kept > 1.4 * few
 

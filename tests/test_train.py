@@ -2,8 +2,10 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
+import children
 import pytest
 import torch
 from conftest import ALGORITHMS
@@ -97,32 +99,28 @@ def test_same_config_same_numbers_and_another_seed_others(tiny, other_folder):
 
 
 @pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if a != "scratch"])
-def test_a_resumed_run_equals_an_uninterrupted_one(tiny_for, other_folder, algorithm, monkeypatch):
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    tiny_for, tmp_path, other_folder, algorithm, monkeypatch
+):
+    """From the checkpoints as they were after the first of three epochs."""
     small = ["data.train_batches=2", "data.val_batches=1", "data.test_batches=1"]
-    tiny = [*tiny_for(algorithm), *small, "scheduler=cosine", "trainer.max_epochs=4"]
-    _, whole = run(tiny)
-    first = metadraw.compose(*tiny, other_folder("first"))
-
-    class KilledError(Exception):
-        pass
-
+    tiny = [*tiny_for(algorithm), *small, "scheduler=cosine", "trainer.max_epochs=3"]
+    first = tmp_path / "first"
     begin_epoch = MetaLearner.on_train_epoch_start
 
-    def killed(self):
-        if self.current_epoch == 2:
-            raise KilledError
+    def copied(self):
+        if self.current_epoch == 1:
+            shutil.copytree(tmp_path / "run" / "checkpoints", first)
         begin_epoch(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MetaLearner, "on_train_epoch_start", killed)
-        with pytest.raises(KilledError):
-            train(first)
-    last = Path(first.paths.output_dir) / "checkpoints" / "last.ckpt"
-    assert state(last)["epoch"] == 1
-    _, resumed = run(tiny, other_folder("resumed"), f"ckpt_path={last}")
+        patch.setattr(MetaLearner, "on_train_epoch_start", copied)
+        _, whole = run(tiny)
+    assert state(first / "last.ckpt")["epoch"] == 0
+    _, resumed = run(tiny, other_folder("resumed"), f"ckpt_path={first / 'last.ckpt'}")
 
     one, other = (state(folder / "checkpoints" / "last.ckpt") for folder in (whole, resumed))
-    assert one["epoch"] == other["epoch"] == 3
+    assert one["epoch"] == other["epoch"] == 2
     assert one["global_step"] == other["global_step"]
     for name, value in one["state_dict"].items():
         assert torch.equal(value, other["state_dict"][name])
@@ -212,9 +210,13 @@ def test_early_stopping(tiny):
     assert found["train"]["epochs"] == 2
 
 
-def test_two_processes_leave_the_results_of_one(tiny, other_folder):
+def test_two_processes_leave_the_results_of_one(tiny, command):
+    """As a program, whose processes are forked: they import nothing again."""
     one, _ = run(tiny)
-    two, folder = run(tiny, other_folder("two"), "trainer=ddp_cpu", "trainer.max_epochs=2")
+    typed, folder = command("trainer=ddp_cpu", "trainer.strategy=ddp_fork", name="two")
+    done = children.run(typed)
+    assert done.returncode == 0, done.stderr
+    two = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     for split in ("val", "test"):
         for name in ("acc", "acc_ci95", "loss", "precision", "tasks"):
             assert two[split][name] == pytest.approx(one[split][name], abs=1e-4)
