@@ -8,12 +8,14 @@ from dotenv import load_dotenv
 from omegaconf import DictConfig
 
 from metadraw.cli import one_line_errors
+from metadraw.keys import check_job
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="adapt")
 def main(cfg: DictConfig) -> None:
     """Adapt and classify."""
     with one_line_errors():
+        check_job(cfg)
         from metadraw.adapt import adapt
 
         adapt(cfg)

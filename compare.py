@@ -1,6 +1,6 @@
 """Compare runs on identical tasks: mean differences, paired by task.
 
-python compare.py logs/train/multiruns/TIME/*/
+python compare.py logs/train/multiruns/SWEEP
 """
 
 import argparse
@@ -14,9 +14,10 @@ Runs are on identical tasks unless a key that makes tasks was changed, which is 
 difference paired by task has a much narrower interval than each mean has.
 
 examples:
-  python train.py -m algorithm=maml,fomaml                 # a sweep, then all of it:
-  python compare.py logs/train/multiruns/TIME/*/
-  python compare.py --metric loss --reference RUN RUN RUN
+  python train.py -m algorithm=maml,fomaml        # a sweep, then all of it, from the first typed:
+  python compare.py logs/train/multiruns/SWEEP
+  python compare.py SWEEP --reference SWEEP/algorithm-fomaml --metric loss
+  python compare.py RUN RUN RUN                   # any runs, from the first named
 
 Trained on other shots? Test both on the same tasks first, then compare those two:
   python eval.py ckpt_path=RUN/checkpoints/best.ckpt data.shots=5
@@ -30,9 +31,9 @@ def main() -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folder of train.py or eval.py")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="folder of a run or of a sweep")
     parser.add_argument(
-        "--reference", metavar="RUN", help="subtracted from all; default: the first"
+        "--reference", metavar="RUN", help="differences are from this run; default: the first"
     )
     parser.add_argument(
         "--metric", default="acc", help=f"{', '.join(metrics.NAMES)}; default: %(default)s"

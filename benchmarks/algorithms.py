@@ -53,7 +53,7 @@ ABLATION = {
     "MAML": PLAIN,
     "+ multi-step loss": [*PLAIN, "algorithm.multi_step_epochs=2"],
     "+ derivative-order annealing": [*PLAIN, "algorithm.first_order_epochs=1"],
-    "+ per-step statistics": [*STATISTICS, RUNNING],
+    "+ per-step statistics, running in evaluation": [*STATISTICS, RUNNING],
     "+ per-step norm": [*PLAIN, "algorithm.per_step_norm=true"],
     "+ learned rates": ["algorithm=lslr", OUTER, INNER],
     "+ cosine": [*PLAIN, "scheduler=cosine"],

@@ -3,18 +3,22 @@
 python benchmarks/label_permutations.py CHECKPOINT [CHECKPOINT ...]
 
 MAML's head has a row of its own for each label, so another assignment of the same classes is
-another task to it (Ye and Chao 2022). Every task is learned under several assignments.
+another task to it (Ye and Chao 2022). Every task is learned under several assignments. The table
+goes to benchmarks/results/label-permutations.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import platform
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import metadraw
 
+RESULT = Path(__file__).resolve().parent / "results" / "label-permutations.md"
 TASKS, PERMUTATIONS, QUERIES, BATCH = 100, 12, 10, 25
 
 
@@ -36,24 +40,35 @@ def accuracies(checkpoint: str) -> tuple[str, Tensor]:
 
 
 def main() -> None:
-    """Print one row a checkpoint."""
+    """Write one row a checkpoint."""
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
-    print("| algorithm | accuracy % | worst, best permutation of a task % | std within a task |")
-    print("| --- | --- | --- | --- |")
-    for checkpoint in parser.parse_args().checkpoints:
+    checkpoints = parser.parse_args().checkpoints
+    lines = [
+        "# Label permutations",
+        "",
+        f"`python benchmarks/label_permutations.py {' '.join(checkpoints)}`,",
+        "after the study of [5-way-1-shot](5-way-1-shot.md); "
+        f"{platform.machine()} CPU, torch {torch.__version__}.",
+        "",
+        "| algorithm | accuracy % | worst, best permutation of a task % | std within a task |",
+        "| --- | --- | --- | --- |",
+    ]
+    for checkpoint in checkpoints:
         name, values = accuracies(checkpoint)
         worst, best = values.min(dim=0).values.mean(), values.max(dim=0).values.mean()
-        print(
+        lines.append(
             f"| {name} | {100 * values.mean():.1f} | {100 * worst:.1f}, {100 * best:.1f} | "
-            f"{100 * values.std(dim=0).mean():.1f} |",
-            flush=True,
+            f"{100 * values.std(dim=0).mean():.1f} |"
         )
-    print(
-        f"\nMeans over {TASKS} meta-test tasks with {QUERIES} queries a class, each under the same "
-        f"{PERMUTATIONS} permutations of its labels."
-    )
+        print(lines[-1], flush=True)
+    lines += [
+        "",
+        f"Means over {TASKS} meta-test tasks with {QUERIES} queries a class, each under the same "
+        f"{PERMUTATIONS} permutations of its labels.",
+    ]
+    RESULT.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from PIL import Image
@@ -34,7 +32,6 @@ import metadraw
 ROOT = Path(__file__).resolve().parents[1]
 OUT, PICTURE = ROOT / "benchmarks" / "results" / "page.md", ROOT / "docs" / "page.png"
 CHECKPOINT = "checkpoints/best.ckpt"
-ADDRESS = "http://127.0.0.1:8017"
 CLASSES, SHOTS = ("smiley face", "lollipop", "tent", "clock", "table"), 3
 CIRCLE = [
     (160 + 70 * math.cos(angle / 12 * math.pi), 95 + 70 * math.sin(angle / 12 * math.pi))
@@ -67,7 +64,7 @@ def chrome() -> webdriver.Chrome:
     """A headless browser of a desk's size."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
-    for flag in ("headless", "no-sandbox", "disable-gpu", "window-size=1000,1000"):
+    for flag in ("headless", "no-sandbox", "disable-gpu", "window-size=1000,1110"):
         options.add_argument(f"--{flag}")
     return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
 
@@ -90,17 +87,14 @@ def main() -> None:
     """Serve, draw, and write what was measured."""
     typed = sys.argv[1:]
     exported = json.dumps(examples(typed))
-    command = [sys.executable, "demo.py", f"ckpt_path={CHECKPOINT}", f"port={ADDRESS[-4:]}"]
-    server = subprocess.Popen(command, cwd=ROOT)
+    command = [sys.executable, "demo.py", f"ckpt_path={CHECKPOINT}", "port=0"]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     browser = chrome()
     try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(ADDRESS).close()
-                break
-            except urllib.error.URLError:
-                time.sleep(0.1)
-        browser.get(ADDRESS)
+        assert server.stdout is not None
+        said = next(line for line in server.stdout if "draw on http" in line)
+        browser.get(said.partition("draw on ")[2].split()[0])
+        empty = WebDriverWait(browser, 30).until(lambda b: b.find_element(By.ID, "empty"))
         browser.execute_script(
             "window.seen = []; new MutationObserver(() => seen.push(Number("
             "document.body.dataset.latency))).observe(document.body, "
@@ -111,7 +105,10 @@ def main() -> None:
             file.flush()
             adapted = []
             for _ in range(6):
-                browser.execute_script("say('')")
+                empty.click()
+                WebDriverWait(browser, 30, 0.05).until(
+                    lambda b: "none yet" in b.find_element(By.ID, "status").text
+                )
                 browser.find_element(By.ID, "import").send_keys(file.name)
                 said = WebDriverWait(browser, 30, 0.05).until(
                     lambda b: (
@@ -143,7 +140,7 @@ def main() -> None:
             "",
         ]
     )
-    OUT.write_text(text)
+    OUT.write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 import metadraw
+from metadraw.cloudera import published
 from metadraw.evaluate import evaluate
 from metadraw.factory import read_checkpoint
-from metadraw.report import published
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT, CARD = ROOT / "checkpoints" / "best.ckpt", ROOT / "checkpoints" / "results.md"
@@ -77,7 +77,7 @@ def main() -> None:
             "",
         ]
     )
-    CARD.write_text(text)
+    CARD.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ SHOWN = (1, 2, 5, 10, 20, 30, 39)  # the last one may end before it is looked at
 
 def look(pid: int) -> tuple[float, int]:
     """Resident memory in MB and open files of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     resident = int(status.partition("VmRSS:")[2].split()[0]) / 1024
     return resident, len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
@@ -43,7 +43,8 @@ def main() -> None:
         process = subprocess.Popen(command, cwd=ROOT)
         while process.poll() is None:
             metrics = Path(folder) / "metrics.csv"
-            epoch = len(metrics.read_text().splitlines()) - 1 if metrics.exists() else 0
+            text = metrics.read_text(encoding="utf-8") if metrics.exists() else ""
+            epoch = len(text.splitlines()) - 1
             if epoch > 0 and epoch not in seen:
                 seen[epoch] = look(process.pid)
             time.sleep(0.05)
@@ -66,7 +67,7 @@ def main() -> None:
             "",
         ]
     )
-    OUT.write_text(text)
+    OUT.write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -323,7 +323,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     for line in table(given.threads, given.overrides):
         lines.append(line)
-        (RESULTS / f"speed-{given.table}.md").write_text("\n".join(lines) + "\n")
+        (RESULTS / f"speed-{given.table}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def main() -> None:
         rows.append(f"| `trainer={choice}` | {processes} | {threads} | {step:.0f} |")
         print(rows[-1], flush=True)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "training.md").write_text("\n".join(rows) + "\n")
+    (RESULTS / "training.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

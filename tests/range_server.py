@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import select
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,8 +26,9 @@ class Served:
     fails: Counter[str] = field(default_factory=Counter)  # class -> so many times HTTP 500
     cuts: Counter[str] = field(default_factory=Counter)  # class -> so many times half a body
     shifts: Counter[str] = field(default_factory=Counter)  # class -> so often another range
-    silent: set[str] = field(default_factory=set)  # half a body, and nothing more
-    drips: Counter[str] = field(default_factory=Counter)  # class -> so often byte by byte
+    stalls: Counter[str] = field(default_factory=Counter)  # class -> so often silent for ever
+    pauses: Counter[str] = field(default_factory=Counter)  # class -> so often half, then half
+    passes: Callable[[float], None] | None = None  # lets seconds pass, for stalls and pauses
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, faults: Counter[str], name: str) -> bool:
@@ -56,28 +58,32 @@ class Handler(BaseHTTPRequestHandler):
         last = min(last, len(data) - 1)
         if served.take(served.shifts, name):
             first, last = first - 1, last - 1
+        if served.take(served.stalls, name):
+            while not select.select([self.connection], [], [], 0.01)[0]:  # until the client leaves
+                served.passes(30)
         given = f"bytes {first}-{last}/{len(data)}"
         part = data[first : last + 1]
-        half = name in served.silent or served.take(served.cuts, name)
-        drip = served.take(served.drips, name)
-        self.answer(206, part, half, drip, **{"Content-Range": given})
-        if name in served.silent:
-            self.rfile.read()  # returns when the client has had enough of waiting
+        cut, pause = served.take(served.cuts, name), served.take(served.pauses, name)
+        self.answer(206, part, cut, pause, **{"Content-Range": given})
 
     def answer(
-        self, status: int, body: bytes = b"", half: bool = False, drip: bool = False, **headers: str
+        self, status: int, body: bytes = b"", cut: bool = False, pause: bool = False, **headers: str
     ) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         for key, value in headers.items():
             self.send_header(key, value)
         self.end_headers()
-        if half:
+        if cut:
             body, self.close_connection = body[: len(body) // 2], True
         with self.served.lock:
             self.served.sent += len(body)
-        for start in range(0, len(body), 1 if drip else len(body)):
-            self.wfile.write(body[start : start + 1] if drip else body)
+        if pause:
+            half = len(body) // 2
+            self.wfile.write(body[:half])
+            self.served.passes(15)
+            body = body[half:]
+        self.wfile.write(body)
 
     def log_message(self, *args: object) -> None:
         pass

@@ -6,28 +6,18 @@ import sys
 import numpy as np
 import pytest
 import torch
-from children import run
-from conftest import ALGORITHMS, ROOT
-from hydra.utils import get_class
+from conftest import ALGORITHMS, run
+from hydra.utils import get_class, instantiate
 from PIL import Image, ImageDraw, ImageOps
 
 import metadraw
 from metadraw import Classifier, FewShot, InputError
 from metadraw.adapt import adapt
 from metadraw.data.bitmap import to_bitmap
+from metadraw.evaluate import evaluate
 from metadraw.factory import CONFIGS
-from metadraw.train import train
 
 ANY_WAYS = ["finetune", "matching_net", "proto_maml", "protonet", "unicorn_maml"]
-
-
-@pytest.fixture
-def checkpoint_of(tiny_for, tmp_path):
-    def make(algorithm):
-        train(metadraw.compose(*tiny_for(algorithm), "trainer.max_epochs=1"))
-        return tmp_path / "run" / "checkpoints" / "best.ckpt"
-
-    return make
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -107,6 +97,7 @@ WRONG = {
     "shape": (lambda: {"a": [np.zeros((2, 3, 4, 5))], "b": [drawing()]}, "shape (2, 3, 4, 5)"),
     "type": (lambda: {"a": [np.zeros((9, 9), int)], "b": [drawing()]}, "a picture of int64"),
     "range": (lambda: {"a": [np.full((9, 9), 2.0)], "b": [drawing()]}, "not all in 0..1"),
+    "pixels": (lambda: {"a": [Image.new("F", (9, 9))], "b": [drawing()]}, "its pixels are F"),
     "kind": (lambda: {"a": [3], "b": [drawing()]}, "int: a file, PIL image"),
 }
 
@@ -189,6 +180,69 @@ def test_a_dot_and_a_line_are_drawings():
         assert to_bitmap(image).any()
 
 
+def kinds(folder):
+    """The same drawings as files of every kind, synthetic: four a class, five classes."""
+    ways = [
+        lambda image: image,
+        lambda image: ImageOps.invert(image.convert("L")),
+        lambda image: image.convert("1"),
+        lambda image: image.convert("P"),
+        lambda image: transparent(image, (250, 250, 200, 0)),
+        photo,
+        lambda image: Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257),
+    ]
+    number = 0
+    for name in "abcde":
+        (folder / name).mkdir(parents=True)
+        for suffix in ("png", "png", "tiff", "png"):
+            way = ways[number % len(ways)]
+            turned = Image.Exif()
+            turned[0x0112] = 3 if number % 2 else 1
+            file = folder / name / f"{number:02}.{suffix}"
+            way(drawing(offset=number, width=4 + number)).save(file, exif=turned)
+            number += 1
+    return folder
+
+
+def test_eval_and_adapt_see_the_same(checkpoint_of, tmp_path, caplog):
+    """Each picture of a folder, as the network gets it, and who is told if it would not."""
+    path, folder = checkpoint_of("protonet"), kinds(tmp_path / "kinds")
+    files = [sorted((folder / name).iterdir()) for name in "abcde"]
+    data = [f"data.path={folder}", f"data.cache_dir={tmp_path / 'cache'}"]
+    typed = [f"ckpt_path={path}", "data=image_folder", *data, "split=all", "trainer=cpu"]
+    typed += ["data.test_batches=1", f"paths.output_dir={tmp_path / 'eval'}"]
+
+    def says(*more):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            found = evaluate(metadraw.compose(*typed, *more, config="eval"))
+        assert found["data"]["prepare"] == found["config"]["data"]["prepare"]
+        return caplog.text
+
+    assert "mostly white" not in says("data.prepare=ink")
+    assert "checkpoint was trained on light ink on black: data.prepare=ink makes" in says()
+    overrides = [*data, "data.prepare=ink"]
+    seen = instantiate(metadraw.compose("data=image_folder", *overrides).data).episodes("all")
+    tasks = seen(torch.arange(30))
+    pictures = torch.cat([tasks.support_x, tasks.query_x], 1).flatten(0, 1).flatten(1)
+    expected = FewShot(path).prepare([file for of_class in files for file in of_class]).flatten(1)
+    assert set(map(tuple, pictures.tolist())) == set(map(tuple, expected.tolist()))
+    assert len(set(map(tuple, expected.tolist()))) == 20
+    assert all(0 < x.mean() < 0.5 for x in expected)
+    for file in (file for of_class in files for file in of_class):
+        drawing(dark=False).save(file)
+    assert "mostly white" not in says()
+
+
+def test_ink_of_any_size():
+    for side in (1, 16, 84, 300):
+        bitmap = to_bitmap(drawing(), side)
+        assert bitmap.shape == (side, side)
+        assert bitmap.max() == 255
+    small = Image.fromarray(to_bitmap(drawing(), 84)).resize((28, 28), Image.Resampling.BOX)
+    assert likeness(np.asarray(small), to_bitmap(drawing())) > 0.6  # half a pixel off
+
+
 # ---- the command line ------------------------------------------------------------------------
 
 
@@ -210,7 +264,7 @@ def test_adapt(checkpoint_of, folders, tmp_path):
     done = run(
         [
             sys.executable,
-            ROOT / "adapt.py",
+            "adapt.py",
             f"ckpt_path={checkpoint_of('unicorn_maml')}",
             f"support={support}",
         ]
@@ -241,6 +295,11 @@ def test_adapt(checkpoint_of, folders, tmp_path):
         ({"query": str(CONFIGS / "hydra")}, "there is no picture in this folder"),
         ({"ckpt_path": "no.ckpt"}, "ckpt_path=no.ckpt: there is no such file"),
         ({"ckpt_path": "???"}, "ckpt_path is missing"),
+        ({"query": "null"}, "query=null: right is query=PATH"),
+        ({"support": "[a,b]"}, "support=['a', 'b']: right is support=PATH"),
+        ({"ckpt_path": "null"}, "ckpt_path=null: right is ckpt_path=PATH"),
+        ({"steps": -1}, "steps=-1: must be a whole number of at least 0"),
+        ({"steps": "many"}, "steps=many: must be a whole number"),
     ],
 )
 def test_adapt_refuses(checkpoint_of, folders, tmp_path, wrong, says):
@@ -250,3 +309,13 @@ def test_adapt_refuses(checkpoint_of, folders, tmp_path, wrong, says):
     with pytest.raises(InputError) as refused:
         adapt(cfg)
     assert says in str(refused.value)
+
+
+def test_a_classifier_is_printed_in_a_line(checkpoint_of):
+    pictures = torch.zeros(5, 28, 28, dtype=torch.uint8)
+    classifier = FewShot(checkpoint_of("protonet")).adapt(
+        {"cat": pictures[:2], "dog": pictures[2:]}
+    )
+    assert repr(classifier).startswith("Classifier(classes=('cat', 'dog'), about={'checkpoint': ")
+    assert len(repr(classifier)) < 500
+    assert classifier.about["steps"] == 0  # there is no inner loop

@@ -8,20 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from children import ENVIRONMENT, HANGS, run
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from points import ENVIRONMENT, HANGS
 
 import metadraw
 from metadraw.cli import one_line_errors
 from metadraw.evaluate import evaluate
 from metadraw.factory import CONFIGS
+from metadraw.keys import check
 from metadraw.sweep import read_sweep
 from metadraw.train import train
 
 ROOT = CONFIGS.parent
 
 
-def command(*arguments, cwd=ROOT, program="train.py"):
+def command(*arguments, cwd=ROOT, program="train.py", env=ENVIRONMENT):
     """Run a program of the repository; returns the finished process."""
     return subprocess.run(
         [sys.executable, ROOT / program, *arguments],
@@ -29,7 +30,7 @@ def command(*arguments, cwd=ROOT, program="train.py"):
         capture_output=True,
         text=True,
         timeout=HANGS,
-        env=ENVIRONMENT,
+        env=env,
     )
 
 
@@ -41,7 +42,20 @@ def from_command_line(tiny, tmp_path):
 
 WRONG = {
     "unknown algorithm": (["algorithm=mamml"], "mamml", "fomaml"),
-    "unknown key": (["data.shotz=5"], "data.shotz"),
+    "unknown key": (["data.shotz=5"], "data.shotz", "did you mean data.shots?"),
+    "unknown key, added": (["+data.shotz=5"], "data.shotz", "did you mean data.shots?"),
+    "unknown key, forced": (["++algoritm=maml"], "algoritm:", "did you mean algorithm?"),
+    "unknown key of no group": (["algoritm=maml"], "algoritm:", "did you mean algorithm?"),
+    "unknown key, nothing alike": (["+anything=1"], "anything:", "--help"),
+    "unknown key, misplaced": (["+lr=0.1"], "lr:", "did you mean optimizer.lr?"),
+    "unknown key, to be added": (["optimizer.weight_decay=1"], "+optimizer.weight_decay?"),
+    "unknown key, misspelt": (["+trainer.max_stps=1"], "did you mean +trainer.max_steps?"),
+    "unknown key of a callback": (["+callbacks.best.save_top=1"], "+callbacks.best.save_top_k?"),
+    "unknown folder": (["+paths.logdir=here"], "paths.logdir:", "paths.log_dir?"),
+    "no callback": (["+callbacks.mine.patience=1"], "callbacks.mine:"),
+    "unknown experiment group": (["experimnt=debug"], "did you mean experiment?"),
+    "tags": (["tags=first"], "tags=first", "tags=[first]"),
+    "number of tasks": (["data.train_tasks=0"], "data.train_tasks=0"),
     "unknown source": (["data.source=ftp"], "data.source=ftp", "google"),
     "missing folder": (["data.path=/no/such/folder"], "/no/such/folder"),
     "no shots": (["data.shots=0"], "data.shots=0"),
@@ -90,33 +104,46 @@ def test_nothing_but_that_line_is_printed(from_command_line, wrong):
 
 
 def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
-    def typed(*arguments, program="train.py"):
-        return run([sys.executable, ROOT / program, *arguments])
-
-    done = typed(*from_command_line)
+    done = command(*from_command_line)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "train" / "runs").iterdir()
+    # In a file or a pipe: no bar, and one line a step, the same as in the log.
+    assert done.stderr == ""
+    assert done.stdout == (folder / "train.log").read_text()
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        *("run", "epoch", "epoch", "meta-test", "results:", "curves:")
+    ]
     first = json.loads((folder / "results.json").read_text())["test"]
     assert f"meta-test accuracy {100 * first['acc']:.2f}" in done.stdout
     assert str(folder / "curves.png") in done.stdout
 
     quiet = ["trainer=cpu", f"paths.log_dir={tmp_path}"]
-    done = typed(f"ckpt_path={folder}/checkpoints/best.ckpt", *quiet, program="eval.py")
+    # From another folder, without a home, where nothing but ASCII can be printed.
+    bare = {k: v for k, v in ENVIRONMENT.items() if k != "HOME"} | {"PYTHONIOENCODING": "ascii"}
+    bare |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    typed = [f"ckpt_path={folder}/checkpoints/best.ckpt", *quiet]
+    done = command(*typed, program="eval.py", cwd=tmp_path, env=bare)
     assert done.returncode == 0, done.stderr
+    assert "meta-test accuracy" in done.stdout
+    assert "Logging error" not in done.stderr
     (again,) = (tmp_path / "eval" / "runs").iterdir()
+    assert "±" in (again / "eval.log").read_text(encoding="utf-8")
     assert json.loads((again / "results.json").read_text())["test"]["acc"] == first["acc"]
 
-    done = typed("--config-dir", str(folder), "--config-name", "config", "task_name=rerun")
+    done = command("--config-dir", str(folder), "--config-name", "config", "task_name=rerun")
     assert done.returncode == 0, done.stderr
     (rerun,) = (tmp_path / "rerun" / "runs").iterdir()
-    assert json.loads((rerun / "results.json").read_text())["test"]["loss"] == first["loss"]
+    again = json.loads((rerun / "results.json").read_text())
+    assert again["test"]["loss"] == first["loss"]
+    assert again["algorithm"] == "maml"
 
-    done = typed("-m", *from_command_line, "algorithm=maml_pp,fomaml")
+    done = command("-m", *from_command_line, "algorithm=maml_pp,fomaml")
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "train" / "multiruns").iterdir()
     configs = [
         json.loads((job.folder / "results.json").read_text())["config"] for job in read_sweep(sweep)
     ]
+    assert [config["algorithm_name"] for config in configs] == ["maml_pp", "fomaml"]
     # MAML++ brings its schedule along, in its own job only.
     assert [bool(config["scheduler"]) for config in configs] == [True, False]
 
@@ -144,6 +171,19 @@ def test_a_missing_value_is_named():
 def test_what_data_sets_share_is_no_data_set():
     with pytest.raises(metadraw.InputError, match="no data set"):
         metadraw.build(metadraw.compose("data=episodes"))
+
+
+def test_help_offers_what_can_be_chosen():
+    """Not the files that others build on, nor the groups of another command."""
+    train, evaluation = (
+        command("--help", program=f"{name}.py").stdout for name in ("train", "eval")
+    )
+    assert "\ndata: image_folder, quickdraw\n" in train
+    assert "\nscheduler: cosine, none\n" in train
+    assert "\nlogger: csv, many, none, tensorboard, wandb\n" in train
+    assert "\nexperiment: best, debug, overfit, quickstart" in train
+    assert "\ndata: as_trained, image_folder, quickdraw\n" in evaluation
+    assert "\nmodel: " not in evaluation
 
 
 def test_help_teaches():
@@ -206,7 +246,11 @@ def test_every_key_of_the_train_config_is_read(tiny, monkeypatch):
     monkeypatch.setattr(DictConfig, "_get_impl", recorded)
     # What is looked up while the whole config is copied or saved does not count.
     monkeypatch.setattr("metadraw.train.save_config", lambda *_: None)
-    monkeypatch.setattr("metadraw.factory.portable", lambda cfg: {"data": {"ways": cfg.data.ways}})
+
+    def names(cfg):
+        return {"algorithm_name": cfg.algorithm_name, "data": {"ways": cfg.data.ways}}
+
+    monkeypatch.setattr("metadraw.factory.portable", names)
     train(cfg)
     interpolated = {
         name for value in keys.values() for name in re.findall(r"\$\{([\w.]+)\}", str(value))
@@ -219,10 +263,43 @@ def test_every_key_of_the_train_config_is_read(tiny, monkeypatch):
         assert argument or elsewhere or path in read | interpolated, path
 
 
-@pytest.mark.parametrize("target", ["data", "model", "algorithm", "optimizer", "learner"])
+@pytest.mark.parametrize(
+    "target", ["data", "model", "algorithm", "optimizer", "learner", "trainer"]
+)
 def test_an_argument_that_nothing_takes_is_refused(tiny, target):
-    with pytest.raises(Exception, match=r"unexpected keyword argument|surplus"):
-        metadraw.build(metadraw.compose(*tiny, f"+{target}.surplus=1"))
+    with pytest.raises(metadraw.InputError, match=rf"{target}\.surplus: there is no such key"):
+        metadraw.compose(*tiny, f"+{target}.surplus=1")
+
+
+def test_arguments_that_something_takes_can_be_added(tiny):
+    """By the signature of each target, also where a class hands them on to its base."""
+    cfg = metadraw.compose(
+        *tiny,
+        "+trainer.max_steps=3",
+        "+optimizer.weight_decay=0.1",
+        "+callbacks.best.save_top_k=1",
+        "+callbacks.timer._target_=lightning.pytorch.callbacks.Timer",
+        "+callbacks.timer.duration=00:01:00:00",
+        "logger=wandb",
+        "+logger.wandb.entity=me",
+    )
+    assert cfg.callbacks.timer.duration == "00:01:00:00"
+    for group in ("data", "optimizer"):
+        with open_dict(cfg[group]):
+            cfg[group].surplus = 1
+        with pytest.raises(metadraw.InputError, match=rf"{group}\.surplus"):
+            check(cfg)
+        del cfg[group].surplus
+    eval_cfg = metadraw.compose("+algorithm.first_order=true", config="eval")
+    assert eval_cfg.algorithm.first_order
+
+
+def test_an_unknown_key_of_an_experiment_file(tiny, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nalgoritm: fomaml\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    with pytest.raises(metadraw.InputError, match=r"algoritm.*did you mean algorithm"):
+        metadraw.compose(*tiny, f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
 
 
 def choices():
@@ -244,12 +321,19 @@ def test_every_shipped_choice_composes_and_takes_a_step(tiny_for, choice):
     assert gradients
 
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_readme_names_real_files():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_promises_are_shown_by_tests_that_exist():
+    promises = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    tests = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").glob("*.py"))
+    for name in re.findall(r"`(test_\w+)`", promises):
+        assert f"def {name}(" in tests, name
 
 
 @pytest.mark.parametrize(
@@ -278,7 +362,7 @@ def readme_example(name, tmp_path):
         if Path(path).stem == name:
             target = tmp_path / path
             target.parent.mkdir(parents=True)
-            target.write_text(text)
+            target.write_text(text, encoding="utf-8")
     return [f"hydra.searchpath=[file://{tmp_path / 'configs'}]"]
 
 
@@ -306,3 +390,24 @@ def test_readme_examples_train(tiny, tmp_path, monkeypatch, name, choice):
         tiny = [o for o in tiny if not o.startswith("model.")]
     found = train(metadraw.compose(*search, f"{choice}={name}", *tiny))
     assert 0 <= found["test"]["acc"] <= 1
+
+
+@pytest.mark.parametrize("mode", ["run", "below a file", "sweep", "logs", "eval"])
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path, monkeypatch, mode):
+    """A file is in the way; root could write anywhere else."""
+    file = tmp_path / "file"
+    file.touch()
+    given = {
+        "run": [f"hydra.run.dir={file}"],
+        "below a file": [f"hydra.run.dir={file}/run"],
+        "sweep": ["-m", "seed=1,2", f"hydra.sweep.dir={file}"],
+        "logs": [],
+        "eval": ["ckpt_path=none.ckpt", f"hydra.run.dir={file}"],
+    }[mode]
+    if mode == "logs":
+        monkeypatch.setenv("METADRAW_LOGS", str(file))
+    done = command(*given, program="eval.py" if mode == "eval" else "train.py")
+    assert done.returncode == 1
+    assert f"error: {file}" in done.stderr
+    assert "choose another path" in done.stderr
+    assert "Traceback" not in done.stderr

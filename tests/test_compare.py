@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import runpy
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +16,7 @@ from metadraw import InputError, metrics
 from metadraw.cli import one_line_errors
 from metadraw.compare import compare
 from metadraw.evaluate import evaluate
+from metadraw.report import report
 from metadraw.train import train
 
 ONE, OTHER = [0.2, 0.4, 0.9], [0.4, 0.5, 1.0]
@@ -99,6 +101,41 @@ def test_order_is_as_given_and_any_run_may_be_the_reference(make_run):
     found = cells(compare([b, a], reference=c))
     assert [row[2] for row in found] == ["reference", "**+13.33 ± 6.53**", "+0.00 ± 0.00"]
     assert cells(compare([b, a]))[1][2] == "**-13.33 ± 6.53**"
+
+
+def test_the_output_says_from_which_run_differences_are(make_run):
+    a, b = make_run("a", ONE), make_run("b", OTHER)
+    assert "Differences are from `b`, the first run; --reference RUN takes another." in compare(
+        [b, a]
+    )
+    assert "the first run" not in compare([b, a], reference=a)
+
+
+def test_a_sweep_and_its_report(tmp_path, make_run):
+    """``compare.py SWEEP`` goes by what was typed, ``SWEEP/*/`` by name; both without the report.
+
+    `sgd` was typed first, and one run has not finished.
+    """
+    sweep = tmp_path / "sweep"
+    for time, (name, acc) in enumerate((("sgd", ONE), ("adam", OTHER), ("other", None))):
+        typed = [f"optimizer={name}"]
+        run = make_run(f"sweep/optimizer-{name}", acc or ONE, typed, test={"acc_ci95": 0.1})
+        (run / "config.yaml").write_text("trainer:\n  max_epochs: 50\n")
+        os.utime(run / "config.yaml", (time, time))
+        if acc is None:
+            (run / "results.json").unlink()
+    found = report(sweep, sweep / "report")
+    assert "2 of 3 runs are finished" in found
+
+    text = compare([sweep])
+    assert [row[0] for row in cells(text)] == ["`optimizer=sgd`", "`optimizer=adam`"]
+    assert "Left out, no finished run: optimizer=other (0 of 50 epochs)." in text
+    by_name = sorted(path for path in sweep.iterdir() if not path.name.endswith("other"))
+    text = compare(by_name)
+    assert [row[0] for row in cells(text)] == ["`optimizer=adam`", "`optimizer=sgd`"]
+    assert f"Left out, no finished run: {sweep / 'report'}." in text
+    with pytest.raises(InputError, match=r"runs to compare: 1 \(.*report: no finished run\)"):
+        compare([by_name[0], sweep / "report"])
 
 
 def test_losses_are_no_percentages(make_run):
@@ -303,7 +340,7 @@ def test_the_program(make_run, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="0"):
         printed("--help")
     shown = capsys.readouterr().out
-    for part in ("python compare.py logs/train/multiruns/TIME/*/", "--reference", "acc_before"):
+    for part in ("python compare.py logs/train/multiruns/SWEEP", "--reference", "acc_before"):
         assert part in shown
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
-import resource
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import fsspec.asyn
 import numpy as np
 import pytest
-from aiohttp import ClientTimeout
-from children import FORKSERVER, HANGS
+from points import CONTEXT, HANGS
 from range_server import Served, serve
 
-from metadraw.data import cache
 from metadraw.data.drawings import QUICKDRAW_CLASSES, Drawings, load_quickdraw
 from metadraw.data.sources import choose_rows, google, npm
 from metadraw.errors import InputError
@@ -56,11 +58,29 @@ def server(synthetic: Path) -> Iterator[Served]:
 
 
 @pytest.fixture(autouse=True)
-def own_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No wait between tries, and no limit that a slow machine could reach."""
-    monkeypatch.setattr(google, "_WAITS", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(google, "_TIMEOUT", ClientTimeout(total=HANGS))
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds for which a download would have waited before each further try."""
+    seconds: list[float] = []
+    monkeypatch.setattr(google, "time", SimpleNamespace(sleep=seconds.append))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return seconds
+
+
+@contextmanager
+def clock(server: Served) -> Iterator[None]:
+    """Within this context, downloads have a time that only the server lets pass."""
+    loop = fsspec.asyn.get_loop()
+    now = loop.time()
+
+    def passes(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        loop.call_soon_threadsafe(lambda: None)  # else it sleeps on
+
+    server.passes = passes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "time", lambda: now)
+        yield
 
 
 def rows_of(folder: Path, samples: int, seed: int = 0) -> np.ndarray:
@@ -149,12 +169,13 @@ def test_google_faults_that_pass(server: Served, synthetic: Path, tmp_path: Path
     ],
 )
 def test_google_faults_that_stay(
-    server: Served, tmp_path: Path, fault: dict[str, Any], says: str
+    server: Served, tmp_path: Path, fault: dict[str, Any], says: str, waited: list[float]
 ) -> None:
     for name, value in fault.items():
         setattr(server, name, type(getattr(server, name))(value))
     line = refused(source="google", samples_per_class=1, base_url=server.url, cache_dir=tmp_path)
     assert says.format(url=server.url) in line
+    assert waited == ([1, 3, 9] if fault.keys() & {"fails", "cuts", "shifts"} else [])
     assert not list(tmp_path.glob("quickdraw-google-1-seed0-????????"))
 
 
@@ -177,22 +198,25 @@ def test_google_files_of_another_form(own: Path, tmp_path: Path, spoil: Any, say
     assert f"class {QUICKDRAW_CLASSES[0]!r}" in line
 
 
-def test_google_slow_server(server: Served, synthetic: Path, tmp_path: Path) -> None:
-    """Whatever comes byte by byte is waited for."""
-    server.drips[QUICKDRAW_CLASSES[3]] = 2
-    drawings = load_quickdraw("google", 1, base_url=server.url, cache_dir=tmp_path)
-    np.testing.assert_array_equal(drawings.images, rows_of(synthetic, 1))
-
-
-def test_google_silent_server(
-    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("slow", "says"), [({"stalls": {"ant": 99}}, "class 'ant'"), ({"pauses": {"ant": 2}}, None)]
+)
+def test_google_slow_servers(
+    server: Served, synthetic: Path, tmp_path: Path, slow: dict[str, Any], says: str | None
 ) -> None:
-    """One that stops in the middle of an answer is left after a while, here a short one."""
-    monkeypatch.setattr(google, "_TIMEOUT", ClientTimeout(total=None, sock_read=0.2))
-    # Of the first class: then nothing else is asked for, which a slow machine could be late with.
-    server.silent = {QUICKDRAW_CLASSES[0]}
-    line = refused(source="google", samples_per_class=1, base_url=server.url, cache_dir=tmp_path)
-    assert f"{server.url}/The%20Eiffel%20Tower.npy: " in line
+    """One that stops in the middle is left after a while; one that is merely slow is not."""
+    for name, value in slow.items():
+        setattr(server, name, type(getattr(server, name))(value))
+    options: dict[str, Any] = {"source": "google", "samples_per_class": 1, "base_url": server.url}
+    with clock(server):
+        if says:
+            assert says in refused(**options, cache_dir=tmp_path)
+        else:
+            load_quickdraw(**options, cache_dir=tmp_path)
+            assert server.requests["ant"] == 2  # nothing was asked for twice
+    server.stalls.clear()
+    drawings = load_quickdraw(**options, cache_dir=tmp_path)
+    np.testing.assert_array_equal(drawings.images, rows_of(synthetic, 1))
 
 
 def load_in_process(url: str, cache_dir: Path) -> str:
@@ -200,8 +224,8 @@ def load_in_process(url: str, cache_dir: Path) -> str:
 
 
 def test_processes_at_once_download_once(server: Served, tmp_path: Path) -> None:
-    all_run = FORKSERVER.Barrier(8)
-    with FORKSERVER.Pool(8, initializer=all_run.wait, initargs=(HANGS,)) as pool:
+    all_run = CONTEXT.Barrier(8)
+    with CONTEXT.Pool(8, initializer=all_run.wait, initargs=(HANGS,)) as pool:
         hashes = pool.starmap(load_in_process, [(server.url, tmp_path)] * 8, chunksize=1)
     assert len(set(hashes)) == 1
     assert server.requests.total() == 1 + 2 * 345  # probe; header and one row of each class
@@ -274,8 +298,9 @@ def test_npm_fails(
     assert "data.source=path data.path=FOLDER" in line
 
 
+@pytest.mark.usefixtures("from_npm")
 def test_auto_falls_back_to_npm_and_stays(
-    needs_npm: None, server: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "metadraw")
     server.missing = set(QUICKDRAW_CLASSES)
@@ -340,41 +365,34 @@ DAMAGES = {
 
 
 @pytest.fixture
-def cached(server: Served, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    """A finished google cache, and the options that find it."""
-    options = {"samples_per_class": 1, "base_url": server.url, "cache_dir": tmp_path}
-    load_quickdraw("google", **options)
+def cached(synthetic: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A finished google cache whose server is gone, and the options that find it."""
+    with serve(synthetic) as server:
+        options: dict[str, Any] = {
+            "samples_per_class": 1,
+            "base_url": server.url,
+            "cache_dir": tmp_path,
+        }
+        load_quickdraw("google", **options)
     return next(tmp_path.glob("quickdraw-google-1-seed0-????????")), options
 
 
-def test_a_damaged_cache_is_noticed(cached: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    folder, _ = cached
-    origin = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["provenance"]
-    del origin["sha256"]
-    expected = (QUICKDRAW_CLASSES, (345, 1, 28, 28), origin)
-    assert cache.read(folder, *expected)
-    for name, damage in DAMAGES.items():
-        copy = shutil.copytree(folder, tmp_path / name)
-        damage(copy)
-        with pytest.raises(cache.DamagedError) as info:
-            cache.read(copy, *expected)
-        assert "\n" not in str(info.value), name
-
-
-@pytest.mark.parametrize("name", ["bit", "no meta"])
 def test_a_damaged_cache_is_built_again(
     cached: tuple[Path, dict[str, Any]],
-    synthetic: Path,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    name: str,
 ) -> None:
     folder, options = cached
-    DAMAGES[name](folder)
-    images = load_quickdraw("google", **options).images
-    np.testing.assert_array_equal(images, rows_of(synthetic, 1))
-    [line] = caplog.messages
-    assert line.startswith(f"drawings: removing the damaged cache {folder} (")
-    assert "\n" not in line
+    right = load_quickdraw("google", **options)
+    monkeypatch.setattr(google, "load", lambda *_: right.images)
+    for name, damage in DAMAGES.items():
+        caplog.clear()
+        damage(folder)
+        images = load_quickdraw("google", **options).images
+        np.testing.assert_array_equal(images, right.images, name)
+        [line] = caplog.messages
+        assert line.startswith(f"drawings: removing the damaged cache {folder} ("), name
+        assert "\n" not in line
     caplog.clear()
     load_quickdraw("google", **options)
     assert not caplog.messages
@@ -399,21 +417,19 @@ def test_what_a_killed_process_left_does_no_harm(
     assert [file for file in tmp_path.iterdir() if file.is_dir()] == [folder]
 
 
-def test_a_cache_that_cannot_be_written(server: Served, tmp_path: Path) -> None:
-    """No folder can be made there; a file outgrows a limit, which fails as on a full disk."""
-    options: dict[str, Any] = {"samples_per_class": 1, "base_url": server.url}
+@pytest.mark.usefixtures("from_npm")
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    line = refused(source="google", **options, cache_dir=tmp_path / "file" / "cache")
+    line = refused(source="npm", samples_per_class=1, cache_dir=tmp_path / "file" / "cache")
     assert line.startswith(f"data.cache_dir={tmp_path}/file/cache: cannot keep the drawings there")
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        line = refused(source="google", **options, cache_dir=tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "written; free some space or give a folder" in line
-    assert not list(tmp_path.glob("quickdraw-google-1-seed0-????????"))
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    line = refused(source="npm", samples_per_class=1, cache_dir=tmp_path)
+    assert "No space left on device" in line
+    assert not list(tmp_path.glob("quickdraw-npm*"))
 
 
 # path and options

@@ -22,7 +22,7 @@ EXAMPLES = settings(
     max_examples=50,
     deadline=None,
     derandomize=True,  # the same examples every time: a failure is nobody's bad luck
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -142,6 +142,7 @@ CHOICES = {
     "optimizer": ["adam", "sgd"],
     "scheduler": ["none", "cosine"],
     "learner.query_statistics": ["query", "support"],
+    "learner.map_tasks": ["vmap", "loop"],
     "learner.tasks_per_chunk": ["auto", "null", 1],
     "learner.recompute_steps": ["false", "true"],
     "learner.gradient_clip_norm": ["null", 1.0],
@@ -185,6 +186,7 @@ WRONG = {
     "optimizer.lr": [-1.0],
     "scheduler": ["linear"],
     "learner.query_statistics": ["none", 1],
+    "learner.map_tasks": ["both", 1],
     "learner.tasks_per_chunk": [0, "some", 1.5],
     "learner.recompute_steps": ["maybe", 1],
     "learner.gradient_clip_norm": [0, -1],

@@ -1,6 +1,7 @@
 """Own data sets: folders of synthetic images, class lists, and tests on another data set."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -58,8 +59,9 @@ def module(folder, tmp_path):
 
 
 @pytest.fixture
-def tiny_folder(folder, tmp_path):
+def tiny_folder(folder, tmp_path, monkeypatch):
     """Overrides for a run of seconds on RGB images."""
+    monkeypatch.setenv("METADRAW_CACHE", str(tmp_path / "cache"))  # of what is loaded again
     return [
         "data=image_folder",
         f"data.path={folder}",
@@ -147,6 +149,7 @@ def test_read_once_and_again_where_something_changed(module, folder, monkeypatch
     assert reads() == 50
     assert reads() == 0
     assert reads(image_size=16) == 50
+    assert reads(prepare="ink") == 50
     assert reads(classes=NAMES[:4]) == 20
     assert reads() == 0
     file = folder / "c03" / "0.png"
@@ -304,6 +307,35 @@ def test_train_on_images_and_test_on_others(tiny_folder, tmp_path):
         test("data=image_folder")
 
 
+def test_a_checkpoint_uses_the_cache_of_the_machine_that_reads_it(
+    tiny_folder, tmp_path, monkeypatch
+):
+    """Not its maker's; an older checkpoint has that one's path in its config."""
+    train(metadraw.compose(*tiny_folder))
+    path, makers = tmp_path / "run" / "checkpoints" / "best.ckpt", tmp_path / "cache"
+    assert makers.is_dir()
+    assert str(makers) not in (tmp_path / "run" / "results.json").read_text()
+    checkpoint = torch.load(path, weights_only=True)
+    assert str(makers) not in str(checkpoint["metadraw_config"])
+    checkpoint["metadraw_config"]["data"]["cache_dir"] = str(makers)
+    torch.save(checkpoint, tmp_path / "older.ckpt")
+    shutil.rmtree(makers)
+    for number, file in enumerate((path, tmp_path / "older.ckpt")):
+        for use in (metadraw.load, use_in_python):
+            here = tmp_path / f"{use.__name__}-{number}"
+            monkeypatch.setenv("METADRAW_CACHE", str(here))
+            use(file)
+            assert any(here.glob("images-*"))
+    assert not makers.exists()
+    metadraw.load(path, f"data.cache_dir={makers}")
+    assert makers.is_dir()
+
+
+def use_in_python(path):
+    """As the page of demo.py does, which shows real drawings."""
+    metadraw.FewShot(path).data.setup()
+
+
 def test_a_checkpoint_from_before_data_had_the_size(tiny_folder, tmp_path):
     """Its config lacks these keys; the network's own say what its images are."""
     train(metadraw.compose(*tiny_folder))
@@ -338,6 +370,13 @@ WRONG = {
     "left out": ([f"data.exclude_classes=[{','.join(NAMES)}]"], None, "leaves no class"),
     "unknown": (["data.exclude_classes=[c0]"], None, "data.exclude_classes: the data have no c0"),
     "too many ways": (["data.ways=5"], None, "the meta-val split has only 2 classes"),
+    "prepare": (["data.prepare=white"], None, "data.prepare=white: must be as_is or ink"),
+    "prepare nothing": (["data.prepare=null"], None, "data.prepare=None: must be as_is or ink"),
+    "ink in colour": (
+        ["data.prepare=ink"],
+        None,
+        "data.prepare=ink with data.image_channels=3",
+    ),
     "channels": (["data.image_channels=2"], None, "data.image_channels=2: must be 1"),
     "size": (["data.image_size=0"], None, "data.image_size=0: must be a whole number"),
     "small": (["data.image_size=8"], None, "image_size=8: four poolings need at least 16"),

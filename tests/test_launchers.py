@@ -31,7 +31,8 @@ def test_joblib_divides_the_cores(sweep, alone):
     typed, folder = sweep("data.shots=1,2", "sweep=joblib")
     done = run(typed)
     assert done.returncode == 0, done.stderr
-    assert losses(folder) == alone
+    # With more threads, sums are made in another order.
+    assert losses(folder) == pytest.approx(alone, rel=1e-3)
     threads = {job.results["machine"]["threads"] for job in read_sweep(folder)}
     assert threads == {max(1, (os.cpu_count() or 1) // 2)}
 

@@ -1,8 +1,11 @@
 """Trackers, without any account: what was logged is read back from the run folder."""
 
+import csv
 import json
 import os
+import re
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -13,7 +16,6 @@ import pytest
 from conftest import ENVIRONMENT, ROOT
 
 import metadraw
-from metadraw.factory import CONFIGS
 from metadraw.train import train
 
 wandb = pytest.importorskip("wandb")
@@ -25,11 +27,21 @@ def run(tiny, *overrides):
 
 
 @pytest.fixture
-def no_account(monkeypatch):
-    """No W&B key from the environment, and none from a file."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("wandb.api", type("Api", (), {"api_key": None})(), raising=False)
+def no_account(monkeypatch, tmp_path):
+    """An environment without a W&B key, and a home without a file that has one."""
+    for name in list(os.environ):
+        if name.startswith("WANDB_") or name == "NETRC":
+            monkeypatch.delenv(name)
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def by_command(*arguments, cwd=ROOT, program="train.py"):
+    """A run as a user starts it, in the environment of this process."""
+    command = [sys.executable, program, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 def wandb_records(folder):
@@ -67,20 +79,22 @@ def values(items):
 
 
 def test_wandb_offline(tiny, no_account):
-    found, folder = run(tiny, "logger=wandb")
-    history, config, summary = [], {}, {}
+    found, folder = run(tiny, "logger=wandb", "tags=[first,try]", "notes=why")
+    history, config, summary, called = [], {}, {}, []
     for record in wandb_records(folder):
         kind = record.WhichOneof("record_type")
         if kind == "history":
             history.append(values(record.history.item))
         elif kind == "run":
             config |= values(record.run.config.update)
+            called.append((list(record.run.tags), record.run.notes))
         elif kind == "config":
             config |= values(record.config.update)
         elif kind == "summary":
             summary |= values(record.summary.update)
     curve = [(row["epoch"], row["val/acc"]) for row in history if "val/acc" in row]
-    assert [epoch for epoch, _ in curve] == [0, 1]
+    assert [epoch for epoch, _ in curve] == [1, 2]
+    assert config["algorithm_name"] == "maml"
     assert [row["tasks_seen"] for row in history if "val/acc" in row] == [12, 24]
     assert max(accuracy for _, accuracy in curve) == pytest.approx(found["val"]["acc"], abs=1e-6)
     assert any("train/loss" in row for row in history)
@@ -89,7 +103,9 @@ def test_wandb_offline(tiny, no_account):
     text = json.dumps(config)
     assert found["data"]["sha256"] in text
     assert '"shots": 1' in text
-    assert list(folder.glob("wandb/offline-run-*/files/media/images/episode*.png"))
+    assert called[0] == (["first", "try"], "why")
+    for picture in ("episode", "curves"):
+        assert list(folder.glob(f"wandb/offline-run-*/files/media/images/{picture}*.png"))
 
 
 def test_jobs_of_one_process_have_a_run_each(tiny, no_account, tmp_path):
@@ -99,17 +115,11 @@ def test_jobs_of_one_process_have_a_run_each(tiny, no_account, tmp_path):
 
 
 def test_jobs_of_a_sweep_are_grouped_and_named(tiny, no_account, tmp_path):
+    """As it is typed without an account: everything is kept offline."""
     shared = [o for o in tiny if not o.startswith("paths.output_dir")]
-    typed = ["data.shots=1,2", *shared, "logger=wandb", f"paths.log_dir={tmp_path}"]
-    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-    subprocess.run(
-        [sys.executable, CONFIGS.parent / "train.py", "-m", *typed],
-        cwd=CONFIGS.parent,
-        env=environment | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
+    done = by_command("-m", "data.shots=1,2", *shared, "logger=wandb", f"paths.log_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("W&B: no WANDB_API_KEY in the environment or .env") == 2
     (sweep,) = (tmp_path / "train" / "multiruns").iterdir()
     runs = []
     for folder in sorted(path for path in sweep.iterdir() if path.is_dir()):
@@ -144,28 +154,86 @@ def test_tensorboard(tiny):
     assert events.Images("episode")
 
 
-def test_a_tracker_that_is_not_installed(tiny, monkeypatch):
-    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
-    with pytest.raises(metadraw.InputError, match=r"metadraw\[wandb,tensorboard\]"):
-        run(tiny, "logger=wandb")
+def test_the_hyperparameters_stand_beside_the_result(tiny):
+    """One file of events, and no metric of -1 that nobody has measured."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found, folder = run(tiny, "logger=tensorboard", "algorithm=lslr")
+    (file,) = (folder / "tensorboard").glob("events*")
+    events = accumulator.EventAccumulator(str(file)).Reload()
+    assert "hp_metric" not in events.Tags()["scalars"]
+    (best,) = events.Scalars("best_val_acc")
+    assert best.value == pytest.approx(found["val"]["acc"], abs=1e-6)
+    assert set(events.Tags()["images"]) == {"episode", "curves", "learned"}
+    assert [event.value for event in events.Scalars("lr")] == pytest.approx([0.001, 0.001])
 
 
-def test_what_env_holds_is_in_no_file_and_not_printed(tiny, tmp_path):
-    """A project folder whose .env has keys, as a user's own."""
+@pytest.mark.parametrize("several", ["logger=many", "logger=[wandb,tensorboard,csv]"])
+def test_several_at_once(tiny, no_account, several):
+    _, folder = run(tiny, several, "trainer.max_epochs=1")
+    assert list(folder.glob("wandb/offline-run-*/files/media/images/curves*.png"))
+    assert list(folder.glob("tensorboard/events*"))
+    with next(folder.glob("csv/*/metrics.csv")).open(newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file) if row["val/acc"]] == ["1.0"]
+
+
+def test_what_is_no_logger(tiny):
+    with pytest.raises(metadraw.InputError, match=r"logger\.mine: there is no such key"):
+        run(tiny, "+logger.mine.project=x")
+
+
+def test_a_tracker_that_is_not_installed(tiny, tmp_path):
+    """Every installed package but W&B, and nothing else to find one in."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for path in Path(wandb.__file__).parents[1].iterdir():
+        if not path.name.startswith("wandb"):
+            (packages / path.name).symlink_to(path)
+    shared = [o for o in tiny if not o.startswith("paths.")]
+    done = subprocess.run(
+        [sys.executable, "-S", "train.py", *shared, "logger=wandb", f"hydra.run.dir={tmp_path}/r"],
+        cwd=ROOT,
+        env=ENVIRONMENT | {"PYTHONPATH": f"{packages}:{ROOT / 'src'}"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"error: logger=wandb: .* package is missing .*metadraw\[wandb,tensorboard\]'\n",
+        done.stderr,
+    )
+
+
+def test_a_run_that_wandb_refuses_is_told_before_training(tiny, no_account, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "too-short")
+    folder = tiny[-1].partition("=")[2]
+    done = by_command(*tiny[:-1], "logger=wandb", f"hydra.run.dir={folder}")
+    assert done.returncode == 1
+    assert re.search(r"^error: logger=wandb: .*WANDB_MODE=offline$", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
+    assert not (Path(folder) / "metrics.csv").exists()
+
+
+def test_what_env_holds_is_in_no_file_and_not_printed(tiny, no_account, monkeypatch, tmp_path):
+    """A project folder whose .env has keys, as a user's own; and W&B's server cannot be reached."""
     project = tmp_path / "project"
     project.mkdir()
     shutil.copy(ROOT / "train.py", project)
     (project / "configs").symlink_to(ROOT / "configs")
     secrets = ["0123456789abcdef" * 2 + "01234567", "a-database-password"]
     (project / ".env").write_text(f"WANDB_API_KEY={secrets[0]}\nPASSWORD={secrets[1]}\n")
+    with socket.socket() as free:  # where nothing listens as soon as it is closed
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
     folder = tmp_path / "of_env"
     shared = [o for o in tiny if not o.startswith("paths.")]
-    command = [sys.executable, "train.py", *shared, "logger=wandb", f"hydra.run.dir={folder}"]
-    environment = ENVIRONMENT | {"WANDB_MODE": "offline"}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, timeout=300)
+    done = by_command(*shared, "logger=wandb", f"hydra.run.dir={folder}", cwd=project)
     assert done.returncode == 0, done.stderr
+    assert "does not answer" in done.stdout
+    assert "the run is kept offline" in done.stdout
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files)
     for secret in secrets:
-        assert secret.encode() not in done.stdout + done.stderr
+        assert secret not in done.stdout + done.stderr
         assert not [path for path in files if secret.encode() in path.read_bytes()]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from metadraw import compose
 from metadraw.adaptation import gradient_steps
+from metadraw.algorithms.maml import MAML
 from metadraw.factory import CONFIGS, instantiate
 from metadraw.learner import MetaLearner
 from metadraw.models.conv4 import Conv4
@@ -288,6 +289,22 @@ def test_equals_per_task_autograd(name, fused, steps, shots, make_sampler):
         torch.testing.assert_close(values["loss"], losses, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", REFERENCES)
+def test_tasks_one_after_the_other_give_the_same(name, recompute, make_sampler):
+    _, config, overrides, epoch = REFERENCES[name]
+    batch = make_sampler()(torch.arange(3)).to(torch.float64)
+    learner = make_learner(config, 3, overrides, fused=not recompute)
+    learner.algorithm.begin_epoch(epoch)
+    learner.algorithm.recompute_steps = recompute
+    mapped = learner.meta_gradients(batch), learner.evaluate(batch)
+    learner.map_tasks = "loop"
+    looped = learner.meta_gradients(batch), learner.evaluate(batch)
+    assert relative_error(looped[0][0], mapped[0][0]) < 1e-9
+    torch.testing.assert_close(looped, mapped, rtol=1e-9, atol=1e-9)
+    assert not any(value.requires_grad for part in looped[0] for value in part.values())
+
+
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("name", REFERENCES)
 def test_recomputed_steps_change_nothing(name, fused, make_sampler):
@@ -300,6 +317,29 @@ def test_recomputed_steps_change_nothing(name, fused, make_sampler):
     found, again = learner.meta_gradients(batch)
     assert relative_error(found, expected) < 1e-12
     torch.testing.assert_close(again, values, rtol=1e-12, atol=1e-12)
+
+
+class ByTorchFunc(MAML):
+    """As an algorithm of a user may be: ``torch.func`` at first hand."""
+
+    def adapt(self, support_x, support_y, steps):
+        slope = torch.func.grad(self.loss_on(support_x, support_y))
+        path = [self.network_parameters()]
+        for _ in range(steps):
+            gradient = slope(path[-1])
+            path.append({name: p - LR * gradient[name] for name, p in path[-1].items()})
+        return path
+
+
+def test_an_algorithm_may_use_torch_func(make_sampler):
+    batch = make_sampler()(torch.arange(3)).to(torch.float64)
+    learner = make_learner("maml", 3)
+    expected, _ = learner.meta_gradients(batch)
+    learner.algorithm.__class__ = ByTorchFunc
+    for how in ("vmap", "loop"):
+        learner.map_tasks = how
+        found, _ = learner.meta_gradients(batch)
+        assert relative_error(found, expected) < 1e-9
 
 
 def test_every_algorithm_has_a_reference():

@@ -2,8 +2,8 @@
 
 import nbformat
 import pytest
-from children import HANGS
 from nbclient import NotebookClient
+from points import HANGS
 
 from metadraw.factory import CONFIGS
 
@@ -14,7 +14,8 @@ def test_notebook_runs(name, pictures):
     folder = CONFIGS.parent / "notebooks"
     notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
-    NotebookClient(notebook, timeout=HANGS, resources={"metadata": {"path": folder}}).execute()
+    waits = {"timeout": HANGS, "startup_timeout": HANGS, "iopub_timeout": HANGS}
+    NotebookClient(notebook, resources={"metadata": {"path": folder}}, **waits).execute()
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
     drawn = sum("image/png" in out.get("data", {}) for out in outputs)
     assert drawn == pictures if pictures else drawn >= 2

@@ -1,11 +1,12 @@
 """Inner steps that are computed again: flat memory, the same gradient of any function."""
 
+import json
 import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
-from children import run
+from conftest import run
 from torch import nn
 from torch.func import grad, vmap
 
@@ -17,37 +18,27 @@ from metadraw.learner import MetaLearner
 from metadraw.recompute import grad_by_steps
 
 MEASURE = r"""
-import re, sys, torch, metadraw
-data, learner = metadraw.build(metadraw.compose(*sys.argv[1:]))
-learner.meta_gradients(data.episodes("train")(torch.arange(12)))
-# Not getrusage: a process there begins with the peak of the one that started it.
-print(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1])
+import json, re, sys, torch, metadraw
+for overrides in json.loads(sys.argv[1]):
+    data, learner = metadraw.build(metadraw.compose(*overrides))
+    learner.meta_gradients(data.episodes("train")(torch.arange(12)))
+    # Not getrusage: a process there begins with the peak of the one that started it.
+    print(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status", encoding="ascii").read())[1])
 """
 
 
-@pytest.fixture
-def peak_memory(synthetic_folder, tmp_path):
-    """The peak memory in kB of a program that computes one batch's meta-gradients."""
-    program = tmp_path / "measure.py"
-    program.write_text(MEASURE, encoding="utf-8")
-    drawings = ["data.source=path", f"data.path={synthetic_folder}", "data.samples_per_class=20"]
-
-    def measure(*overrides):
-        shared = [*drawings, "trainer=cpu", "learner.tasks_per_chunk=null"]
-        done = run([sys.executable, program, *shared, *overrides])
-        assert done.returncode == 0, done.stderr
-        return int(done.stdout)
-
-    return measure
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_does_not_grow_with_steps(peak_memory):
-    few, many = (
-        peak_memory(f"algorithm.inner_steps={steps}", "learner.recompute_steps=true")
-        for steps in (5, 15)
-    )
-    kept = peak_memory("algorithm.inner_steps=15")
+def test_memory_does_not_grow_with_steps(synthetic_folder):
+    shared = ["data.source=path", f"data.path={synthetic_folder}", "data.samples_per_class=20"]
+    shared += ["trainer=cpu", "learner.tasks_per_chunk=null"]
+    # One after the other in one process, which tells its peak so far.
+    measured = [
+        [*shared, f"algorithm.inner_steps={steps}", f"learner.recompute_steps={recomputed}"]
+        for steps, recomputed in ((5, "true"), (15, "true"), (15, "false"))
+    ]
+    done = run([sys.executable, "-c", MEASURE, json.dumps(measured)])
+    assert done.returncode == 0, done.stderr
+    few, many, kept = map(int, done.stdout.split())
     assert many < 1.2 * few
     assert kept > 1.4 * few
 

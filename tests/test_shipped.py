@@ -91,7 +91,7 @@ def test_drawings_rendered_in_other_ways(evaluated, rendered):
 
 
 def test_readme_example_runs(tmp_path, monkeypatch):
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(from metadraw import Classifier.*?)```", readme, re.DOTALL)
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     monkeypatch.chdir(tmp_path)

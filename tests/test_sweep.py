@@ -4,19 +4,18 @@ import csv
 import json
 import signal
 
+import points
 import pytest
-from children import Strike, run, send
+from conftest import run
+from omegaconf import OmegaConf
 
 import metadraw
+from metadraw.cloudera import published, published_curves, setting_of
 from metadraw.errors import InputError
 from metadraw.names import name_of
-from metadraw.report import published, published_curves, report
+from metadraw.report import report
 from metadraw.sweep import read_sweep
-from metadraw.train import train
-
-
-def times_aside(curves):
-    return [{key: value for key, value in row.items() if "second" not in key} for row in curves]
+from metadraw.train import save_config, train
 
 
 def test_names():
@@ -33,9 +32,8 @@ def test_names():
 def test_killed_sweep_goes_on(sweep, tiny, tmp_path):
     """One job finished, one half-finished, one not begun; then the same command again."""
     typed, folder = sweep("data.shots=1,2,3")
-    # Two epochs of three steps in the first job, and one in the second.
-    killed = run(typed, Strike("training_step", send(signal.SIGKILL), nth=6 + 3 + 2))
-    assert killed.returncode == -signal.SIGKILL, killed
+    within = "run 2, epoch 2: on_train_batch_start (1)"
+    assert points.end_at([within], points.kill, typed, folder).returncode == -signal.SIGKILL
     first, second, third = read_sweep(folder)
     assert first.status == "finished"
     assert len(second.curves) == 1
@@ -52,14 +50,17 @@ def test_killed_sweep_goes_on(sweep, tiny, tmp_path):
     assert done.stdout.count("resumed from") == 1
     assert (first.folder / "results.json").stat().st_mtime_ns == written
 
-    uninterrupted = [f"paths.output_dir={tmp_path / 'run'}", "data.shots=2"]
-    train(metadraw.compose(*tiny, *uninterrupted))
+    train(metadraw.compose(*tiny, "data.shots=2"))
     (reference,), second = read_sweep(tmp_path), read_sweep(folder)[1]
     for part in ("test", "val"):
         found = {k: v for k, v in second.results[part].items() if "second" not in k}
         expected = {k: v for k, v in reference.results[part].items() if "second" not in k}
         assert found == expected
-    assert times_aside(second.curves) == times_aside(reference.curves)
+
+    def curves(job):
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in job.curves]
+
+    assert curves(second) == curves(reference)
 
 
 def test_a_failed_job_does_not_take_the_others_down(sweep):
@@ -86,18 +87,11 @@ def test_a_folder_of_another_run_is_refused(tiny):
 # ---- the report, of folders written here: no figure in them is measured ----------------------
 
 
-def write_job(folder, overrides, *, epochs, acc=None, error=None, samples=100):
-    typed = dict(o.split("=") for o in overrides)
-    ways, shots = int(typed.get("data.ways", 5)), int(typed.get("data.shots", 1))
+def write_job(folder, overrides, *, epochs, acc=None, error=None):
     run = folder / name_of(overrides)
     (run / ".hydra").mkdir(parents=True)
     (run / ".hydra" / "overrides.yaml").write_text("".join(f"- {o}\n" for o in overrides))
-    (run / "config.yaml").write_text(
-        "data:\n  _target_: metadraw.data.quickdraw.QuickDraw\n"
-        f"  ways: {ways}\n  shots: {shots}\n  queries: {shots}\n  samples_per_class: 100\n"
-        f"  train_samples_per_class: {samples if samples != 100 else 'null'}\n"
-        "trainer:\n  max_epochs: 50\n"
-    )
+    save_config(metadraw.compose(*overrides, f"paths.output_dir={run}"), run)
     with (run / "metrics.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["epoch", "val/acc", "val/loss", "inner_lr/all"])
@@ -154,6 +148,102 @@ def test_columns_rows_and_seeds_are_chosen(tmp_path):
     assert "| maml | 50.0 ± 1.0 | 70.0 ± 1.0 |" in text
     with pytest.raises(InputError, match=r"data\.ways: was not overridden .* algorithm"):
         report(tmp_path, tmp_path / "out", rows=["data.ways"])
+
+
+def test_seeds_alone_are_one_column(tmp_path):
+    """As by ``train.py -m seed=1,2,3``: their mean and standard deviation, and one curve."""
+    for seed, acc in ((1, 0.5), (2, 0.6), (3, 0.7)):
+        write_job(tmp_path, [f"seed={seed}", "data.shots=2"], epochs=2, acc=acc)
+    text = report(tmp_path, tmp_path / "out")
+    assert "| accuracy |\n| --- |\n| 60.0, sd 10.0 of 3 seeds |" in text
+    assert "Several seeds: their mean and standard deviation." in text
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"curves.png"}
+    text = report(tmp_path, tmp_path / "out", column="seed")
+    assert "| seed=1 | seed=2 | seed=3 |" in text
+
+
+def test_a_single_run_is_one_column(tmp_path):
+    write_job(tmp_path, ["data.shots=2"], epochs=2, acc=0.5)
+    assert "| accuracy |\n| --- |\n| 50.0 ± 1.0 |" in report(tmp_path, tmp_path / "out")
+
+
+def test_what_was_not_typed_is_what_the_config_has(tmp_path):
+    write_job(tmp_path, ["learner.query_statistics=support"], epochs=2, acc=0.5)
+    write_job(tmp_path, ["optimizer.lr=0.001"], epochs=2, acc=0.6)
+    text = report(tmp_path, tmp_path / "out", column="learner.query_statistics")
+    assert "| learner.query_statistics=support | learner.query_statistics=query |" in text.replace(
+        "optimizer.lr | ", ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "setting"),
+    [
+        (["experiment=report_100"], (100, 5, 1)),
+        (["experiment=report_20", "data.ways=10", "data.shots=10"], (20, 10, 10)),
+        # The defaults are its settings; where it runs, on which drawings and seed is left open.
+        (["seed=7", "data.source=npm", "data.drawings_seed=3", "data.eval_seed=1"], (100, 5, 1)),
+        (["trainer=ddp", "learner.recompute_steps=true", "model.fused=false"], (100, 5, 1)),
+        (["callbacks.progress_bar.refresh_rate=0", "learner.tasks_per_chunk=5"], (100, 5, 1)),
+        (["+callbacks.best.save_on_train_epoch_end=true"], (100, 5, 1)),  # runs of older versions
+        *(
+            ([override], None)
+            for override in (
+                "data.shots=2",
+                "data.queries=5",
+                "data.samples_per_class=50",
+                "data.train_samples_per_class=20",  # with the rates of 100
+                "data.split_seed=1",
+                "data.classes=[cat,dog,bird]",
+                "data.tasks_per_batch=10",
+                "data.train_batches=3",
+                "data.val_batches=3",
+                "data.test_batches=3",
+                "data.mirror=true",
+                "data.shift=1",
+                "data.new_classes=rotations",
+                "data=image_folder",
+                "model.hidden_channels=64",
+                "model.norm=layer",
+                "algorithm=fomaml",
+                "algorithm.first_order=true",
+                "algorithm.inner_lr=0.1",
+                "algorithm.inner_steps=1",
+                "algorithm.eval_inner_steps=10",
+                "optimizer=sgd",
+                "optimizer.lr=0.003",
+                "+optimizer.weight_decay=0.1",
+                "scheduler=cosine",
+                "learner.query_statistics=support",
+                "learner.gradient_clip_norm=1",
+                "trainer.max_epochs=5",
+                "trainer.precision=64-true",
+                "+trainer.limit_train_batches=3",
+                "callbacks=early_stopping",
+                "callbacks.best.monitor=val/loss",
+                "experiment=best",
+                "experiment=quickstart",
+                "data.train_tasks=8",
+                "data.exclude_classes=[cat]",
+            )
+        ),
+    ],
+)
+def test_published_figures_stand_beside_the_reports_settings_alone(tmp_path, overrides, setting):
+    needed = ["data.path=x"] if "data=image_folder" in overrides else []
+    cfg = metadraw.compose(*overrides, *needed, f"paths.output_dir={tmp_path}")
+    save_config(cfg, tmp_path)
+    config = OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"))
+    assert setting_of(config) == setting
+
+
+def test_a_cell_of_other_settings_has_no_published_figure(tmp_path):
+    write_job(tmp_path, ["seed=1"], epochs=2, acc=0.5)
+    write_job(tmp_path, ["seed=2"], epochs=2, acc=0.5)
+    assert "sd 0.0 of 2 seeds (68.3) |" in report(tmp_path, tmp_path / "out")
+    write_job(tmp_path, ["seed=3", "data.train_batches=3"], epochs=2, acc=0.5)
+    text = report(tmp_path, tmp_path / "out")
+    assert "sd 0.0 of 2 seeds (68.3) | 50.0 ± 1.0 |" in text
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,12 @@
 """
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import metadraw.names  # noqa: F401  (which configs call)
+# Which configs call.
+import metadraw.names
+import metadraw.offered  # noqa: F401
 from metadraw.errors import DivergedError, InputError
 
 if TYPE_CHECKING:
@@ -21,10 +24,16 @@ __all__ = [
     "Episode",
     "FewShot",
     "InputError",
+    "__version__",
     "build",
     "compose",
     "load",
 ]
+
+try:
+    __version__ = version("metadraw")
+except PackageNotFoundError:  # from a checkout's src folder, not installed
+    __version__ = "unknown"
 
 _MODULES = {
     "Classifier": "classifier",

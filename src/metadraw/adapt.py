@@ -8,9 +8,9 @@ import logging
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
 from metadraw.classifier import Classifier, FewShot
+from metadraw.data.pictures import SUFFIXES
 from metadraw.errors import InputError
 from metadraw.figures import draw_predictions
 from metadraw.files import write_whole
@@ -38,6 +38,9 @@ def adapt(cfg: DictConfig) -> Classifier:
     }.items():
         if OmegaConf.is_missing(cfg, key):
             raise InputError(f"{key} is missing: right is {key}=PATH of {what}")
+        if not isinstance(cfg[key], str):
+            given = "null" if cfg[key] is None else cfg[key]
+            raise InputError(f"{key}={given}: right is {key}=PATH of {what}")
     support = {
         folder.name: [str(path) for path in pictures_in(folder)]
         for folder in _folders(Path(cfg.support))
@@ -94,11 +97,10 @@ def pictures_in(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: there is no such file or folder")
-    known = Image.registered_extensions()
     found = sorted(
         file
         for file in path.rglob("*")
-        if file.suffix.lower() in known and not file.name.startswith(".") and file.is_file()
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
     )
     if not found:
         raise InputError(f"{path}: there is no picture in this folder")

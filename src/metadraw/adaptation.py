@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
-from torch.func import grad
 
+from metadraw.gradient import grad
 from metadraw.recompute import Params, can_be_recomputed
 
 
@@ -33,7 +34,8 @@ def gradient_step(
     if first_order:
         # Detached parameters, so that nothing is recorded to begin with; detached gradients,
         # because the loss may depend on more than these.
-        gradient = grad(loss)({name: p.detach() for name, p in params.items()})
+        with torch.no_grad():
+            gradient = grad(loss)({name: p.detach() for name, p in params.items()})
         gradient = {name: g.detach() for name, g in gradient.items()}
     else:
         gradient = grad(loss)(params)

@@ -1,60 +1,120 @@
-"""The checkpoints of a run: whole at any moment, and the best one also in another folder."""
+"""The best checkpoint of a run, also when the run was resumed in another folder."""
 
 from __future__ import annotations
 
-import io
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 
-from metadraw.files import write_whole
+from metadraw.errors import InputError
+from metadraw.learner import MetaLearner
 
-
-class WholeCheckpointIO(TorchCheckpointIO):
-    """Lightning's `TorchCheckpointIO`, which leaves whole files wherever temporary ones are.
-
-    Lightning writes to the folder for temporary files and moves the file from there. Between two
-    file systems that is a copy, and a run that is killed meanwhile leaves half a checkpoint in
-    place of the one before.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint beside its place, then exchange it for the one before."""
-        if storage_options is not None or "://" in str(path):
-            return super().save_checkpoint(checkpoint, path, storage_options)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        write_whole(Path(path), content.getvalue())
+log = logging.getLogger(__name__)
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's `ModelCheckpoint` for one best file, which a resumed run brings along.
+    """Lightning's `ModelCheckpoint` for the best weights, always those that were validated.
 
-    Lightning forgets the best score so far when the folder is another one; a resumed run would
-    then call its best what is only the best of its second part.
+    Unless ``save_on_train_epoch_end`` says otherwise, it saves at the end of the epoch, where a run
+    can be resumed, if meta-validation was there too, and right after one in the middle of an epoch.
+    A metric of earlier weights is never taken for one of those at hand.
+
+    A resumed run brings its best checkpoints so far along, also if its folder was moved: Lightning
+    forgets them when the folder is another one, and would then call best what is only the best of
+    the second part.
+
+    Args:
+        **options: of `ModelCheckpoint`.
+
+    Raises:
+        InputError: several checkpoints of one name.
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.save_top_k not in (0, 1) and not (
+            self._enable_version_counter or "{" in (self.filename or "{epoch}")
+        ):
+            raise InputError(
+                f"callbacks.best.save_top_k={self.save_top_k}: each would be written over the one "
+                f"before, as {self.filename}.ckpt: needs callbacks.best.filename='{{epoch}}', or "
+                "callbacks.best.enable_version_counter=true"
+            )
+
+    def _of_training(self) -> bool:
+        """Whether what is monitored is known at the end of an epoch, with or without validation."""
+        return self.monitor is None or self.monitor.startswith("train/")
+
+    def _should_save_on_train_epoch_end(self, trainer: L.Trainer) -> bool:
+        if self._save_on_train_epoch_end is not None:
+            return self._save_on_train_epoch_end
+        return trainer.is_last_batch or self._of_training()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save, if these weights were validated and are among the best."""
+        assert isinstance(pl_module, MetaLearner)
+        if self._of_training() or pl_module.validated_at == trainer.global_step:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember where the run goes on from."""
+        self._beside = Path(trainer.ckpt_path or "").parent
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from this state, with a copy of the best checkpoint so far."""
-        before, score = Path(state_dict["best_model_path"]), state_dict["best_model_score"]
+        """Go on from this state, with a copy of the best checkpoints so far.
+
+        They are looked for beside the checkpoint that the run goes on from, and then where they
+        were when it was written. Another file of that name is known by its score.
+        """
         assert self.dirpath is not None
-        here = Path(self.dirpath) / before.name
-        if before.is_file() and before != here:
-            here.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(before, here)
-        if here.is_file():
-            moved = {
+        here, there = Path(self.dirpath), Path(state_dict["dirpath"])
+        scores = dict(state_dict["best_k_models"])
+        if (best := state_dict["best_model_path"]) and best not in scores:
+            scores[best] = state_dict["best_model_score"]  # nothing is monitored
+        paths = {}
+        for path, score in scores.items():
+            name = Path(path).relative_to(there)
+            for source in (self._beside / name, Path(path)):
+                if source.is_file() and (source == here / name or self._has(source, score)):
+                    paths[path] = str(here / name)
+                    _copy(source, here / name)
+                    break
+        if len(paths) < len(scores):
+            log.info("the best checkpoint so far is not at hand: the best is kept from here on")
+            if state_dict["best_model_path"] not in paths:
+                return
+        super().load_state_dict(
+            state_dict
+            | {
                 "dirpath": self.dirpath,
-                "best_model_path": str(here),
-                "kth_best_model_path": str(here),
-                "best_k_models": {str(here): score},
+                "best_model_path": paths.get(best, ""),
+                "kth_best_model_path": paths.get(state_dict["kth_best_model_path"], ""),
+                "best_k_models": {
+                    paths[path]: score
+                    for path, score in state_dict["best_k_models"].items()
+                    if path in paths
+                },
             }
-            state_dict = state_dict | moved
-        super().load_state_dict(state_dict)
+        )
+
+    def _has(self, path: Path, score: torch.Tensor | None) -> bool:
+        """Whether a file is the checkpoint that had this score."""
+        if self.monitor is None or score is None:
+            return True
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        return found.get("metadraw_metrics", {}).get(self.monitor) == score.item()
+
+
+@rank_zero_only
+def _copy(source: Path, target: Path) -> None:
+    if source != target:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)

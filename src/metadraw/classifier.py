@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from metadraw.adaptation import Params
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.episode import Episode
+from metadraw.data.pictures import FORMATS
 from metadraw.errors import InputError
 from metadraw.factory import build_learner, check_parameters, read_checkpoint
 from metadraw.learner import MetaLearner
@@ -55,6 +56,16 @@ class FewShot:
         self.data, learner = _restore(self.config, self.state, self.checkpoint)
         self._learners = {self.data.ways: learner}  # by number of ways
 
+    @property
+    def learner(self) -> MetaLearner:
+        """The learner for as many ways as the checkpoint was trained with."""
+        return self._learners[self.data.ways]
+
+    @property
+    def only_ways(self) -> int | None:
+        """The only number of classes that it can learn, ``None`` where any will do."""
+        return None if self.learner.algorithm.any_ways else self.data.ways
+
     def adapt(
         self, examples: Mapping[str, Sequence[Picture]], steps: int | None = None
     ) -> Classifier:
@@ -66,8 +77,11 @@ class FewShot:
 
         Raises:
             InputError: fewer than two classes, a class without a picture, a picture that cannot be
-                read, or a number of classes that the algorithm was not trained with and needs.
+                read, an impossible number of steps, or a number of classes that the algorithm was
+                not trained with and needs.
         """
+        if steps is not None and (type(steps) is not int or steps < 0):
+            raise InputError(f"steps={steps}: must be a whole number of at least 0")
         classes = tuple(str(name) for name in examples)
         if len(classes) < 2:
             raise InputError(f"examples of {len(classes)} classes: at least 2 are needed")
@@ -84,7 +98,7 @@ class FewShot:
             "checkpoint": self.checkpoint,
             "algorithm": type(learner.algorithm).__name__,
             "examples": dict(zip(classes, counts.tolist(), strict=True)),
-            "steps": steps,
+            "steps": steps if learner.algorithm.inner_loop else 0,
         }
         return Classifier(
             classes, about, self, support_x, support_y, _kept(path[0]), _kept(path[-1])
@@ -99,22 +113,38 @@ class FewShot:
         return torch.stack([self._prepare(picture) for picture in pictures])
 
     def _prepare(self, picture: Picture) -> Tensor:
-        array = _as_array(picture)
         if isinstance(picture, np.ndarray | Tensor):
+            array = _as_array(picture)
             channels_first = np.moveaxis(array, -1, 0)
             if channels_first.shape == self.data.image_shape:
                 return torch.from_numpy(channels_first.copy()).float() / 255
-        squeezed = array[..., 0] if array.shape[-1] == 1 else array
-        prepared = self.data.prepare(Image.fromarray(squeezed))
+            picture = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+        elif not isinstance(picture, str | Path | Image.Image):
+            raise InputError(
+                f"{type(picture).__name__}: a file, PIL image, array or tensor is right"
+            )
+        try:
+            # Of a file exactly what a folder of images makes of it.
+            if isinstance(picture, Image.Image):
+                prepared = self.data.prepare(picture)
+            else:
+                with Image.open(picture, formats=FORMATS) as image:
+                    prepared = self.data.prepare(image)
+        except FileNotFoundError as error:
+            raise InputError(f"{picture}: there is no such file") from error
+        except Exception as error:  # a damaged image raises nearly anything
+            name = "a picture" if isinstance(picture, Image.Image) else picture
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"{name}: not a readable image ({reason})") from error
         return torch.from_numpy(prepared).float() / 255
 
     def _learner(self, ways: int) -> MetaLearner:
         if ways not in self._learners:
-            if not self._learners[self.data.ways].algorithm.any_ways:
+            if self.only_ways is not None:
                 raise InputError(
-                    f"{ways} classes: {type(self._learners[self.data.ways].algorithm).__name__} "
-                    f"was trained with {self.data.ways} and can learn no other number; the "
-                    "algorithms finetune, matching_net, protonet, proto_maml and unicorn_maml can"
+                    f"{ways} classes: {type(self.learner.algorithm).__name__} was trained with "
+                    f"{self.only_ways} and can learn no other number; the algorithms finetune, "
+                    "matching_net, protonet, proto_maml and unicorn_maml can"
                 )
             _, self._learners[ways] = _restore(self.config, self.state, self.checkpoint, ways)
         return self._learners[ways]
@@ -136,11 +166,11 @@ class Classifier:
 
     classes: tuple[str, ...]
     about: dict[str, Any]
-    meta_learner: FewShot
-    support_x: Tensor
-    support_y: Tensor
-    before: Params
-    after: Params
+    meta_learner: FewShot = field(repr=False)
+    support_x: Tensor = field(repr=False)
+    support_y: Tensor = field(repr=False)
+    before: Params = field(repr=False)
+    after: Params = field(repr=False)
 
     def probabilities(self, pictures: Sequence[Picture], adapted: bool = True) -> Tensor:
         """Each class's probability for each picture, ``[B, N]``.
@@ -224,25 +254,13 @@ def _kept(params: Params) -> Params:
     return {name: value.detach().clone() for name, value in params.items()}
 
 
-def _as_array(picture: Picture) -> np.ndarray:
-    """Any picture as ``uint8 [H, W, C]``."""
-    if isinstance(picture, str | Path):
-        try:
-            with Image.open(picture) as image:
-                return _of_image(image)
-        except FileNotFoundError as error:
-            raise InputError(f"{picture}: there is no such file") from error
-        except Exception as error:  # a damaged image raises nearly anything
-            raise InputError(f"{picture}: not a readable image") from error
-    if isinstance(picture, Image.Image):
-        return _of_image(picture)
+def _as_array(picture: np.ndarray | Tensor) -> np.ndarray:
+    """Pixels as ``uint8 [H, W, C]``."""
     if isinstance(picture, Tensor):
         array = picture.detach().cpu().numpy()
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
-    elif isinstance(picture, np.ndarray):
-        array = picture
     else:
-        raise InputError(f"{type(picture).__name__}: a file, PIL image, array or tensor is right")
+        array = picture
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or 0 in array.shape:
         raise InputError(
@@ -256,11 +274,3 @@ def _as_array(picture: Picture) -> np.ndarray:
     if array.dtype != np.uint8:
         raise InputError(f"a picture of {array.dtype}: uint8 in 0..255 or float in 0..1 is right")
     return array
-
-
-def _of_image(image: Image.Image) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    transparent = "A" in image.getbands() or "transparency" in image.info
-    grey = image.mode in ("1", "L", "I", "I;16", "F")
-    array = np.asarray(image.convert("RGBA" if transparent else "L" if grey else "RGB"))
-    return array[..., None] if array.ndim == 2 else array

@@ -6,19 +6,31 @@ import errno
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from metadraw.errors import DivergedError, InputError
+from metadraw.keys import unknown
 
 log = logging.getLogger(__name__)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+)
 _SHOW_ALL = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -29,6 +41,9 @@ def one_line_errors() -> Iterator[None]:
     It goes around Hydra itself, which would print several lines, and, by `job_errors`, around a
     job, where it would add one of its own. With ``HYDRA_FULL_ERROR=1`` everything is shown.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a ± where the terminal's encoding has none
     if _SHOW_ALL:
         yield
         return
@@ -79,8 +94,17 @@ def explain(error: BaseException) -> str | None:
                 f"there is no room to write ({cause.strerror}): what was written before is whole: "
                 "make room, and the same command in the same folder goes on from there"
             )
+        if isinstance(cause, OSError) and cause.filename and _is_no_place(cause):
+            return (
+                f"{cause.filename}: cannot be used ({cause.strerror}): choose another path "
+                "(folders come from hydra.run.dir, hydra.sweep.dir, METADRAW_LOGS, METADRAW_CACHE)"
+            )
         if isinstance(cause, MissingMandatoryValue):
             return f"{cause.full_key} is missing: {cause.full_key}=... is needed"
+        if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and cause.full_key:
+            # Hydra would advise to add it all the same.
+            assert cause.parent_node is not None
+            return str(unknown(cause.full_key, cause.parent_node._get_root()))
         if isinstance(cause, (HydraException, OmegaConfBaseException)) or (
             # Hydra's, for algorithm=3
             isinstance(cause, ValueError) and str(cause).startswith("Config group override")
@@ -92,3 +116,11 @@ def explain(error: BaseException) -> str | None:
     # Hydra ends with a list of the folders that it searched, which is no help here.
     text = str(known).split("Config search path:")[0]
     return " ".join(text.split()) or type(known).__name__
+
+
+def _is_no_place(error: OSError) -> bool:
+    """Whether the user has to choose another path; a file that is missing may be our fault."""
+    if error.errno == errno.ENOENT:  # as for a folder below /proc
+        *_, last = traceback.extract_tb(error.__traceback__)
+        return last.name in ("mkdir", "makedirs")
+    return error.errno in _NO_PLACE

@@ -21,8 +21,10 @@ from torch import Tensor
 
 from metadraw import metrics
 from metadraw.errors import InputError
+from metadraw.sweep import read_sweep
 
 _CLASSES = ("_target_", "split_seed")  # keys of data that eval.py changes with the data set alone
+_OF_A_RUN = ("config.yaml", "results.json", "tasks.csv", "error.txt", "checkpoints", ".hydra")
 _TRAINING = ("seed", "new_classes", "shift", "mirror")  # likewise; of meta-training tasks alone
 
 
@@ -53,8 +55,10 @@ def compare(
     """A Markdown table of runs: means, and paired differences from the reference, with notes.
 
     Args:
-        folders: of runs of train.py or eval.py, in the order of the table.
-        reference: another run folder or one of these; the first if none.
+        folders: of runs of train.py or eval.py, in the order of the table. The folder of a sweep
+            stands for its finished runs in the order in which they were typed. Folders that are no
+            runs, such as a sweep's report, are left out, and a note names them.
+        reference: another run folder or one of these; by default the first.
         metric: one of `metrics.NAMES`.
 
     Raises:
@@ -62,11 +66,12 @@ def compare(
     """
     if metric not in metrics.NAMES:
         raise InputError(f"metric={metric}: must be one of {', '.join(metrics.NAMES)}")
-    paths = [Path(folder) for folder in folders]
+    paths, left_out = _runs_of([Path(folder) for folder in folders])
     if reference is not None and Path(reference).resolve() not in [p.resolve() for p in paths]:
         paths.insert(0, Path(reference))
     if len(paths) < 2:
-        raise InputError(f"runs to compare: {len(paths)}: name at least two run folders")
+        no_runs = f" ({', '.join(left_out)}: no finished run)" if left_out else ""
+        raise InputError(f"runs to compare: {len(paths)}{no_runs}: name at least two run folders")
     runs = [read(path, metric) for path in paths]
     resolved = [path.resolve() for path in paths]
     base = 0 if reference is None else resolved.index(Path(reference).resolve())
@@ -90,7 +95,8 @@ def compare(
         + ["difference (points)" if percent else "difference"]
         + ["query statistics"] * mixed
     ]
-    for index, (label, run) in enumerate(zip(labels(runs), runs, strict=True)):
+    names = labels(runs)
+    for index, (label, run) in enumerate(zip(names, runs, strict=True)):
         mean, _ = _mean(values[index] * scale, digits)
         difference, bold = _mean((values[index] - values[base]) * scale, digits, sign="+")
         if index == base:
@@ -98,7 +104,13 @@ def compare(
         elif bold:
             difference = f"**{difference}**"
         table.append([f"`{label}`", mean, difference] + [run.query_statistics] * mixed)
-    return "\n".join([*_markdown(table), "", *_notes(runs, base, len(numbers), mixed)])
+    notes = _notes(runs, base, len(numbers), mixed)
+    if reference is None:
+        chosen = f"Differences are from `{names[0]}`, the first run; --reference RUN takes another."
+        notes = [chosen, "", *notes]
+    if left_out:
+        notes += ["", f"Left out, no finished run: {', '.join(left_out)}."]
+    return "\n".join([*_markdown(table), "", *notes])
 
 
 def read(folder: Path, metric: str) -> Run:
@@ -159,6 +171,22 @@ def read(folder: Path, metric: str) -> Run:
             "again with eval.py"
         )
     return Run(folder, conditions, source, statistics, values, overrides)
+
+
+def _runs_of(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Run folders, with those of sweeps in place of the sweeps, and what is no finished run."""
+    runs: list[Path] = []
+    left_out: list[str] = []
+    for folder in folders:
+        if not folder.is_dir() or any((folder / name).exists() for name in _OF_A_RUN):
+            runs.append(folder)
+        elif any(folder.glob("*/config.yaml")):
+            jobs = read_sweep(folder)
+            runs += [job.folder for job in jobs if job.results is not None and job.folder]
+            left_out += [f"{job.name} ({job.status})" for job in jobs if job.results is None]
+        else:
+            left_out.append(str(folder))
+    return runs, left_out
 
 
 def labels(runs: Sequence[Run]) -> list[str]:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
-from metadraw.figures import draw_curves, draw_learned
+from metadraw.data.datamodule import EpisodeDataModule
+from metadraw.figures import draw_curves, draw_learned, layers_in_words
 from metadraw.files import write_whole
+from metadraw.learner import MetaLearner
 
 
 class Curves(L.Callback):
@@ -30,18 +33,41 @@ class Curves(L.Callback):
         self.rows: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
-        """Add a row: the epoch, counted from 1, outer steps and every logged mean."""
-        row = {"epoch": trainer.current_epoch + 1.0, "step": float(trainer.global_step)}
-        logged = trainer.callback_metrics
-        row |= {name: value.item() for name, value in logged.items() if "/" in name}
+        """Add a row: the epoch, counted from 1, outer steps and every mean logged in it."""
+        assert isinstance(learner, MetaLearner)
+        validated = learner.validated_at > (self.rows[-1]["step"] if self.rows else 0)
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        # How fast, and how long, from `console.EpochLines`.
+        row |= {n: float(f"{logged[n]:.6g}") for n in ("lr", "seconds") if n in logged}  # float32
+        row |= {
+            name: value
+            for name, value in logged.items()
+            if "/" in name and (validated or name.startswith("train/"))
+        }
         self.rows.append(row)
         self._write()
 
     def on_fit_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
-        """Draw the curves, also of a run that was killed after its last epoch, before this."""
+        """Draw the curves, also if nothing was left to train."""
         if trainer.is_global_zero and self.rows:
-            draw_curves(self.rows, self.folder / "curves.png")
-            draw_learned(self.rows, self.folder / "learned.png")
+            assert isinstance(learner, MetaLearner)
+            data = getattr(trainer, "datamodule", None)
+            chance = 1 / data.ways if isinstance(data, EpisodeDataModule) else None
+            best = self._best_epoch(trainer.checkpoint_callback)
+            draw_curves(self.rows, self.folder / "curves.png", chance=chance, best=best)
+            # What is learned is logged with meta-validation.
+            if validated := [row for row in self.rows if "val/acc" in row]:
+                words = layers_in_words(learner.algorithm.network)
+                draw_learned(validated, self.folder / "learned.png", words)
+
+    def _best_epoch(self, kept: Checkpoint | None) -> float | None:
+        """The first epoch with the best value of what the checkpoint goes by."""
+        if not isinstance(kept, ModelCheckpoint) or kept.monitor is None:
+            return None
+        values = {row["epoch"]: row[kept.monitor] for row in self.rows if kept.monitor in row}
+        choose = max if kept.mode == "max" else min
+        return choose(values, key=values.__getitem__, default=None)
 
     @rank_zero_only
     def _write(self) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+from hydra.utils import get_class
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from metadraw import results
+from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.sampling import SPLITS
 from metadraw.errors import InputError
-from metadraw.factory import restore
+from metadraw.factory import read_checkpoint, restore
+from metadraw.options import check_trainer
 from metadraw.train import make_trainer, show_episode
 
 log = logging.getLogger(__name__)
@@ -39,15 +44,20 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         )
     if cfg.split not in SPLITS:
         raise InputError(f"split={cfg.split}: must be one of {', '.join(SPLITS)}")
-    changes = {group: _given(cfg[group]) for group in ("algorithm", "learner")}
+    changes = {group: _given(cfg[group]) for group in ("algorithm", "learner", "trainer")}
     # The nulls of another data set are its own.
     changes["data"] = dict(cfg.data) if "_target_" in cfg.data else _given(cfg.data)
+    git = results.git()
     data, learner = restore(cfg.ckpt_path, OmegaConf.create(changes), [cfg.split])
     data.test_split = cfg.split
+    check_trainer(cfg.trainer, {"test": data.batches["test"]})
+    assert learner.config is not None
+    cfg.trainer.precision = learner.config["trainer"]["precision"]
+    _compare_grounds(cfg, data)
 
     folder = Path(cfg.paths.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = make_trainer(cfg)
+    trainer = make_trainer(cfg, learner)
     began = time.perf_counter()
     trainer.test(learner, datamodule=data, verbose=False)
     test = results.evaluation(trainer, learner, cfg.split, time.perf_counter() - began)
@@ -59,10 +69,27 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         learner,
         test=test,
         checkpoint=str(cfg.ckpt_path),
+        git=git,
     )
     say("%s", results.sentence(test))
     say("results: %s", folder / "results.json")
     return found
+
+
+def _compare_grounds(cfg: DictConfig, data: EpisodeDataModule) -> None:
+    """Say so where a network trained on light ink on black is to see dark drawings on white."""
+    trained = read_checkpoint(cfg.ckpt_path)["metadraw_config"]["data"]
+    on_ink = trained.get("prepare") == "ink"
+    with suppress(ImportError):  # of a data set that is not on this machine
+        on_ink = on_ink or getattr(get_class(trained["_target_"]), "ink", False)
+    if not on_ink or data.ink:
+        return
+    tasks = data.episodes(cfg.split)(torch.arange(data.tasks_per_batch))
+    if tasks.query_x.mean() > 0.5:
+        say(
+            "these pictures are mostly white, and the checkpoint was trained on light ink on "
+            "black: data.prepare=ink makes them alike"
+        )
 
 
 def _given(node: DictConfig) -> dict[str, Any]:

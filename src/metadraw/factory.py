@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from lightning import seed_everything
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
+from metadraw import keys, optimizers
 from metadraw.algorithms import Algorithm
 from metadraw.allocator import keep_freed_memory
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import InputError
 from metadraw.learner import MetaLearner
+from metadraw.options import batches_of
+from metadraw.trial import see_an_image, try_step
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_PACKAGE = Path(__file__).resolve().parent
+#: In the package where it was installed, else at the top of the checkout.
+CONFIGS = next(p for p in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs") if p.is_dir())
 #: The images of data and network, by the same keys in both; what they were before these were there.
 _IMAGES = {"image_size": 28, "image_channels": 1}
+#: Inner steps of the trial: enough for derivatives of one through another.
+_TRIAL_STEPS = 2
 #: Which tasks are tested: as trained with another data set, too, where nothing else is given.
 _TASKS = ("ways", "shots", "queries", "tasks_per_batch", "test_batches", "seed", "eval_seed")
+#: Where a checkpoint says that drawings are kept: in the cache of the machine that reads it.
+_CACHE = "${oc.env:METADRAW_CACHE,'~/.cache/metadraw'}"
 
 
 def compose(*overrides: str, config: str = "train") -> DictConfig:
@@ -33,9 +44,30 @@ def compose(*overrides: str, config: str = "train") -> DictConfig:
     Args:
         *overrides: as on the command line, e.g. ``"algorithm=fomaml"``, ``"data.shots=5"``.
         config: ``train`` or ``eval``.
+
+    Raises:
+        InputError: a key that nothing reads.
     """
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose(config, list(overrides))
+    with _own_hydra(), initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = hydra_compose(config, list(overrides), return_hydra_config=True)
+        known = keys.known(config)
+    with open_dict(cfg):
+        choices = cfg.pop("hydra").runtime.choices
+        if OmegaConf.is_interpolation(cfg, "algorithm_name"):  # as a command would resolve it
+            cfg.algorithm_name = choices["algorithm"]
+    keys.check(cfg, known)
+    return cfg
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Within this context, a command's Hydra is set aside: there may be only one."""
+    instance = GlobalHydra.instance()
+    of_command, instance.hydra = instance.hydra, None
+    try:
+        yield
+    finally:
+        instance.hydra = of_command
 
 
 def build(
@@ -64,23 +96,60 @@ def build(
 
 
 def build_learner(cfg: DictConfig) -> MetaLearner:
-    """The learner of a config, with the random state at hand.
+    """The learner of a config, with the random state at hand, after a trial step of another.
 
     Raises:
-        InputError: an impossible value.
+        InputError: an impossible value, or a network that cannot take a step.
     """
+    learner = _make_learner(cfg)
+    # Now, and not in the middle of a run: an outer optimiser or schedule that does not work.
+    epochs, most = cfg.trainer.max_epochs or 1, cfg.trainer.get("max_steps", -1)
+    steps = epochs * batches_of(cfg.trainer, "train", cfg.data.train_batches)
+    optimizers.rehearse(
+        learner.outer_parameters(),
+        learner.make_optimizer,
+        learner.make_scheduler,
+        epochs=epochs,
+        steps=steps if most == -1 else min(steps, most),
+    )
+
+    def shortened(changes: dict[str, Any]) -> MetaLearner:
+        trial = OmegaConf.masked_copy(cfg, [str(key) for key in cfg])
+        for key in ("inner_steps", "eval_inner_steps"):
+            if key in cfg.algorithm:
+                trial.algorithm[key] = min(cfg.algorithm[key], _TRIAL_STEPS)
+        for key, value in changes.items():
+            OmegaConf.update(trial, key, value)
+        return _make_learner(trial)
+
+    try_step(
+        shortened,
+        ways=cfg.data.ways,
+        shots=cfg.data.shots,
+        queries=cfg.data.queries,
+        image_shape=_image_shape(cfg),
+        model=f"model.ways={cfg.model.ways}" if "ways" in cfg.model else "model",
+    )
+    return learner
+
+
+def _make_learner(cfg: DictConfig) -> MetaLearner:
     network: nn.Module = instantiate(cfg.model)
+    see_an_image(network, _image_shape(cfg))
     algorithm: Algorithm = instantiate(cfg.algorithm)(network)
     learner: MetaLearner = instantiate(
         cfg.learner, algorithm, instantiate(cfg.optimizer), instantiate(cfg.scheduler) or None
     )
-    # Now, and not at Lightning's first use: an outer optimiser or schedule that does not work.
-    try:
-        learner.configure_optimizers()
-    except (TypeError, ValueError) as error:
-        raise InputError(f"optimizer or scheduler: {error}") from error
     learner.config = portable(cfg)
     return learner
+
+
+def _image_shape(cfg: DictConfig) -> tuple[int, int, int]:
+    channels, size = (
+        cfg.data.get(key, cfg.model.get(key, _IMAGES[key]))
+        for key in ("image_channels", "image_size")
+    )
+    return channels, size, size
 
 
 def load(path: str | Path, *overrides: str) -> tuple[EpisodeDataModule, MetaLearner]:
@@ -133,6 +202,7 @@ def restore(
     for key in ("ways", *_IMAGES):
         if key in cfg.model:
             cfg.model[key] = cfg.data[key]
+    keys.check(cfg)
     data, learner = build(cfg, splits)
     if cfg.data.ways != trained.data.ways and not learner.algorithm.any_ways:
         raise InputError(
@@ -147,6 +217,8 @@ def restore(
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint of a metadraw run, read without running any code in it.
 
+    Its config names the cache of this machine, also where an older one brings that of another.
+
     Raises:
         InputError: not there, or not such a checkpoint.
     """
@@ -156,9 +228,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"ckpt_path={path}: there is no such file") from error
     except Exception as error:  # a damaged file raises nearly anything
         raise InputError(f"ckpt_path={path}: not a readable checkpoint") from error
-    if not isinstance(checkpoint, dict) or not checkpoint.get("metadraw_config"):
+    config = checkpoint.get("metadraw_config") if isinstance(checkpoint, dict) else None
+    if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         raise InputError(f"ckpt_path={path}: not a checkpoint of a metadraw run")
+    _use_own_cache(config)
     return checkpoint
+
+
+def _use_own_cache(config: dict[str, Any]) -> None:
+    if "cache_dir" in config["data"]:
+        config["data"]["cache_dir"] = _CACHE
 
 
 def check_parameters(path: str | Path, checkpoint: dict[str, Any], learner: MetaLearner) -> None:
@@ -178,8 +257,14 @@ def check_parameters(path: str | Path, checkpoint: dict[str, Any], learner: Meta
 
 
 def portable(cfg: DictConfig) -> dict[str, Any]:
-    """The plain values of what makes a result: without folders and trackers, the same anywhere."""
-    parts = ["seed", "data", "model", "algorithm", "optimizer", "scheduler", "learner", "trainer"]
+    """The plain values of what makes a result: without folders and trackers, the same anywhere.
+
+    Where drawings are kept is left to the machine that uses them.
+    """
+    parts = ["algorithm_name", "seed", "data", "model", "algorithm", "optimizer", "scheduler"]
+    parts += ["learner", "trainer"]
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, parts), resolve=True)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    config = {str(key): value for key, value in plain.items()}
+    _use_own_cache(config)
+    return config

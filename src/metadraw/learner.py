@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -11,17 +12,18 @@ import lightning as L
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.func import vmap
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from metadraw import metrics
+from metadraw import metrics, optimizers, resume
 from metadraw.adaptation import Params
 from metadraw.algorithms import Algorithm, Outcome
 from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
+from metadraw.gradient import twice_differentiable
 from metadraw.interrupts import ctrl_c_waits
+from metadraw.map_tasks import CHOICES, map_tasks
 from metadraw.models.batch_norm import batch_norms
 
 #: What is computed at once: with the report's network, what caches still hold.
@@ -40,18 +42,23 @@ class MetaLearner(L.LightningModule):
     Args:
         algorithm: how one task is learned; its parameters are the meta-parameters.
         optimizer: makes the outer optimiser from parameters.
-        scheduler: makes its learning rate schedule, which steps once an epoch; or none.
+        scheduler: makes its learning rate schedule, or none. It steps once an epoch, a
+            `OneCycleLR` or `CyclicLR` after every outer step, and a `ReduceLROnPlateau` after an
+            epoch with validation, by ``val/acc`` with ``mode=max`` and ``val/loss`` with ``min``.
         query_statistics: batch norm normalises the query set by its own statistics (``query``,
             transductive), by those of the ``support`` set, as if each image had come alone, or, in
             evaluation and the inner loop too, by the algorithm's ``running`` ones.
-        tasks_per_chunk: tasks computed at once, all of a batch if none: less memory, same result.
-            ``auto``: as many as have 750 images, or 3,750 images times inner steps to keep.
+        map_tasks: ``vmap``, all tasks of a chunk at once; ``loop``, one after the other, for
+            networks that ``torch.vmap`` cannot map.
+        tasks_per_chunk: with ``vmap``, tasks computed at once, all of a batch if none: less
+            memory, same result. ``auto``: as many as have 750 images, or 3,750 images times inner
+            steps to keep.
         recompute_steps: keep no more than one inner step for the way back, and compute each again:
             memory does not grow with inner steps, a step takes longer.
         gradient_clip_norm: the largest norm of the mean meta-gradient, unlimited if none.
 
     Raises:
-        InputError: a wrong value of the last four.
+        InputError: a wrong value of the last five.
     """
 
     #: The resolved config, kept in every checkpoint so that each one can be loaded by itself.
@@ -64,6 +71,7 @@ class MetaLearner(L.LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         *,
         query_statistics: str = "query",
+        map_tasks: str = "vmap",
         tasks_per_chunk: int | str | None = "auto",
         recompute_steps: bool = False,
         gradient_clip_norm: float | None = None,
@@ -79,6 +87,8 @@ class MetaLearner(L.LightningModule):
                 "statistics: must be query or support, or use algorithm=maml_pp with "
                 "algorithm.per_step_statistics=true"
             )
+        if map_tasks not in CHOICES:
+            raise InputError(f"learner.map_tasks={map_tasks}: must be vmap or loop")
         if tasks_per_chunk not in ("auto", None) and not _is_count(tasks_per_chunk):
             raise InputError(
                 f"learner.tasks_per_chunk={tasks_per_chunk}: must be a whole number of at least 1, "
@@ -97,12 +107,15 @@ class MetaLearner(L.LightningModule):
         self.algorithm.support_statistics = query_statistics == "support"
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.query_statistics = query_statistics
+        self.map_tasks = map_tasks
         self.tasks_per_chunk = tasks_per_chunk
         self.gradient_clip_norm = gradient_clip_norm
         self._evaluated: list[Tensor] = []
         #: Of the latest evaluation, float64 ``[tasks, 1 + metrics]``: the episode's number and its
         #: metrics in the order of `metrics.NAMES`, sorted by number.
         self.evaluated = torch.empty(0)
+        #: After how many outer steps meta-validation was run last; -1 if not yet.
+        self.validated_at = -1
 
     # ---- what notebooks, tests and users call ------------------------------------------------
 
@@ -115,14 +128,13 @@ class MetaLearner(L.LightningModule):
         """
         meta = {name: p.detach() for name, p in self.algorithm.meta_parameters().items()}
         with self._mode(training=True):
-            gradients, outcome = vmap(
-                self.algorithm.meta_gradient,
-                in_dims=(None, 0),
-                randomness="different",
-                chunk_size=self._chunk(
-                    batch, kept=1 if self.algorithm.recompute_steps else self.algorithm.inner_steps
-                ),
-            )(meta, batch)
+            kept = 1 if self.algorithm.recompute_steps else self.algorithm.inner_steps
+            gradients, outcome = map_tasks(
+                partial(self.algorithm.meta_gradient, meta),
+                batch,
+                self.map_tasks,
+                self._chunk(batch, kept),
+            )
         mean = {name: value.mean(dim=0) for name, value in gradients.items()}
         return mean, metrics.task_metrics(outcome, batch.query_y)
 
@@ -170,7 +182,7 @@ class MetaLearner(L.LightningModule):
 
         with self._mode(training=False):
             # Nothing is kept of a step that will not be differentiated.
-            return vmap(one, randomness="different", chunk_size=self._chunk(batch, kept=1))(batch)
+            return map_tasks(one, batch, self.map_tasks, self._chunk(batch, kept=1))
 
     def _chunk(self, batch: Episode, kept: int) -> int | None:
         """How many tasks to compute at once; with ``auto``, in chunks of about the same size.
@@ -189,14 +201,15 @@ class MetaLearner(L.LightningModule):
     def _mode(self, training: bool) -> Iterator[None]:
         """Within this context: training or evaluation mode, whatever it was, and no Ctrl-C.
 
-        In evaluation, batch norm goes by batches all the same, unless by running statistics.
+        All layers can be differentiated twice. In evaluation, batch norm goes by batches all the
+        same, unless by running statistics.
         """
         modes = {module: module.training for module in self.modules()}
         self.train(training)
         for layer in batch_norms(self.algorithm.network).values():
             layer.train(training or self.query_statistics != "running")
         try:
-            with ctrl_c_waits():
+            with ctrl_c_waits(), twice_differentiable(self.algorithm.network):
                 yield
         finally:
             for module, mode in modes.items():
@@ -206,19 +219,27 @@ class MetaLearner(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The outer optimiser, and its schedule if there is one."""
-        # With nothing to meta-train, there is still an optimiser for Lightning to keep.
-        learned = self.algorithm.meta_parameters().values() or self.algorithm.parameters()
-        optimizer = self.make_optimizer(list(learned))
+        optimizer = self.make_optimizer(self.outer_parameters())
         if self.make_scheduler is None:
             return optimizer
-        return [optimizer], [self.make_scheduler(optimizer)]
+        scheduler = self.make_scheduler(optimizer)
+        return [optimizer], [{"scheduler": scheduler, "interval": optimizers.interval(scheduler)}]
+
+    def outer_parameters(self) -> list[Tensor]:
+        """What the outer optimiser is for: the meta-parameters.
+
+        With nothing to meta-train, there is still an optimiser for Lightning to keep.
+        """
+        return list(self.algorithm.meta_parameters().values() or self.algorithm.parameters())
 
     def on_fit_start(self) -> None:
         """Start watching for a loss that is not finite."""
-        self._loss_sum = torch.zeros((), device=self.device)
+        self._loss_sum = torch.zeros((), device=self.device, dtype=torch.float32)
+        self.validated_at = -1
 
     def on_train_epoch_start(self) -> None:
         """Tell the algorithm the epoch."""
+        self._epoch_began_at = self.global_step
         self.algorithm.begin_epoch(self.current_epoch)
 
     def training_step(self, batch: Episode, batch_idx: int) -> None:
@@ -236,6 +257,7 @@ class MetaLearner(L.LightningModule):
         if self.gradient_clip_norm is not None:
             clip_grad_norm_(self.algorithm.parameters(), self.gradient_clip_norm)
         self.algorithm.outer_step(mean, self.optimizers())  # type: ignore[arg-type]
+        self._step_schedule("step")
 
         logged = {name: mean[name] for name in logged}
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
@@ -266,7 +288,7 @@ class MetaLearner(L.LightningModule):
         """
         # Not every step: reading a number from an accelerator would hold it up.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        look = (batch_idx + 1) % every == 0 or self.trainer.is_last_batch
+        look = self.trainer.is_last_batch or (every and (batch_idx + 1) % every == 0)
         if look and not self._loss_sum.isfinite():
             raise DivergedError(
                 f"meta-training loss is not finite at step {self.global_step} (epoch "
@@ -275,9 +297,22 @@ class MetaLearner(L.LightningModule):
             )
 
     def on_train_epoch_end(self) -> None:
-        """Step the outer learning rate's schedule, which manual optimisation leaves to us."""
-        if self.make_scheduler is not None:
-            self.lr_schedulers().step()  # type: ignore[union-attr]
+        """Step the outer learning rate's schedule."""
+        self._step_schedule("epoch")
+
+    def _step_schedule(self, interval: str) -> None:
+        """Step the schedule, which manual optimisation leaves to us, if this is its interval."""
+        if self.make_scheduler is None:
+            return
+        scheduler = self.lr_schedulers()
+        assert isinstance(scheduler, LRScheduler)
+        if interval != optimizers.interval(scheduler):
+            return
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+        elif self.validated_at > self._epoch_began_at:
+            value = self.trainer.callback_metrics[optimizers.monitored(scheduler)]
+            scheduler.step(value.item())
 
     def validation_step(self, batch: Episode, batch_idx: int) -> None:
         """Evaluate a batch of meta-validation tasks."""
@@ -290,11 +325,11 @@ class MetaLearner(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over all meta-validation tasks, and what the algorithm has learned."""
         self._log_evaluation("val")
+        if not self.trainer.sanity_checking:
+            self.validated_at = self.global_step
         if (data := self.trainer.datamodule) is not None:  # type: ignore[attr-defined]
             self.log("tasks_seen", float(self.global_step * data.tasks_per_batch), sync_dist=True)
-        for name, value in self.algorithm.learned().items():
-            by_step = {f"{name}/{step}": v for step, v in enumerate(value)} if value.ndim else {}
-            self.log_dict(by_step or {name: value}, sync_dist=True)
+        self.log_dict(self._learned(), sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """Log the means over all meta-test tasks."""
@@ -325,10 +360,33 @@ class MetaLearner(L.LightningModule):
             self.log("val acc", logged["acc"], prog_bar=True, logger=False, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the config into the checkpoint, and the means that were logged last."""
+        """Put the config into the checkpoint, and the means that were logged of these weights."""
         checkpoint["metadraw_config"] = self.config
-        logged = self.trainer.callback_metrics
-        checkpoint["metadraw_metrics"] = {name: value.item() for name, value in logged.items()}
+        fresh = self.validated_at == self.global_step
+        checkpoint["metadraw_metrics"] = {
+            name: value.item()
+            for name, value in self.trainer.callback_metrics.items()
+            if fresh or not name.startswith("val/")
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Where a run goes on: what is typed now is used, and not what the checkpoint had."""
+        if self.trainer.training:
+            resume.carry_over(checkpoint, self, self.trainer.callbacks)  # type: ignore[attr-defined]
+
+    def logged_names(self) -> list[str]:
+        """What can be monitored: the names of the values that meta-training logs."""
+        train = [f"train/{name}" for name in metrics.NAMES]
+        val = [f"val/{name}" for name in (*metrics.NAMES, "acc_ci95", "tasks")]
+        return [*val, *train, *self._learned()]
+
+    def _learned(self) -> dict[str, Tensor]:
+        """What the algorithm has learned, a scalar by name."""
+        found: dict[str, Tensor] = {}
+        for name, value in self.algorithm.learned().items():
+            by_step = {f"{name}/{step}": v for step, v in enumerate(value)} if value.ndim else {}
+            found |= by_step or {name: value}
+        return found
 
 
 def _is_count(value: Any) -> bool:

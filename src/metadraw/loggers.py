@@ -1,11 +1,16 @@
-"""Experiment trackers beside metrics.csv: W&B and TensorBoard through Lightning's loggers."""
+"""Experiment trackers beside metrics.csv: any number of Lightning's loggers."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import secrets
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from hydra.utils import instantiate
@@ -16,86 +21,156 @@ from omegaconf import DictConfig
 from metadraw.errors import InputError
 
 log = logging.getLogger(__name__)
+#: Of a run folder, to be shown with the run where they are there.
+_PICTURES = ("episode", "curves", "learned")
+#: Seconds that W&B's server has to answer.
+_PATIENCE = 10
 
 
-def make(cfg: DictConfig | None, folder: Path) -> Logger | bool:
-    """The logger of a config, or False for none.
+class TensorBoard(TensorBoardLogger):
+    """Lightning's, with one file of events for the whole run.
+
+    Lightning finalises a logger after training and again after testing, which would close the file
+    and have the next value open another one. `close` ends it here.
+    """
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what there is, and keep the file open."""
+        self.save()
+        if self._experiment is not None:
+            self._experiment.flush()
+
+
+def make(cfg: DictConfig | None, folder: Path) -> list[Logger]:
+    """The loggers of a config.
 
     Args:
-        cfg: the config.
+        cfg: one config each, by any names; None for no logger.
         folder: the run folder; a run that is resumed there is the same one in W&B.
 
     Raises:
-        InputError: its package is not installed.
+        InputError: one that is no logger, or whose package is not installed.
     """
-    if not cfg:
-        return False
-    more = {}
-    if cfg._target_.endswith("WandbLogger"):
-        _offline_without_key()
-        more = {"id": _kept_id(folder / "wandb_id.txt"), "resume": "allow"}
+    cfg = cfg or DictConfig({})
+    named = {"logger": cfg} if "_target_" in cfg else cfg  # a single one, in older run folders
+    return [_make(name, one, folder) for name, one in named.items() if one is not None]
+
+
+def _make(name: Any, cfg: Any, folder: Path) -> Logger:
+    if not isinstance(cfg, DictConfig) or "_target_" not in cfg:
+        raise InputError(f"logger.{name}={cfg}: must be the config of a logger, with a _target_")
     try:
+        more = _of_wandb(cfg, folder) if cfg._target_.endswith("WandbLogger") else {}
         return instantiate(cfg, **more)
     except Exception as error:
         cause = error.__cause__ or error
         if isinstance(cause, ModuleNotFoundError):
             raise InputError(
-                f"logger={cfg._target_.rsplit('.')[-1]}: a package is missing ({cause.msg}): "
+                f"logger={name}: a package is missing ({cause.msg}): "
                 "pip install 'metadraw[wandb,tensorboard]'"
             ) from error
         raise
+
+
+def _of_wandb(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """What W&B is given besides its config: the run's identifier, and whether it uploads."""
+    more = {"id": _kept_id(folder / "wandb_id.txt"), "resume": "allow"}
+    if "mode" in cfg or cfg.get("offline"):
+        return more
+    # Given to W&B, which may have read the environment before, in an earlier job of this process.
+    if mode := os.environ.get("WANDB_MODE"):
+        return more | {"mode": {"dryrun": "offline", "run": "online"}.get(mode, mode)}
+    if (reason := _why_offline()) is None:
+        return more
+    rank_zero_only(log.info)("W&B: %s, the run is kept offline, for `wandb sync`", reason)
+    return more | {"mode": "offline", "resume": None}  # there is nothing to resume
 
 
 def _kept_id(path: Path) -> str:
     """An identifier of W&B's kind, the same one for the same run folder."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(4))
-    return path.read_text()
+        path.write_text(secrets.token_hex(4), encoding="utf-8")
+    return path.read_text(encoding="utf-8")
 
 
-def _offline_without_key() -> None:
+def _why_offline() -> str | None:
+    """Why nothing can be uploaded to W&B: no key, or no answer; None if it can."""
+    wandb: Any = importlib.import_module("wandb")
+    # A dependency of W&B, which looks into the same file for a key.
+    netrc: Any = importlib.import_module("requests.utils")
+    settings = wandb.setup().settings
+    named = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+    if not (
+        any(os.environ.get(name) for name in named)
+        or settings.api_key
+        or netrc.get_netrc_auth(settings.base_url)
+    ):
+        return "no WANDB_API_KEY in the environment or .env, and no `wandb login`"
     try:
-        import wandb
-    except ModuleNotFoundError:
-        return
-    if "WANDB_MODE" not in os.environ and not wandb.api.api_key:
-        os.environ["WANDB_MODE"] = "offline"
-        log.info("W&B: no WANDB_API_KEY in the environment or .env, the run is kept offline")
+        urllib.request.urlopen(settings.base_url, timeout=_PATIENCE).close()
+    except urllib.error.HTTPError:
+        return None  # that is an answer
+    except OSError as error:
+        return f"{settings.base_url} does not answer ({getattr(error, 'reason', error)})"
+    return None
 
 
 @rank_zero_only
-def start(logger: Logger | None, config: dict[str, Any]) -> None:
-    """Tell the tracker what is run, and that best values are the highest accuracies."""
-    if logger is None:
-        return
-    logger.log_hyperparams(config)
-    if isinstance(logger, WandbLogger):
+def start(loggers: Sequence[Logger], config: dict[str, Any]) -> None:
+    """Tell each tracker what is run, and W&B that best values are the highest accuracies.
+
+    Raises:
+        InputError: W&B refuses the run, e.g. a wrong key; before any training.
+    """
+    for logger in loggers:
+        if not isinstance(logger, WandbLogger):
+            logger.log_hyperparams(config)
+            continue
+        wandb: Any = importlib.import_module("wandb")
+        try:
+            run = logger.experiment
+        except (wandb.Error, TypeError, ValueError) as error:
+            raise InputError(
+                f"logger=wandb: {shorten(str(error), 300)}: to keep the run offline, set "
+                "WANDB_MODE=offline"
+            ) from error
+        logger.log_hyperparams(config)
         # Against epochs, unless a panel says otherwise, for example tasks_seen.
-        logger.experiment.define_metric("val/*", step_metric="epoch")
-        logger.experiment.define_metric("val/acc", step_metric="epoch", summary="max")
-        logger.experiment.define_metric("val/loss", step_metric="epoch", summary="min")
+        run.define_metric("val/*", step_metric="epoch")
+        run.define_metric("val/acc", step_metric="epoch", summary="max")
+        run.define_metric("val/loss", step_metric="epoch", summary="min")
+        if run.settings.mode == "online":
+            log.info("W&B: %s", run.url)
 
 
 @rank_zero_only
-def finish(logger: Logger | None, results: dict[str, Any], folder: Path) -> None:
-    """Add the best validation accuracy and the picture of an episode."""
-    picture = folder / "episode.png"
-    if isinstance(logger, WandbLogger):
-        logger.experiment.summary["best_val_acc"] = results["val"]["acc"]
-        logger.log_image("episode", [str(picture)])
-    elif isinstance(logger, TensorBoardLogger):
-        import matplotlib.image
+def finish(loggers: Sequence[Logger], results: dict[str, Any], folder: Path) -> None:
+    """Add the best validation accuracy and the run's pictures to W&B and TensorBoard."""
+    pictures = {name: folder / f"{name}.png" for name in _PICTURES}
+    pictures = {name: path for name, path in pictures.items() if path.is_file()}
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary["best_val_acc"] = results["val"]["acc"]
+            for name, path in pictures.items():
+                logger.log_image(name, [str(path)])
+        elif isinstance(logger, TensorBoardLogger):
+            import matplotlib.image
 
-        pixels = matplotlib.image.imread(picture)[..., :3]
-        logger.experiment.add_image("episode", pixels, dataformats="HWC")
+            best = {"best_val_acc": results["val"]["acc"]}
+            logger.log_hyperparams(results["config"], best)  # for a table of runs by result
+            for name, path in pictures.items():
+                pixels = matplotlib.image.imread(path)[..., :3]
+                logger.experiment.add_image(name, pixels, dataformats="HWC")
 
 
-def close(logger: Logger | None) -> None:
-    """End the tracker's run, so that the next job of a multirun starts its own."""
-    if isinstance(logger, WandbLogger):
-        import wandb
-
-        wandb.finish()
-    elif logger is not None:
-        logger.finalize("success")
+def close(loggers: Sequence[Logger]) -> None:
+    """End each tracker's run, so that the next job of a multirun starts its own."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            importlib.import_module("wandb").finish()
+        elif isinstance(logger, TensorBoard):
+            logger.experiment.close()
+        else:
+            logger.finalize("success")

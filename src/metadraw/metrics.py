@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_precision
@@ -23,11 +24,12 @@ def task_metrics(outcome: Outcome, query_y: Tensor) -> dict[str, Tensor]:
         query_y: ``[T, N*Q]`` int64.
 
     Returns:
-        ``[T]`` float by name, in the order of `NAMES`.
+        ``[T]`` by name, in the order of `NAMES`; float32, or float64 if the logits are, because
+        half precision would round an accuracy to three digits.
     """
     columns = []
     for logits in (outcome.after, outcome.before):
-        logits = logits.detach()
+        logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
         predicted = logits.argmax(dim=-1)
         loss = F.cross_entropy(logits.flatten(0, 1), query_y.flatten(), reduction="none")
         precision = multiclass_precision(

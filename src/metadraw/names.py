@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -30,6 +30,17 @@ def name_of(overrides: Sequence[str]) -> str:
     return f"{name[:_LONGEST]}__{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def name_of_sweep(overrides: Sequence[str], choices: Mapping[str, str]) -> str:
+    """`name_of`, and for a search its sweeper: the same command without it has other jobs.
+
+    Args:
+        overrides: as on the command line.
+        choices: of each config group, with Hydra's.
+    """
+    sweeper = choices.get("hydra/sweeper", "basic")
+    return name_of(overrides if sweeper == "basic" else [*overrides, f"sweeper={sweeper}"])
+
+
 def of_run() -> str | None:
     """What was typed for this run, for a tracker to show; none outside of a command."""
     if not HydraConfig.initialized():
@@ -44,6 +55,13 @@ def of_sweep() -> str | None:
     return Path(HydraConfig.get().sweep.dir).name
 
 
+def chosen(group: str) -> str | None:
+    """The choice of a config group in this command, None outside of one."""
+    if not HydraConfig.initialized():
+        return None
+    return HydraConfig.get().runtime.choices.get(group)
+
+
 def made(folder: str) -> str:
     """A folder that is there from now on, for a file that someone else makes in it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -51,8 +69,9 @@ def made(folder: str) -> str:
 
 
 OmegaConf.register_new_resolver("made", made, replace=True)
+OmegaConf.register_new_resolver("chosen", chosen, replace=True)
 OmegaConf.register_new_resolver("name_of_run", of_run, replace=True)
 OmegaConf.register_new_resolver("name_of_sweep", of_sweep, replace=True)
 # Cached, because Hydra asks again in each job, whose overrides are others than the sweep's.
-OmegaConf.register_new_resolver("sweep_name", name_of, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("sweep_name", name_of_sweep, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("run_name", name_of, replace=True)

@@ -1,6 +1,6 @@
 """A sweep in one page: a table of meta-test results, curves, everything as CSV.
 
-Beside what Cloudera's report FF15 published, where a run has one of its twelve settings.
+Beside what Cloudera's report FF15 published, where a run has all of its settings.
 """
 
 from __future__ import annotations
@@ -9,19 +9,31 @@ import csv
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from metadraw.cloudera import EXPERIMENTS, published, published_curves, setting_of
 from metadraw.errors import InputError
-from metadraw.figures import Line, draw_sweep
+from metadraw.figures import Curve, draw_sweep
 from metadraw.names import name_of
 from metadraw.sweep import Job, read_sweep
 
 _SEED = "seed"
+_NEEDED = {"val/acc", "val/loss"}  # of an epoch in a figure; not every epoch has to be validated
+#: Settings in words, in the order in which a title names them.
+_PROSE = {
+    "data.ways": "{}-way",
+    "data.shots": "{}-shot",
+    "data.samples_per_class": "{} drawings a class",
+    "data.train_samples_per_class": "{} drawings a class in meta-training",
+    "algorithm.inner_lr": "inner rate {}",
+    "optimizer.lr": "outer rate {}",
+    "seed": "seed {}",
+}
 
 
 @dataclass(frozen=True)
@@ -44,10 +56,10 @@ def report(folder: Path, to: Path, rows: Sequence[str] = (), column: str | None 
     Args:
         folder: of a sweep, which may still be running.
         to: the folder to write to.
-        rows: keys whose values make the table's rows, and a figure each; if none, all that
+        rows: keys whose values make the table's rows, and a figure each; by default all that
             differ between runs, but the column's and the seed.
-        column: the key whose values make the table's columns, and a curve each; if none, the last
-            of those that differ.
+        column: the key whose values make the table's columns, and a curve each; by default the
+            last of those that differ, but the seed.
 
     Returns:
         The contents of ``report.md``.
@@ -62,7 +74,7 @@ def report(folder: Path, to: Path, rows: Sequence[str] = (), column: str | None 
             raise InputError(
                 f"{key}: was not overridden in {folder}: choose of {', '.join(varied) or 'none'}"
             )
-    column = column or next((key for key in reversed(varied) if key not in rows), _SEED)
+    column = column or next((key for key in reversed(varied) if key not in rows), None)
     rows = list(rows) or [key for key in varied if key != column]
     cells = _cells(jobs, rows, column)
 
@@ -71,15 +83,15 @@ def report(folder: Path, to: Path, rows: Sequence[str] = (), column: str | None 
     _write_csv(to / "curves.csv", [_named(job) | row for job in jobs for row in job.curves])
     pictures = []
     for row, of_row in groupby(cells, key=lambda cell: cell.row):
-        lines = [line for cell in of_row for line in _lines(cell, column)]
-        if not lines:
+        curves = [curve for cell in of_row if (curve := _curve(cell, column))]
+        if not curves:
             continue
-        title = ", ".join(f"{key} {value}" for key, value in zip(rows, row, strict=True))
+        title = _prose(dict(zip(rows, row, strict=True)))
         name = "curves__" + name_of(row) if row else "curves"
-        figure = draw_sweep(lines, title)
+        figure = draw_sweep(curves, title)
         figure.savefig(to / f"{name}.png", dpi=150)
         figure.savefig(to / f"{name}.svg")
-        pictures.append(f"![{title or 'curves'}]({name}.png)")
+        pictures.append(f"![{title or 'Meta-validation curves'}]({name}.png)")
     episode = next((job.folder / "episode.png" for job in jobs if job.results and job.folder), None)
     if episode and episode.is_file():
         shutil.copyfile(episode, to / "episode.png")
@@ -91,67 +103,38 @@ def report(folder: Path, to: Path, rows: Sequence[str] = (), column: str | None 
     return text
 
 
-@cache
-def published(samples: int, ways: int, shots: int) -> Mapping[str, float] | None:
-    """Accuracy, weighted precision and loss of the published meta-test, of the report's code.
-
-    Args:
-        samples: drawings a class in meta-training, 100 or 20.
-        ways: 5 or 10.
-        shots: 1, 5 or 10.
-
-    Returns:
-        By ``accuracy``, ``weighted_precision`` and ``loss``; none for other numbers.
-    """
-    return next(iter(_published("meta_test.csv", samples, ways, shots)), None)
-
-
-@cache
-def published_curves(samples: int, ways: int, shots: int) -> Sequence[Mapping[str, float]]:
-    """Epoch, ``val_acc``, ``val_loss`` and more of each published epoch; empty if there is none."""
-    return _published("curves.csv", samples, ways, shots)
-
-
-def _published(file: str, *setting: int) -> list[Mapping[str, float]]:
-    with (files("metadraw") / "published" / file).open(encoding="utf-8") as lines:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
-    keys = ("samples_per_class", "ways", "shots")
-    return [row for row in rows if tuple(row[key] for key in keys) == setting]
-
-
-def _setting(job: Job) -> tuple[int, int, int] | None:
-    """Samples, ways and shots, if the run is on the report's data with as many queries."""
-    data = job.config.get("data", {})
-    if data.get("_target_") != "metadraw.data.quickdraw.QuickDraw":
-        return None
-    if data["queries"] != data["shots"]:
-        return None
-    samples = data["train_samples_per_class"] or data["samples_per_class"]
-    return samples, data["ways"], data["shots"]
-
-
 def _varied(jobs: Sequence[Job]) -> list[str]:
     """Keys that were overridden with different values, in the order in which they were typed."""
     keys = dict.fromkeys(key for job in jobs for key in job.overrides)
     return [k for k in keys if k != _SEED and len({job.overrides.get(k) for job in jobs}) > 1]
 
 
-def _cells(jobs: Sequence[Job], rows: Sequence[str], column: str) -> list[Cell]:
+def _cells(jobs: Sequence[Job], rows: Sequence[str], column: str | None) -> list[Cell]:
     found: dict[tuple[tuple[str, ...], str], list[Job]] = {}
     for job in jobs:
-        row = tuple(job.overrides.get(key, "default") for key in rows)
-        found.setdefault((row, job.overrides.get(column, "default")), []).append(job)
+        row = tuple(_value(job, key) for key in rows)
+        found.setdefault((row, _value(job, column) if column else ""), []).append(job)
     order = list(dict.fromkeys(row for row, _ in found))
     keys = sorted(found, key=lambda key: order.index(key[0]))
     return [Cell(*key, found[key]) for key in keys]
 
 
-def _table(cells: Sequence[Cell], rows: Sequence[str], column: str) -> list[str]:
+def _value(job: Job, key: str) -> str:
+    """What was typed for a key, or what the run's config has where nothing was."""
+    if key in job.overrides:
+        return job.overrides[key]
+    found = OmegaConf.select(OmegaConf.create(job.config), key, throw_on_resolution_failure=False)
+    if found is None or isinstance(found, (DictConfig, ListConfig)):
+        return "default"
+    return str(found).lower() if isinstance(found, bool) else str(found)
+
+
+def _table(cells: Sequence[Cell], rows: Sequence[str], column: str | None) -> list[str]:
     columns = list(dict.fromkeys(cell.column for cell in cells))
     by_row: dict[tuple[str, ...], dict[str, str]] = {}
     for cell in cells:
         by_row.setdefault(cell.row, {})[cell.column] = _accuracy(cell)
-    head = [*rows, *(f"{column}={value}" for value in columns)]
+    head = [*rows, *(f"{column}={value}" if column else "accuracy" for value in columns)]
     lines = [head, ["---"] * len(head)]
     lines += [[*row, *(cell.get(c, "") for c in columns)] for row, cell in by_row.items()]
     return [f"| {' | '.join(line)} |" for line in lines]
@@ -169,18 +152,25 @@ def _accuracy(cell: Cell) -> str:
         text = f"{fmean(values):.1f}, sd {stdev(values):.1f} of {len(tests)} seeds"
     if tests and len(tests) < len(cell.jobs):
         text += f", {len(tests)} of {len(cell.jobs)} finished"
-    setting = next((s for s in map(_setting, cell.jobs) if s), None)
-    known = published(*setting) if setting else None
+    known = _published(cell)
     return f"{text} ({100 * known['accuracy']:.1f})" if known else text
+
+
+def _published(cell: Cell) -> Mapping[str, float] | None:
+    """The published meta-test, where every run of a cell has the report's settings."""
+    settings = {setting_of(job.config) for job in cell.jobs if job.config}
+    setting = settings.pop() if len(settings) == 1 else None
+    return published(*setting) if setting else None
 
 
 def _notes(jobs: Sequence[Job], cells: Sequence[Cell], varied: Sequence[str]) -> list[str]:
     notes = ["Meta-test accuracy in per cent, ± half its 95 % interval over tasks."]
     if any(len(cell.finished) > 1 for cell in cells):
         notes.append("Several seeds: their mean and standard deviation.")
-    settings = {setting for job in jobs if (setting := _setting(job))}
-    if any(published(*setting) for setting in settings):
-        notes.append("In brackets, and faint in the figures: what the report's runs published.")
+    if any(_published(cell) for cell in cells):
+        notes.append(
+            "In brackets, and grey in the figures: what the report published for these settings."
+        )
     sources = {
         f"{job.results['data'].get('source')}, {job.results['data'].get('sha256', '')[:12]}"
         for job in jobs
@@ -198,25 +188,45 @@ def _notes(jobs: Sequence[Job], cells: Sequence[Cell], varied: Sequence[str]) ->
     return [*lines, *([""] if rest else []), *rest]
 
 
-def _lines(cell: Cell, column: str) -> list[Line]:
-    """The validation curves of a cell, one a seed, and the published one behind them."""
+def _curve(cell: Cell, column: str | None) -> Curve | None:
+    """The validation curves of a cell, one a seed, and the published one."""
     begun = [job for job in cell.jobs if job.curves]
     if not begun:
-        return []
-    short = column.rpartition(".")[2]
-    label = f"{short} {cell.column}"
-    found = [
-        Line(
-            label if position == 0 else None,
-            cell.column,
-            [(row["epoch"], row["val/acc"], row["val/loss"]) for row in job.curves],
-        )
-        for position, job in enumerate(begun)
-    ]
-    setting = _setting(begun[0])
-    rows = published_curves(*setting) if setting else ()
-    behind = [(row["epoch"], row["val_acc"], row["val_loss"]) for row in rows]
-    return [*found, *([Line(None, cell.column, behind, faint=True)] if behind else [])]
+        return None
+    setting = setting_of(begun[0].config) if _published(cell) else None
+    return Curve(
+        _prose({column: cell.column}) if column else "meta-validation",
+        [
+            [
+                (row["epoch"], row["val/acc"], row["val/loss"])
+                for row in job.curves
+                if {*row} >= _NEEDED
+            ]
+            for job in begun
+        ],
+        [
+            (row["epoch"], row["val_acc"], row["val_loss"])
+            for row in (published_curves(*setting) if setting else ())
+        ],
+    )
+
+
+def _prose(values: Mapping[str, str]) -> str:
+    """``{"experiment": "report_20", "data.ways": "5"}`` -> ``5-way, 20 drawings a class``."""
+    first = [key for key in _PROSE if key in values]
+    rest = [key for key in values if key not in first]
+    return ", ".join(_phrase(key, values[key]) for key in first + rest)
+
+
+def _phrase(key: str, value: str) -> str:
+    for samples, experiment in EXPERIMENTS.items():
+        if (key, value) == ("experiment", experiment):
+            return f"{samples} drawings a class"
+    if key in _PROSE and value != "default":
+        return _PROSE[key].format(value)
+    words = f"{key.rpartition('.')[2]} {value}".replace("_", " ")
+    # A choice of a group says what it is by itself: algorithm=maml is maml.
+    return words if "." in key or value == "default" else value
 
 
 def _named(job: Job) -> dict[str, Any]:
@@ -225,7 +235,7 @@ def _named(job: Job) -> dict[str, Any]:
 
 def _run_row(job: Job) -> dict[str, Any]:
     """The same columns for every run, empty where there is nothing yet."""
-    results, setting = job.results or {}, _setting(job)
+    results, setting = job.results or {}, setting_of(job.config)
     test, known = results.get("test", {}), (published(*setting) if setting else None) or {}
     row = _named(job) | {"status": job.status, "epochs": len(job.curves)}
     for name in ("acc", "acc_ci95", "precision", "loss", "acc_before", "tasks"):
@@ -239,7 +249,7 @@ def _run_row(job: Job) -> dict[str, Any]:
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,6 +38,19 @@ def versions() -> dict[str, str]:
     return found
 
 
+def git() -> dict[str, Any] | None:
+    """The Git commit of metadraw's source, and whether a file differs from it; None without Git."""
+    command = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit, changes = (
+            subprocess.run([*command, *what], capture_output=True, text=True, check=True).stdout
+            for what in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit.strip(), "dirty": bool(changes.strip())}
+
+
 def of_split(logged: Mapping[str, float], split: str) -> dict[str, Any]:
     """What was logged for a split, by name without the split."""
     found: dict[str, Any] = {
@@ -56,7 +70,7 @@ def evaluation(
     return {
         "split": split,
         **found,
-        "inner_steps": learner.algorithm.eval_inner_steps,
+        "inner_steps": learner.algorithm.eval_inner_steps if learner.algorithm.inner_loop else 0,
         "query_statistics": learner.query_statistics,
         "seconds": round(seconds, 3),
         "tasks_per_second": round(found["tasks"] / seconds, 1),
@@ -72,13 +86,19 @@ def write(
         path: the file.
         data: whose drawings' source and checksum are told.
         learner: whose config is told.
-        **measured: what was measured.
+        **measured: what was measured, and what the run was called.
 
     Returns:
         What was written.
     """
+    counts = [(p.numel(), p.requires_grad) for p in learner.parameters()]
     results = {
         **measured,
+        "algorithm": (learner.config or {}).get("algorithm_name"),
+        "parameters": {
+            "total": sum(count for count, _ in counts),
+            "meta_trained": sum(count for count, trained in counts if trained),
+        },
         "data": data.drawings.provenance,
         "versions": versions(),
         "machine": {
@@ -114,9 +134,10 @@ def write_tasks(path: Path, evaluated: Tensor) -> None:
 def sentence(test: dict[str, Any]) -> str:
     """An evaluation in one line for people."""
     steps = test["inner_steps"]
+    told = f"{steps} inner step{'s' if steps > 1 else ''}" if steps else "no inner loop"
     return (
         f"meta-{test['split']} accuracy {100 * test['acc']:.2f} ± {100 * test['acc_ci95']:.2f} % "
-        f"(95 % interval, {test['tasks']} tasks, {steps} inner step{'s' if steps > 1 else ''}, "
+        f"(95 % interval, {test['tasks']} tasks, {told}, "
         f"query set normalised by {_WHOSE[test['query_statistics']]} statistics), "
         f"before adaptation {100 * test['acc_before']:.2f} %"
     )

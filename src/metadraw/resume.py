@@ -1,19 +1,36 @@
-"""A run folder is where a run goes on: what an earlier one of the same config has left there."""
+"""Where a run goes on: in its own folder, or from a checkpoint with other settings."""
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lightning import Callback
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from omegaconf import DictConfig, OmegaConf
 
+from metadraw import optimizers
 from metadraw.errors import InputError
+
+if TYPE_CHECKING:
+    from metadraw.learner import MetaLearner
 
 #: What makes no other run of it: where it runs, what it is called and who watches.
 _ELSEWHERE = (
     *("defaults", "hydra", "paths", "callbacks", "logger", "task_name", "ckpt_path"),
+    *("algorithm_name", "tags", "notes"),
     *("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.cache_dir"),
+)
+#: What decides how a checkpoint is evaluated, but for what these have for meta-training alone.
+_EVALUATION = ("data.", "model.", "algorithm.", "learner.", "trainer.precision")
+_TRAINING = (
+    *("data.train_batches", "data.train_samples_per_class", "data.seed", "data.new_classes"),
+    *("data.shift", "data.mirror", "data.test_batches", "algorithm.inner_steps"),
+    *("algorithm.first_order", "learner.recompute_steps", "learner.tasks_per_chunk"),
+    *("learner.gradient_clip_norm", "learner.map_tasks"),
 )
 
 
@@ -25,9 +42,12 @@ def refuse_another_config(cfg: DictConfig, folder: Path) -> None:
     """
     if not (folder / "config.yaml").is_file():
         return
-    before, now = (_flat(OmegaConf.to_container(c)) for c in (_read(folder), _resolved(cfg)))
+    saved = _read(folder)
+    before, now = (_flat(OmegaConf.to_container(c)) for c in (saved, _resolved(cfg)))
     for key in [*now, *before]:
         if before.get(key) != now.get(key):
+            if key not in before and now[key] in _defaults(key, saved):
+                continue  # begun by a metadraw that did not have this setting yet
             raise InputError(
                 f"{folder} holds a run with {key}={before.get(key)}, this one has "
                 f"{key}={now.get(key)}: choose another folder (hydra.run.dir, or hydra.sweep.dir "
@@ -45,6 +65,141 @@ def last_checkpoint(folder: Path) -> str | None:
     """Where a run that did not finish can be resumed, or none."""
     path = folder / "checkpoints" / "last.ckpt"
     return str(path) if path.is_file() else None
+
+
+def check(
+    path: str,
+    checkpoint: dict[str, Any],
+    learner: MetaLearner,
+    callbacks: Iterable[Callback],
+    given: bool,
+) -> str:
+    """Check that a run can go on from a checkpoint with the config at hand.
+
+    Args:
+        path: of the checkpoint.
+        checkpoint: its contents, which are changed as `carry_over` does.
+        learner: with the config of the run that goes on.
+        callbacks: of the run that goes on.
+        given: whether it was asked for, and is not what a killed run has left in its folder, where
+            a run may also be finished that has nothing left to train.
+
+    Returns:
+        One line for people: how far it is, and which settings are others from here on.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if "optimizer_states" not in checkpoint:
+        raise InputError(
+            f"ckpt_path={path}: holds the weights alone, as save_weights_only=true keeps them: a "
+            "run goes on from a whole checkpoint, e.g. last.ckpt"
+        )
+    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    if progress["processed"] < progress["started"]:
+        raise InputError(
+            f"ckpt_path={path}: was saved in the middle of epoch {progress['started']}: a run goes "
+            "on from a checkpoint that was saved between epochs, e.g. last.ckpt"
+        )
+    before, now = _flat(checkpoint["metadraw_config"]), _flat(learner.config)
+    epochs, steps = epochs_of(checkpoint), checkpoint["global_step"]
+    for key, done in {"max_epochs": epochs, "max_steps": steps}.items():
+        most = now.get(f"trainer.{key}", -1)
+        if given and -1 < most <= done:
+            raise InputError(
+                f"trainer.{key}={most}: nothing is left to train, ckpt_path={path} already has "
+                f"{done} {key.removeprefix('max_')}: must be more, e.g. trainer.{key}={2 * done}"
+            )
+    for timer in (c for c in callbacks if isinstance(c, Timer)):
+        state = checkpoint["callbacks"].get(timer.state_key, {"time_elapsed": {}})
+        took, most = state["time_elapsed"].get("train", 0.0), timer.time_remaining()
+        if given and most is not None and most <= took:
+            raise InputError(
+                f"trainer.max_time: is {most:.0f} s for the whole run, nothing is left to train: "
+                f"ckpt_path={path} already took {took:.0f} s"
+            )
+    was, typed = (config.get("optimizer._target_") for config in (before, now))
+    if was != typed:
+        raise InputError(
+            f"optimizer._target_={typed}: ckpt_path={path} has the state of {was}, with which "
+            f"another optimiser cannot go on: must be {was}"
+        )
+    changed = _changed(before, now)
+    if "algorithm.inner_lr" in changed and any(
+        name.startswith("algorithm.inner_lr") for name in checkpoint["state_dict"]
+    ):
+        raise InputError(
+            f"algorithm.inner_lr={now['algorithm.inner_lr']}: is where learned rates start, and "
+            f"ckpt_path={path} has learned them already, from {before['algorithm.inner_lr']}"
+        )
+    carry_over(checkpoint, learner, callbacks)  # as it will be when the checkpoint is restored
+    told = "; ".join(f"{key}={now.get(key)}, was {before.get(key)}" for key in sorted(changed))
+    return f"resumed from {path} after epoch {epochs}" + (f", now with {told}" if told else "")
+
+
+def carry_over(
+    checkpoint: dict[str, Any], learner: MetaLearner, callbacks: Iterable[Callback]
+) -> None:
+    """Change a checkpoint, before it is restored, to what the config of the run that goes on says.
+
+    What is learned stays: parameters, the optimiser's moments, what callbacks have counted. What
+    is a setting is as typed now. The best score so far is dropped where checkpoints are now
+    evaluated otherwise, and scores can no longer be compared.
+
+    Args:
+        checkpoint: of a run.
+        learner: with the config of the run that goes on.
+        callbacks: of the run that goes on.
+
+    Raises:
+        InputError: the optimiser cannot go on with its new settings.
+    """
+    changed = _changed(_flat(checkpoint["metadraw_config"]), _flat(learner.config or {}))
+    optimizers.carry_over(
+        checkpoint,
+        learner.outer_parameters(),
+        learner.make_optimizer,
+        learner.make_scheduler,
+        changed=changed,
+        epochs=epochs_of(checkpoint),
+    )
+    states = checkpoint["callbacks"]
+    comparable = not any(k.startswith(_EVALUATION) and k not in _TRAINING for k in changed)
+    for callback in callbacks:
+        if getattr(callback, "monitor", None) is not None and not comparable:
+            states.pop(callback.state_key, None)
+        if isinstance(callback, EarlyStopping) and callback.state_key in states:
+            states[callback.state_key]["patience"] = callback.patience
+
+
+def epochs_of(checkpoint: dict[str, Any]) -> int:
+    """How many epochs a checkpoint has behind it."""
+    return checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    return {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+
+
+def _defaults(key: str, saved: DictConfig) -> list[Any]:
+    """What a setting is where nothing is typed, in the shipped choices that a config may be of."""
+    group = key.partition(".")[0]
+    shipped = _shipped(group, OmegaConf.select(saved, f"{group}._target_"))
+    # Below what was saved, because a default may follow another key.
+    filled = [_resolved(DictConfig(OmegaConf.merge(choice, saved))) for choice in shipped]
+    return [_flat(OmegaConf.to_container(choice)).get(key) for choice in filled]
+
+
+@functools.cache
+def _shipped(group: str, target: str | None) -> list[DictConfig]:
+    """The shipped config with each choice of a group that has this target."""
+    from metadraw.factory import CONFIGS, compose  # which imports the learner
+
+    choices = [f"{group}={path.stem}" for path in sorted((CONFIGS / group).glob("*.yaml"))]
+    composed = [compose(choice) for choice in choices] or [compose()]
+    for config in composed:
+        OmegaConf.set_struct(config, False)
+    return [c for c in composed if OmegaConf.select(c, f"{group}._target_") == target]
 
 
 def _read(folder: Path) -> DictConfig:

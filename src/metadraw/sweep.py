@@ -89,7 +89,7 @@ def _read(folder: Path) -> Job:
         typed = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else []
         path, curves = folder / "metrics.csv", []
         if path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 for row in csv.DictReader(file):
                     curves.append({key: float(value) for key, value in row.items() if value})
         path = folder / "results.json"

@@ -5,31 +5,31 @@ from __future__ import annotations
 import logging
 import signal
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from metadraw import loggers, results, resume
-from metadraw.checkpoints import WholeCheckpointIO
+from metadraw import console, loggers, results, resume
+from metadraw.checkpoints import BestCheckpoint
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import DivergedError, InputError
 from metadraw.factory import build, check_parameters, read_checkpoint
 from metadraw.figures import draw_episode
-from metadraw.files import write_whole
+from metadraw.files import WholeCheckpoints, write_whole
 from metadraw.learner import MetaLearner
+from metadraw.options import check_callbacks, check_training
 
 log = logging.getLogger(__name__)
 say = rank_zero_only(log.info)  # once, not by every process
-# Lightning's own use of a PyTorch name that is about to go; nothing a user could change.
-warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -50,47 +50,56 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             config; before any training.
         DivergedError: a loss was not finite; the last good checkpoint is kept.
     """
-    check_trainer(cfg.trainer)
+    check_training(cfg.trainer, {s: cfg.data[f"{s}_batches"] for s in ("train", "val", "test")})
+    if cfg.get("tags") is not None and not OmegaConf.is_list(cfg.tags):
+        raise InputError(f"tags={cfg.tags}: must be a list, e.g. tags=[{cfg.tags}]")
     folder = Path(cfg.paths.output_dir)
     resume.refuse_another_config(cfg, folder)
     if (found := resume.finished(folder)) is not None:
         say("already finished: %s", folder)
         return found
+    git = results.git()
     data, learner = build(cfg)
     learner.algorithm.check_classes(data.class_count)
+    trainer = make_trainer(cfg, learner)
     ckpt_path = cfg.ckpt_path or resume.last_checkpoint(folder)
     if ckpt_path is not None:
-        check_parameters(ckpt_path, read_checkpoint(ckpt_path), learner)
-        say("resumed from %s", ckpt_path)
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        checkpoint, given = read_checkpoint(ckpt_path), bool(cfg.ckpt_path)
+        check_parameters(ckpt_path, checkpoint, learner)
+        say("%s", resume.check(ckpt_path, checkpoint, learner, callbacks, given))
 
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     save_config(cfg, folder)
     say("run folder: %s", folder)
-    trainer = make_trainer(cfg)
-    logger = trainer.logger
     try:
-        loggers.start(logger, {**(learner.config or {}), "drawings": data.drawings.provenance})
+        loggers.start(
+            trainer.loggers, {**(learner.config or {}), "drawings": data.drawings.provenance}
+        )
         began = time.perf_counter()
         try:
             trainer.fit(learner, data, ckpt_path=ckpt_path, weights_only=True)
         except DivergedError as error:
             raise DivergedError(f"{error}; {_kept(folder)}") from error
+        except MisconfigurationException as error:  # of options that only Lightning knows
+            raise InputError(" ".join(str(error).split())) from error
         except SystemExit as stopped:  # by which Lightning ends at Ctrl-C and SIGTERM
             # As a shell has it: 128 and the number of the signal.
             code = 128 + (signal.SIGTERM if trainer.received_sigterm else signal.SIGINT)
             say("stopped in epoch %d: %s", trainer.current_epoch + 1, _kept(folder))
             raise SystemExit(code) from stopped
         trained = time.perf_counter()
-        best = trainer.checkpoint_callback
-        assert isinstance(best, ModelCheckpoint)
-        trainer.test(
-            learner,
-            datamodule=data,
-            ckpt_path=best.best_model_path,
-            verbose=False,
-            weights_only=True,
-        )
-        test = results.evaluation(trainer, learner, "test", time.perf_counter() - trained)
+        path = chosen_checkpoint(trainer, folder)
+        checkpoint = read_checkpoint(path)
+        # Not by Trainer.test, which restores callbacks as well, and these may restore weights.
+        learner.load_state_dict(checkpoint["state_dict"])
+        logged = checkpoint["metadraw_metrics"]
+        if "val/acc" not in logged:  # these weights were not validated when they were saved
+            trainer.validate(learner, datamodule=data, verbose=False)
+            logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        began_test = time.perf_counter()
+        trainer.test(learner, datamodule=data, verbose=False)
+        test = results.evaluation(trainer, learner, "test", time.perf_counter() - began_test)
         results.write_tasks(folder / "tasks.csv", learner.evaluated)
 
         show_episode(data, learner, folder / "episode.png")
@@ -100,73 +109,81 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             data,
             learner,
             test=test,
-            val=results.of_split(read_checkpoint(best.best_model_path)["metadraw_metrics"], "val"),
+            val=results.of_split(logged, "val"),
             train={
                 "epochs": epochs,
                 "outer_steps": trainer.global_step,
                 "seconds_with_validation": round(trained - began, 3),
             },
-            checkpoint=best.best_model_path,
+            checkpoint=path,
+            git=git,
+            tags=list(cfg.get("tags") or []),
+            notes=cfg.get("notes"),
         )
-        loggers.finish(logger, found, folder)
+        loggers.finish(trainer.loggers, found, folder)
     finally:
-        loggers.close(logger)
+        loggers.close(trainer.loggers)
     say("%s", results.sentence(test))
-    say("curves: %s", folder / "curves.png")
+    say("results: %s", folder / "results.json")
+    if (folder / "curves.png").is_file():
+        say("curves: %s", folder / "curves.png")
     return found
 
 
-def make_trainer(cfg: DictConfig) -> L.Trainer:
-    """The Trainer of a config, with its callbacks and logger."""
-    callbacks = list(instantiate(cfg.callbacks).values()) if cfg.get("callbacks") else []
-    trainer: L.Trainer = instantiate(
+def make_trainer(cfg: DictConfig, learner: MetaLearner) -> L.Trainer:
+    """The Trainer of a config, with its callbacks and loggers.
+
+    Args:
+        cfg: the config; a callback that is null is left out.
+        learner: that it is for.
+
+    Raises:
+        InputError: a callback that cannot work.
+    """
+    console.quiet()
+    configs = {key: node for key, node in (cfg.get("callbacks") or {}).items() if node is not None}
+    callbacks = {key: _make(f"callbacks.{key}", node) for key, node in configs.items()}
+    check_callbacks(configs, callbacks, learner, logger=bool(cfg.get("logger")))
+    bars = [callback for callback in callbacks.values() if isinstance(callback, ProgressBar)]
+    show = cfg.trainer.get("enable_progress_bar")
+    show = bool(bars) if show is None else show
+    others = [callback for callback in callbacks.values() if callback not in bars]
+    trainer: L.Trainer = _make(
+        "trainer",
         cfg.trainer,
-        callbacks=callbacks,
+        # The first one: others read what it logs.
+        callbacks=[console.EpochLines(), *others, *(bars if show else [])],
+        enable_progress_bar=show,
         logger=loggers.make(cfg.get("logger"), Path(cfg.paths.output_dir)),
         default_root_dir=cfg.paths.output_dir,
     )
-    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # Lightning's own default
-        trainer.strategy.checkpoint_io = WholeCheckpointIO()
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no other was asked for
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
     return trainer
 
 
-def check_trainer(trainer: DictConfig) -> None:
-    """Check for Trainer options that belong to automatic optimisation, or leave nothing to test.
+def _make(key: str, node: DictConfig, **more: Any) -> Any:
+    """What a config describes.
 
     Raises:
-        InputError: one of them is set; it names what to use instead.
+        InputError: it cannot be made.
     """
-    if trainer.get("gradient_clip_val") is not None:
-        raise InputError(
-            f"trainer.gradient_clip_val={trainer.gradient_clip_val}: the outer step is a manual "
-            "one: use learner.gradient_clip_norm"
-        )
-    batches = trainer.get("accumulate_grad_batches", 1)
-    if batches != 1:
-        raise InputError(
-            f"trainer.accumulate_grad_batches={batches}: the outer step is a manual one: use a "
-            "larger data.tasks_per_batch, with learner.tasks_per_chunk for the same memory"
-        )
-    if str(trainer.get("precision", "32-true")) in ("16", "16-mixed", "16-true"):
-        raise InputError(
-            f"trainer.precision={trainer.precision}: half precision needs loss scaling, which "
-            "meta-gradients do not pass through: use bf16-mixed, 32-true or 64-true"
-        )
-    if not trainer.get("max_epochs") or trainer.max_epochs < 1:
-        raise InputError(f"trainer.max_epochs={trainer.get('max_epochs')}: must be at least 1")
-    if trainer.get("fast_dev_run"):
-        raise InputError(
-            f"trainer.fast_dev_run={trainer.fast_dev_run}: keeps no checkpoint to test: use "
-            "trainer.max_epochs=1 data.train_batches=1 data.val_batches=1 data.test_batches=1"
-        )
-    for split in ("train", "val", "test"):
-        if trainer.get(key := f"limit_{split}_batches", 1) == 0:
-            raise InputError(f"trainer.{key}=0: must be above 0: use data.{split}_batches=1")
-    if (trainer.get("check_val_every_n_epoch") or 1) > trainer.max_epochs:
-        raise InputError(
-            f"trainer.check_val_every_n_epoch={trainer.check_val_every_n_epoch}: must be at most "
-            f"trainer.max_epochs={trainer.max_epochs}: meta-validation chooses the checkpoint"
-        )
+    try:
+        return instantiate(node, _convert_="all", **more)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        line = " ".join(str(cause).split()) or type(cause).__name__
+        raise InputError(line if isinstance(cause, InputError) else f"{key}: {line}") from error
+
+
+def chosen_checkpoint(trainer: L.Trainer, folder: Path) -> str:
+    """The checkpoint that is tested: the best, without such a callback the last, or one of now."""
+    found = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    found.sort(key=lambda callback: not isinstance(callback, BestCheckpoint))
+    if found and found[0].best_model_path:
+        return found[0].best_model_path
+    trainer.save_checkpoint(path := str(folder / "checkpoints" / "best.ckpt"))
+    return path
 
 
 @rank_zero_only

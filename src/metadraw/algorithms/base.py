@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import grad
 from torch.optim import Optimizer
 
 from metadraw.adaptation import Params
 from metadraw.data.episode import Episode
 from metadraw.errors import InputError
+from metadraw.gradient import grad
 from metadraw.models.batch_norm import refuse_running_statistics, statistics_of_first
 from metadraw.models.functional import call
 from metadraw.recompute import grad_by_steps
@@ -34,7 +34,7 @@ class Algorithm(nn.Module, ABC):
     """A network together with a way to learn one task.
 
     Every method is about one task, without a batch dimension: whoever calls them maps them over
-    tasks with `torch.vmap`. They are pure functions of this module's parameters, which are the
+    tasks (`metadraw.map_tasks`). They are pure functions of this module's parameters, which are the
     meta-parameters: the network's, and any that a subclass adds.
 
     What the network keeps to itself stays so: a parameter with ``requires_grad=False`` is neither
@@ -46,7 +46,8 @@ class Algorithm(nn.Module, ABC):
     optimiser, it moves in `outer_step`; what goes by the epoch, it sets in `begin_epoch`.
 
     Args:
-        network: any module without in-place buffers, ``[B, C, H, W]`` -> ``[B, N]`` logits.
+        network: any module that does not change its own buffers, ``[B, C, H, W]`` -> ``[B, N]``
+            logits.
         inner_steps: K, adaptation steps in meta-training; 1 where there is no inner loop.
         eval_inner_steps: adaptation steps in meta-validation and meta-test.
 
@@ -57,6 +58,8 @@ class Algorithm(nn.Module, ABC):
 
     #: Whether a trained algorithm can be tested with another number of ways.
     any_ways = False
+    #: Whether a task is learned by inner steps.
+    inner_loop = True
     #: Whether it keeps running statistics, for ``learner.query_statistics=running``.
     running_statistics = False
     #: Whether each inner step is computed again on the way back: slower, in memory for one.

@@ -25,6 +25,7 @@ class ProtoNet(Algorithm):
     """
 
     any_ways = True
+    inner_loop = False
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network, inner_steps=1, eval_inner_steps=1)

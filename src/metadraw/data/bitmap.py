@@ -7,14 +7,16 @@ from functools import reduce
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from metadraw.data.pictures import plain
+
 SIDE = 28  # pixels
 _FINE = 8 * SIDE  # the side at which strokes are measured and corrected
-_STROKE = 10  # their width there: 1.25 pixels of the bitmap
+_STROKE = 10  # their width there: 1.25 pixels of a bitmap of 28
 _FILLED = 50  # what is wider is no stroke but a filled shape, and stays as it is
 _CONTRAST = 24  # grey levels between ground and ink, below which there is no drawing
 
 
-def to_bitmap(image: Image.Image) -> np.ndarray:
+def to_bitmap(image: Image.Image, side: int = SIDE) -> np.ndarray:
     """Light strokes on a black ground, as large as the bitmap allows, centred.
 
     The ground may be light or dark, transparent, or paper in uneven light. Strokes are brought to
@@ -22,23 +24,28 @@ def to_bitmap(image: Image.Image) -> np.ndarray:
 
     Args:
         image: any size and mode.
+        side: of the bitmap, in pixels.
 
     Returns:
-        ``uint8 [28, 28]``, 0 ground to 255 ink; all 0 for a picture without a drawing.
+        ``uint8 [side, side]``, 0 ground to 255 ink; all 0 for a picture without a drawing.
+
+    Raises:
+        ValueError: pixels that are neither grey nor RGB.
     """
     ink = _ink(_grey(image))
     columns, rows = (np.flatnonzero((ink > 0.5).any(axis=axis)) for axis in (0, 1))
     if not columns.size:
-        return np.zeros((SIDE, SIDE), np.uint8)
+        return np.zeros((side, side), np.uint8)
     cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = SIDE / max(cropped.shape)
+    scale = side / max(cropped.shape)
     height, width = (max(1, round(scale * length)) for length in cropped.shape)
     fine = Image.fromarray((255 * cropped).astype(np.uint8)).resize(
-        (width * _FINE // SIDE, height * _FINE // SIDE), Image.Resampling.BICUBIC
+        (max(1, width * _FINE // side), max(1, height * _FINE // side)), Image.Resampling.BICUBIC
     )
-    small = _even_strokes(fine).resize((width, height), Image.Resampling.BOX)
-    bitmap = np.zeros((SIDE, SIDE), np.uint8)
-    top, left = (SIDE - height) // 2, (SIDE - width) // 2
+    resampling = Image.Resampling.BOX if side <= _FINE else Image.Resampling.BICUBIC
+    small = _even_strokes(fine).resize((width, height), resampling)
+    bitmap = np.zeros((side, side), np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
     values = np.asarray(small, np.float32)
     bitmap[top : top + height, left : left + width] = np.rint(values * (255 / max(values.max(), 1)))
     return bitmap
@@ -46,10 +53,9 @@ def to_bitmap(image: Image.Image) -> np.ndarray:
 
 def _grey(image: Image.Image) -> Image.Image:
     """Without transparency and of a size that is quick to work with, mode ``L``."""
-    image = ImageOps.exif_transpose(image)
+    image = plain(image)
     image.thumbnail((2 * _FINE, 2 * _FINE), reducing_gap=2.0)
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
+    if image.mode == "RGBA":
         alpha = np.asarray(image.getchannel("A"), np.float32)
         luminance = np.asarray(image.convert("L"), np.float32)
         # Light strokes on nothing would vanish on white.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from metadraw.data import cache
 from metadraw.data.augmentation import ORIENTATIONS
@@ -28,23 +28,33 @@ class EpisodeBatches(Dataset[Episode]):
     """Batch b of a split as a map-style dataset: any order, any worker, the same tasks.
 
     Batch b holds the episodes ``b*T .. b*T+T-1``. Under several ranks each one gets its part of
-    them: together they see every task once.
+    them: together they see every task once. Of a limited number of tasks, the first follows the
+    last.
     """
 
-    def __init__(self, sampler: EpisodeSampler, tasks: int, rank: int = 0, ranks: int = 1) -> None:
-        self.sampler, self.tasks = sampler, tasks
+    def __init__(
+        self,
+        sampler: EpisodeSampler,
+        tasks: int,
+        rank: int = 0,
+        ranks: int = 1,
+        limit: int | None = None,
+    ) -> None:
+        self.sampler, self.tasks, self.limit = sampler, tasks, limit
         self.first, self.last = tasks * rank // ranks, tasks * (rank + 1) // ranks
 
     def __getitem__(self, batch: int) -> Episode:
         start = batch * self.tasks
-        return self.sampler(torch.arange(start + self.first, start + self.last))
+        numbers = torch.arange(start + self.first, start + self.last)
+        return self.sampler(numbers if self.limit is None else numbers % self.limit)
 
 
-class EpochOrder(Sampler[int]):
+class EpochOrder(SequentialSampler):
     """Batch numbers of one epoch: epoch e has ``e*B .. e*B+B-1``.
 
     So a run that is resumed at epoch e sees the tasks that it would have seen. Lightning's own
-    ``set_epoch`` is of no use for that: it starts at 0 again in a resumed run.
+    ``set_epoch`` is of no use for that: it starts at 0 again in a resumed run. That the order is
+    sequential tells Lightning to leave it alone with ``trainer.overfit_batches``.
 
     Args:
         batches: B.
@@ -73,6 +83,8 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         queries: Q, query drawings a class.
         tasks_per_batch: T, tasks of one outer step, over all ranks together.
         train_batches: meta-training batches an epoch.
+        train_tasks: meta-training is on the first so many tasks, over and over; on new ones in
+            every step if None.
         val_batches: meta-validation batches after each epoch, the same every time.
         test_batches: meta-test batches.
         seed: of the meta-training episodes.
@@ -125,6 +137,7 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         shift: int,
         mirror: bool,
         train_samples_per_class: int | None,
+        train_tasks: int | None = None,
         image_size: int = 28,
         image_channels: int = 1,
         classes: Names | None = None,
@@ -146,6 +159,8 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
             "image_size": (image_size, 1),
             "image_channels": (image_channels, 1),
         }
+        if train_tasks is not None:
+            least["train_tasks"] = (train_tasks, 1)
         for key, (value, minimum) in least.items():
             if type(value) is not int or value < minimum:  # bool is an int, too
                 raise InputError(
@@ -181,6 +196,7 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         self.classes, self.exclude_classes = classes, exclude_classes
         self.image_size, self.image_channels = image_size, image_channels
         self.train_samples = train_samples_per_class
+        self.train_tasks = train_tasks
         self.ways, self.shots, self.queries = ways, shots, queries
         self.tasks_per_batch = tasks_per_batch
         self.batches = {"train": train_batches, "val": val_batches, "test": test_batches}
@@ -352,10 +368,16 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
                 f"data.tasks_per_batch={self.tasks_per_batch} cannot be divided among {ranks} "
                 f"processes: it must be at least {ranks}"
             )
-        dataset = EpisodeBatches(self.episodes(split, device), self.tasks_per_batch, rank, ranks)
+        limit = self.train_tasks if split == "train" else None
+        dataset = EpisodeBatches(
+            self.episodes(split, device), self.tasks_per_batch, rank, ranks, limit
+        )
 
         def epoch() -> int:
-            return self.trainer.current_epoch if split == "train" and self.trainer else 0
+            trainer = self.trainer
+            if split != "train" or trainer is None or getattr(trainer, "overfit_batches", False):
+                return 0  # the same tasks every time
+            return trainer.current_epoch
 
         # batch_size=None: an item of the dataset already is a batch.
         return DataLoader(dataset, batch_size=None, sampler=EpochOrder(batches, epoch))

@@ -14,14 +14,13 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from metadraw.data import cache
+from metadraw.data.bitmap import to_bitmap
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.drawings import Drawings
+from metadraw.data.pictures import FORMATS, SUFFIXES, plain
 from metadraw.data.sources import choose_rows
 from metadraw.errors import InputError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-# Nothing else is tried, whatever a file is called: some of Pillow's readers start other programs.
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 _log = logging.getLogger(__name__)
 
 
@@ -36,6 +35,9 @@ class ImageFolder(EpisodeDataModule):
         samples_per_class: at most so many images of each class, all if None.
         drawings_seed: which images of a class are taken.
         cache_dir: where the images that were read are kept.
+        prepare: ``as_is`` takes images as they are; ``ink`` makes each drawing light ink on black,
+            see `to_bitmap`, which is what `FewShot` makes of a picture for a network that was
+            trained on doodles.
         **episodes: what `EpisodeDataModule` takes; ``image_channels`` is 1 (grey) or 3 (RGB).
 
     Raises:
@@ -53,6 +55,7 @@ class ImageFolder(EpisodeDataModule):
         samples_per_class: int | None,
         drawings_seed: int,
         cache_dir: str | Path,
+        prepare: str = "as_is",
         **episodes: Any,
     ) -> None:
         super().__init__(**episodes)
@@ -60,6 +63,14 @@ class ImageFolder(EpisodeDataModule):
             raise InputError(
                 f"data.image_channels={self.image_channels}: must be 1 for grey or 3 for RGB"
             )
+        if prepare not in ("as_is", "ink"):
+            raise InputError(f"data.prepare={prepare}: must be as_is or ink")
+        if prepare == "ink" and self.image_channels != 1:
+            raise InputError(
+                f"data.prepare=ink with data.image_channels={self.image_channels}: ink is grey, "
+                "right is data.image_channels=1"
+            )
+        self.ink = prepare == "ink"
         if samples_per_class is not None and (
             type(samples_per_class) is not int or samples_per_class < 1
         ):
@@ -75,7 +86,7 @@ class ImageFolder(EpisodeDataModule):
         self.samples, self.drawings_seed = samples_per_class, drawings_seed
 
     def prepare(self, image: Image.Image) -> np.ndarray:
-        """The centre square of an image as seen, on white, resized with antialiasing.
+        """The centre square of an image on white, resized with antialiasing; or the ink in it.
 
         Args:
             image: of any size and mode, as read from its file; of an animation, the first frame.
@@ -84,15 +95,11 @@ class ImageFolder(EpisodeDataModule):
             ``uint8 [image_channels, image_size, image_size]``.
 
         Raises:
-            ValueError: pixels for which there is no one right way to RGB.
+            ValueError: pixels that are neither grey nor RGB.
         """
-        if image.mode in ("F", "LAB"):
-            raise ValueError(f"its pixels are {image.mode}, not grey or RGB")
-        image = ImageOps.exif_transpose(image)  # a photo taken with the camera turned
-        if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off what is above 255
-            grey = np.asarray(image).astype(np.float64) / 257
-            image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
-        image = image.convert("RGBA")
+        if self.ink:
+            return to_bitmap(image, self.image_size)[None]
+        image = plain(image).convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         seen = Image.alpha_composite(white, image).convert(
             "L" if self.image_channels == 1 else "RGB"
@@ -133,6 +140,7 @@ class ImageFolder(EpisodeDataModule):
             "renderer": f"{type(self).__module__}.{type(self).__qualname__} {self.version}",
             "image_size": self.image_size,
             "image_channels": self.image_channels,
+            "prepare": "ink" if self.ink else "as_is",
             "samples_per_class": self.samples or "all",
             "seed": self.drawings_seed,
         }
@@ -185,7 +193,7 @@ class ImageFolder(EpisodeDataModule):
 
     def _read(self, file: Path) -> np.ndarray:
         try:
-            with Image.open(file, formats=_FORMATS) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 return self.prepare(image)
         except Exception as error:  # a damaged file raises nearly anything
             reason = " ".join(str(error).split()) or type(error).__name__

@@ -1,1 +1,1 @@
-"""Networks: any `torch.nn.Module` without in-place buffers, one file each."""
+"""Networks: any `torch.nn.Module` that does not change its own buffers, one file each."""

@@ -1,23 +1,30 @@
-"""The server behind the page: examples in, probabilities out, on this machine alone.
+"""The server behind the page: examples in, probabilities out.
 
 It keeps nothing but the latest adapted classifiers, each under a random name that only the page
-knows that sent its examples: people at several pages do not meet.
+knows that sent its examples: people at several pages do not meet. It listens to this machine alone,
+unless another address is chosen; then everybody needs a token, which is part of the page's address.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import io
+import ipaddress
 import logging
+import os
 import random
 import secrets
+import socket
 import time
+import unicodedata
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import torch
 from aiohttp import web
@@ -30,7 +37,7 @@ from metadraw.errors import InputError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-CLASSES, EXAMPLES, NAME = (2, 10), (1, 10), 40  # least and most; letters
+CLASSES, EXAMPLES, NAME = (2, 10), (1, 10), 40  # least and most; characters
 _BODY = 4 * 2**20  # bytes of a request at most
 _SIDE = 1024  # pixels of a drawing at most
 _KEPT = 64  # classifiers
@@ -40,60 +47,147 @@ _HEADERS = {
     # The page is one file and may talk to this server alone.
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline'; img-src 'self' data:",
     "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
 
 
 def serve(cfg: DictConfig) -> None:
-    """Serve ``cfg.ckpt_path`` on ``http://127.0.0.1:cfg.port`` until interrupted.
+    """Serve ``cfg.ckpt_path`` on ``cfg.host`` and ``cfg.port`` until interrupted.
+
+    Port 0 is any free one. The log has the address to open.
 
     Raises:
-        InputError: no such checkpoint, or the port is taken.
+        InputError: no such checkpoint, no such address, or the port is taken.
     """
     if OmegaConf.is_missing(cfg, "ckpt_path"):
         raise InputError("ckpt_path is missing: right is ckpt_path=PATH of a checkpoint")
-    if type(cfg.port) is not int or not 0 < cfg.port < 65536:
-        raise InputError(f"port={cfg.port}: must be a whole number from 1 to 65535")
-    app = make_app(FewShot(cfg.ckpt_path))
-    log.info("draw on http://127.0.0.1:%d (Ctrl-C ends it)", cfg.port)
-    try:
-        web.run_app(app, host="127.0.0.1", port=cfg.port, print=None, access_log=None)
-    except OSError as error:
+    if not isinstance(cfg.ckpt_path, str):
+        given = "null" if cfg.ckpt_path is None else cfg.ckpt_path
+        raise InputError(f"ckpt_path={given}: right is ckpt_path=PATH of a checkpoint")
+    if type(cfg.port) is not int or not 0 <= cfg.port < 65536:
         raise InputError(
-            f"port={cfg.port}: cannot be used ({error.strerror}): try another"
-        ) from error
+            f"port={cfg.port}: must be a whole number from 1 to 65535, or 0 for any free port"
+        )
+    meta_learner = FewShot(cfg.ckpt_path)
+    # Before the drawings are loaded, which may take a while.
+    with _listen(cfg.host, cfg.port) as listener:
+        address, port = listener.getsockname()[:2]
+        local = ipaddress.ip_address(address).is_loopback
+        token = None if local else secrets.token_hex(8)
+        app = make_app(meta_learner, token)
+        name = _for_url(str(cfg.host) if local else _reachable(address))
+        log.info("draw on http://%s:%d/%s (Ctrl-C ends it)", name, port, token or "")
+        if token:
+            log.info("anyone in your network who has this link can use the page")
+        web.run_app(app, sock=listener, print=None, access_log=None)
 
 
-def make_app(meta_learner: FewShot) -> web.Application:
-    """The application around one checkpoint."""
-    app = web.Application(client_max_size=_BODY, middlewares=[_guard])
-    app.add_routes(_Handlers(meta_learner).routes())
+def make_app(meta_learner: FewShot, token: str | None = None) -> web.Application:
+    """The application around one checkpoint.
+
+    Args:
+        meta_learner: the checkpoint.
+        token: what each path has to begin with, for an address that others can reach; ``None``
+            for this machine alone, where the request has to name this machine.
+    """
+
+    @web.middleware
+    async def guard(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Send others away, and say what is wrong in one line."""
+        try:
+            _check_sender(request, token)
+            response = await handler(request)
+        except InputError as error:
+            response = web.json_response({"error": str(error)}, status=400)
+        except web.HTTPException as error:
+            response = web.json_response({"error": error.reason}, status=error.status)
+        response.headers.update(_HEADERS)
+        return response
+
+    app = web.Application(client_max_size=_BODY, middlewares=[guard])
+    app.add_routes(_Handlers(meta_learner).routes(f"/{token}" if token else ""))
     return app
 
 
-@web.middleware
-async def _guard(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Refuse other sites' pages, and tell what is wrong in one line."""
+def _check_sender(request: web.Request, token: str | None) -> None:
+    """Refuse whoever lacks the token, and the pages of other sites in this browser.
+
+    Raises:
+        web.HTTPException: refused.
+    """
+    given = request.path.split("/")[1]
+    if token and not secrets.compare_digest(given.encode(), token.encode()):
+        raise web.HTTPForbidden(reason="the token is missing or wrong: open the link of demo.py")
     # A page elsewhere whose name was made to lead here still sends that name.
-    if request.host.rpartition(":")[0] not in ("127.0.0.1", "localhost"):
-        return web.json_response({"error": f"host {request.host}: not this machine"}, status=403)
+    if not _is_ours(request.host, token is None):
+        raise web.HTTPForbidden(reason=f"host {request.host}: not this machine")
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.partition("://")[2] != request.host:
+        raise web.HTTPForbidden(reason=f"origin {origin}: not this page")
     if request.method == "POST" and request.content_type != "application/json":
-        return web.json_response({"error": "right is application/json"}, status=415)
+        raise web.HTTPUnsupportedMediaType(reason="right is application/json")
+
+
+def _is_ours(host: str, local: bool) -> bool:
+    """Whether a ``Host`` header names this machine, which no foreign domain name does."""
+    name = ""
     try:
-        response = await handler(request)
-    except InputError as error:
-        response = web.json_response({"error": str(error)}, status=400)
-    except web.HTTPException as error:
-        response = web.json_response({"error": error.reason}, status=error.status)
-    response.headers.update(_HEADERS)
-    return response
+        name = urlsplit(f"//{host}").hostname or ""
+        address = ipaddress.ip_address(name)
+    except ValueError:  # a name
+        mine = socket.gethostname().lower()
+        return name == "localhost" or (not local and name in (mine, f"{mine}.local"))
+    return address.is_loopback or not local
+
+
+def _listen(host: Any, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        InputError: not an address of this machine, or a port that cannot be used.
+    """
+    right = "right is 127.0.0.1 for this machine alone, or 0.0.0.0 for every address that it has"
+    if not isinstance(host, str) or not host:  # to a socket, no host is every address
+        raise InputError(f"host={'null' if host is None else host}: {right}")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"host={host}: there is no such address; {right}") from error
+    try:
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, dualstack_ipv6=both)
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise InputError(f"host={host}: not an address of this machine; {right}") from error
+        reason = os.strerror(error.errno) if error.errno else error
+        raise InputError(f"port={port}: cannot be used ({reason}): try another") from error
+
+
+def _reachable(address: str) -> str:
+    """The address by which others reach a listening one, as far as it can be found."""
+    if not ipaddress.ip_address(address).is_unspecified:
+        return address
+    # Nothing is sent: this only asks which of this machine's addresses would be the sender's.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # an address that is kept for examples (RFC 5737)
+        except OSError:
+            return socket.gethostname()
+        return str(probe.getsockname()[0])
+
+
+def _for_url(name: str) -> str:
+    return f"[{name}]" if ":" in name else name
 
 
 class _Handlers:
     def __init__(self, meta_learner: FewShot) -> None:
         self.meta_learner = meta_learner
+        only = meta_learner.only_ways
+        self.ways = CLASSES if only is None else (only, only)
         self.kept: OrderedDict[str, Classifier] = OrderedDict()
         self.waiting = 0
         # One at a time: a network's hooks are its own. On one core: the browser needs another, and
@@ -104,16 +198,24 @@ class _Handlers:
         except InputError as error:
             log.info("no real drawings to fill in: %s", error)
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self, prefix: str) -> list[web.RouteDef]:
+        pages = {prefix or "/", f"{prefix}/"}
         return [
-            web.get("/", self.page),
-            web.get("/real", self.real),
-            web.post("/adapt", self.adapt),
-            web.post("/predict", self.predict),
+            *(web.get(path, self.page) for path in pages),
+            web.get(f"{prefix}/about", self.about),
+            web.get(f"{prefix}/real", self.real),
+            web.post(f"{prefix}/adapt", self.adapt),
+            web.post(f"{prefix}/predict", self.predict),
         ]
 
     async def page(self, request: web.Request) -> web.StreamResponse:
         return web.Response(text=_PAGE.read_text(encoding="utf-8"), content_type="text/html")
+
+    async def about(self, request: web.Request) -> web.StreamResponse:
+        """What the page has to know about the checkpoint: its limits."""
+        algorithm = type(self.meta_learner.learner.algorithm).__name__
+        limits = {"ways": self.ways, "examples": EXAMPLES[1], "name": NAME}
+        return web.json_response({"algorithm": algorithm, **limits})
 
     async def real(self, request: web.Request) -> web.StreamResponse:
         """Examples of random classes that the network was not trained on."""
@@ -121,9 +223,12 @@ class _Handlers:
         if not hasattr(data, "drawings"):
             raise InputError("there are no real drawings on this machine")
         ways, shots = (_number(request.query, key) for key in ("ways", "shots"))
-        _within("classes", ways, CLASSES)
+        _within("classes", ways, self.ways)
         _within("examples", shots, EXAMPLES)
-        names = random.sample(data.splits["test"], min(ways, len(data.splits["test"])))
+        known = data.splits["test"]
+        if len(known) < self.ways[0]:
+            raise InputError(f"the meta-test split has only {len(known)} classes")
+        names = random.sample(known, min(ways, len(known)))
         images = data.drawings.images
         found = []
         for name in names:
@@ -135,12 +240,14 @@ class _Handlers:
 
     async def adapt(self, request: web.Request) -> web.StreamResponse:
         classes = _field(await _json(request), "classes", list)
-        _within("classes", len(classes), CLASSES)
+        _within("classes", len(classes), self.ways)
         examples: dict[str, list[Image.Image]] = {}
         for each in classes:
-            name, drawings = _field(each, "name", str).strip(), _field(each, "examples", list)
-            if not 0 < len(name) <= NAME or name in examples:
-                raise InputError(f"class {name!r}: names are different, 1 to {NAME} letters each")
+            name, drawings = _name(_field(each, "name", str)), _field(each, "examples", list)
+            if not 0 < len(name) <= NAME:
+                raise InputError(f"class {name!r}: a name has 1 to {NAME} characters")
+            if name in examples:
+                raise InputError(f"two classes are called {name!r}: each needs its own name")
             _within(f"examples of {name!r}", len(drawings), EXAMPLES)
             examples[name] = [_image(drawing) for drawing in drawings]
         began = time.perf_counter()
@@ -203,9 +310,15 @@ def _number(query: Any, key: str) -> int:
         raise InputError(f"{key}: right is a whole number") from error
 
 
+def _name(typed: str) -> str:
+    """Without differences that nobody sees."""
+    return " ".join(unicodedata.normalize("NFC", typed).split())
+
+
 def _within(what: str, number: int, limits: tuple[int, int]) -> None:
     if not limits[0] <= number <= limits[1]:
-        raise InputError(f"{number} {what}: right is {limits[0]} to {limits[1]}")
+        right = " to ".join(str(limit) for limit in sorted(set(limits)))
+        raise InputError(f"{number} {what}: right is {right}")
 
 
 def _image(url: Any) -> Image.Image:

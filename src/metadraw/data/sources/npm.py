@@ -71,7 +71,8 @@ def _pack() -> bytes:
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=_TIMEOUT,
             )
             tarballs = [file.read_bytes() for file in Path(folder).glob("*.tgz")]

@@ -1,0 +1,464 @@
+"""README's figures, each from a committed file: rewrites what stands between its markers.
+
+python benchmarks/readme.py
+
+A block begins with ``<!-- made by benchmarks/readme.py: NAME -->``, ends with ``<!-- end -->``, and
+is made by the function of that name here. The files are made by
+
+    python benchmarks/algorithms.py --jobs 2 data.source=npm
+    python benchmarks/label_permutations.py CHECKPOINTS  # of maml, anil, proto_maml, unicorn_maml
+    python benchmarks/episodes.py
+    python benchmarks/speed.py settings data.source=npm     # and algorithms, memory
+    python benchmarks/training.py data.source=npm
+    python benchmarks/page.py data.source=npm
+    python benchmarks/shipped.py RUN/checkpoints/best.ckpt
+    python train.py experiment=quickstart data.source=npm hydra.run.dir=logs/quickstart/run
+    python report.py logs/quickstart --to results/quickstart
+    python report.py SWEEP --rows experiment data.ways --column data.shots --to results/report
+    python report.py SWEEP --to results/best
+
+SWEEP being the one that README names.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+
+from algorithms import ABLATION, ALGORITHMS  # beside this file
+
+from metadraw.cloudera import EXPERIMENTS, published, published_curves
+
+ROOT = Path(__file__).resolve().parents[1]
+_BLOCK = re.compile(
+    r"(<!-- made by benchmarks/readme\.py: (\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL
+)
+SETTINGS = [(ways, shots) for ways in (5, 10) for shots in (1, 5, 10)]
+
+
+# ---- reading ---------------------------------------------------------------------------------
+
+
+def tables(file: str) -> list[list[list[str]]]:
+    """The cells of each table of a Markdown file, without head and rule."""
+    text = (ROOT / file).read_text()
+    found = re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
+    return [
+        [[cell.strip() for cell in row.strip("|\n ").split(" | ")] for row in table.splitlines()][
+            2:
+        ]
+        for table in found
+    ]
+
+
+def table(file: str) -> dict[str, list[str]]:
+    """The first table of a Markdown file, by its first column."""
+    return {row[0]: row[1:] for row in tables(file)[0]}
+
+
+def csv_rows(file: str) -> list[dict[str, str]]:
+    """A CSV file, a mapping a row."""
+    with (ROOT / file).open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def said(pattern: str, file: str) -> tuple[str, ...]:
+    """The groups of a pattern that a file has to contain."""
+    match = re.search(pattern, (ROOT / file).read_text())
+    assert match, f"{file} does not say {pattern}"
+    return match.groups()
+
+
+def value(cell: str) -> float:
+    """``**+12.68 ± 1.59**`` -> 12.68."""
+    return float(cell.strip("*").split(" ±")[0])
+
+
+def short(cell: str) -> str:
+    """``**+12.68 ± 1.59**`` -> ``+12.7 ± 1.6``; nothing for the reference."""
+    if cell == "reference":
+        return ""
+    mean, half = (
+        Decimal(part).quantize(Decimal("0.1"), ROUND_HALF_UP)
+        for part in cell.strip("*").split(" ± ")
+    )
+    return f"{mean:{'+' if cell.strip('*')[0] in '+-' else '-'}} ± {half}"
+
+
+def percent(share: str | float) -> str:
+    """``0.5321`` -> ``53.2``."""
+    return f"{100 * float(share):.1f}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def listed(parts: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+# ---- blocks ----------------------------------------------------------------------------------
+
+ONE, FIVE, CHANGES = (
+    f"benchmarks/results/{study}.md"
+    for study in ("5-way-1-shot", "5-way-5-shot", "maml_pp-ablation")
+)
+
+
+def study(file: str, labels: Sequence[str]) -> dict[str, list[str]]:
+    """Accuracy and difference of a study of benchmarks/algorithms.py, by its runs' labels."""
+    return dict(zip(labels, table(file).values(), strict=True))
+
+
+def algorithms() -> list[str]:
+    """All algorithms at equal tasks, for one and for five shots."""
+    one, five = (study(file, list(ALGORITHMS)) for file in (ONE, FIVE))
+    rows = []
+    for label in ALGORITHMS:
+        name, _, rest = label.partition(",")
+        cells = [short(cell) for runs in (one, five) for cell in runs[label][:2]]
+        rows.append([f"`{name}`{rest and ','}{rest}", *cells])
+    trained, tested = (
+        [said(pattern, file)[0] for file in (ONE, FIVE)]
+        for pattern in (r"same ([\d,]+) tasks", r"([\d,]+) meta-test tasks")
+    )
+    return [
+        *markdown(
+            ["algorithm", *["5-way 1-shot", "difference", "5-way 5-shot", "difference"]], rows
+        ),
+        "",
+        f"{trained[0]} meta-training tasks for 1 shot and {trained[1]} for 5 shots; "
+        f"{tested[0]} and {tested[1]} meta-test tasks; one seed.",
+    ]
+
+
+def findings() -> list[str]:
+    """What the table of algorithms says."""
+    one, five = (study(file, list(ALGORITHMS)) for file in (ONE, FIVE))
+    best = [max(runs, key=lambda label: value(runs[label][0])) for runs in (one, five)]
+    recipe, scratch = short(one["maml, the report's recipe"][0]), short(one["scratch"][0])
+    permuted = table("benchmarks/results/label-permutations.md")
+    spread = {name: row[2] for name, row in permuted.items()}
+    worst, top = (float(figure) for figure in permuted["MAML"][1].split(", "))
+    return [
+        f"- with one shot, the report's recipe is at {recipe} % after so few tasks, and an "
+        f"untrained network that takes 50 steps of 0.1 (`scratch`) at {scratch} %: five steps of "
+        "0.01 change little;",
+        f"- the best recipe for 1 shot is `{best[0]}`, for 5 shots `{best[1]}`;",
+        "- plain MAML depends on which class has which label: over 12 permutations of a task's "
+        f"labels its accuracy has a standard deviation of {spread['MAML']} points, and there are "
+        f"{top - worst:.1f} points between the worst and the best; `unicorn_maml` and `proto_maml` "
+        f"have deviations of {spread['UnicornMAML']} and {spread['ProtoMAML']} "
+        "([label-permutations.md](benchmarks/results/label-permutations.md)).",
+    ]
+
+
+def ablation() -> list[str]:
+    """MAML++ change by change."""
+    runs = study(CHANGES, list(ABLATION))
+    clear = [label for label, row in runs.items() if row[1].startswith("**+")]
+    lines = markdown(
+        ["recipe", "5-way 1-shot", "difference"],
+        [[label, short(row[0]), short(row[1])] for label, row in runs.items()],
+    )
+    return [*lines, "", f"Better than MAML beyond the interval: {listed(clear) or 'none of them'}."]
+
+
+def reproduced() -> list[str]:
+    """The report's runs beside its figures."""
+    runs = {
+        (row["experiment"], int(row["data.ways"]), int(row["data.shots"])): row
+        for row in csv_rows("results/report/runs.csv")
+    }
+    done = {key: float(row["test/acc"]) for key, row in runs.items() if row["test/acc"]}
+
+    def known(experiment: str, ways: int, shots: int) -> float:
+        samples = next(n for n, name in EXPERIMENTS.items() if name == experiment)
+        found = published(samples, ways, shots)
+        assert found is not None
+        return found["accuracy"]
+
+    def cells(experiment: str, ways: int, shots: int) -> list[str]:
+        row = runs.get((experiment, ways, shots))
+        text = "" if row is None else row["status"]
+        if row and row["test/acc"]:
+            text = f"{percent(row['test/acc'])} ± {percent(row['test/acc_ci95'])}"
+        return [text, percent(known(experiment, ways, shots))]
+
+    def gains(pairs: Sequence[tuple[str, tuple, tuple]]) -> str:
+        texts = [
+            f"{100 * (done[a] - done[b]):.1f} points {text} "
+            f"(published: {100 * (known(*a) - known(*b)):.1f})"
+            for text, a, b in pairs
+            if a in done and b in done
+        ]
+        return listed(texts) or "not yet measured"
+
+    large, small = EXPERIMENTS.values()
+    agree = [
+        key for key in done if abs(done[key] - known(*key)) <= float(runs[key]["test/acc_ci95"])
+    ]
+    lines = markdown(
+        ["", "100 drawings a class", "published", "20 drawings a class", "published"],
+        [
+            [f"{ways}-way {shots}-shot", *cells(large, ways, shots), *cells(small, ways, shots)]
+            for ways, shots in SETTINGS
+            if (large, ways, shots) in runs or (small, ways, shots) in runs
+        ],
+    )
+    more = [(f"for {w}-way {k}-shot", (large, w, k), (small, w, k)) for w, k in SETTINGS]
+    fewer_ways = [
+        (f"for {k} shot{'s' * (k > 1)} of {n} drawings a class", (e, 5, k), (e, 10, k))
+        for n, e in EXPERIMENTS.items()
+        for k in (1, 5, 10)
+    ]
+    lines += [
+        "",
+        f"{len(done)} of these runs are finished. In {len(agree)} of them, the published figure "
+        "lies within the 95 % interval.",
+        "",
+        "What the report found, in these runs:",
+        "",
+        f"- *More drawings help.* 100 instead of 20 a class bring {gains(more)}.",
+        f"- *5-way is easier than 10-way*, by {gains(fewer_ways)}.",
+    ]
+    last = [
+        row
+        for row in csv_rows("results/report/curves.csv")
+        if (row["experiment"], row["data.ways"], row["data.shots"]) == (small, "10", "1")
+    ][-11:]
+    if last:
+        first, *_, end = last
+        lines.append(
+            f"- *10-way 1-shot on 20 drawings overfits.* From epoch {float(first['epoch']):.0f} to "
+            f"{float(end['epoch']):.0f}, training accuracy goes from {percent(first['train/acc'])} "
+            f"to {percent(end['train/acc'])} %, validation accuracy from "
+            f"{percent(first['val/acc'])} to {percent(end['val/acc'])} %, and validation loss from "
+            f"{float(first['val/loss']):.2f} to {float(end['val/loss']):.2f}."
+        )
+    return lines
+
+
+def best() -> list[str]:
+    """The checkpoint that comes with metadraw, and how fast its recipe learns."""
+    rows = table("checkpoints/results.md")
+    shown = [[task, short(row[0]), short(row[1]), row[2]] for task, row in rows.items()]
+
+    def gain(more: int, less: int) -> str:
+        points = sorted(
+            value(rows[f"{ways}-way {more}-shot"][kind])
+            - value(rows[f"{ways}-way {less}-shot"][kind])
+            for ways in (5, 10)
+            for kind in (0, 1)
+        )
+        return f"{points[0]:.0f} to {points[-1]:.0f} points"
+
+    def first_epoch(file: str, at_least: float, **wanted: str) -> str:
+        for row in csv_rows(file):
+            asked_for = all(row[key] == text for key, text in wanted.items())
+            if asked_for and float(row["val/acc"]) >= at_least:
+                return f"after {float(row['epoch']):.0f} epochs"
+        return "never"
+
+    ours, theirs = (
+        first_epoch("results/best/curves.csv", 0.62, **{"learner.query_statistics": "query"}),
+        first_epoch(
+            "results/report/curves.csv",
+            0.62,
+            **{"experiment": "report_100", "data.ways": "5", "data.shots": "1"},
+        ),
+    )
+    return [
+        *markdown(
+            ["", "one picture at a time", "the query set at once", "published, a run for each"],
+            shown,
+        ),
+        "",
+        "Made by `python benchmarks/shipped.py` ([results.md](checkpoints/results.md)). Five shots "
+        f"instead of one bring {gain(5, 1)}, ten instead of five another {gain(10, 5)}. Trained "
+        f"with the query set at once, the recipe is at 62 % in 5-way 1-shot meta-validation {ours},"
+        f" the report's {theirs} ([results/best](results/best/report.md)).",
+    ]
+
+
+def epoch_line() -> list[str]:
+    """What `metadraw.console.EpochLines` wrote of an epoch of ``make train``."""
+    rows = csv_rows("results/quickstart/curves.csv")
+    third = rows[2]
+    parts = [
+        f"epoch 3/{len(rows)}",
+        f"train {percent(third['train/acc'])}",
+        f"val {percent(third['val/acc'])} ± {percent(third['val/acc_ci95'])}",
+        "best" if float(third["val/acc"]) > max(float(row["val/acc"]) for row in rows[:2]) else "",
+        f"{float(third['seconds']):.0f} s" if third.get("seconds") else "",
+    ]
+    return ["```text", "  ".join(part for part in parts if part), "```"]
+
+
+def measured() -> list[str]:
+    """Runs of a few minutes, and the drawing of tasks."""
+    (quick,) = csv_rows("results/quickstart/runs.csv")
+    first = [
+        percent(row["val/acc"])
+        for row in csv_rows("results/report/curves.csv")
+        if (row["experiment"], row["data.ways"], row["data.shots"]) == ("report_100", "5", "1")
+    ][:5]
+    theirs = [percent(row["val_acc"]) for row in published_curves(100, 5, 1)][:5]
+    batch = tables("benchmarks/results/episodes.md")[0][0][-1]
+    return markdown(
+        ["command", "what", "measured"],
+        [
+            [
+                "`make train`",
+                f"meta-test accuracy, {int(quick['test/tasks']):,} tasks "
+                "([results/quickstart](results/quickstart/report.md))",
+                f"{percent(quick['test/acc'])} ± {percent(quick['test/acc_ci95'])} %",
+            ],
+            [
+                "`python train.py experiment=report_100 data.source=npm`",
+                "validation accuracy after epochs 1 to 5 "
+                "([results/report](results/report/report.md))",
+                f"{', '.join(first)} %",
+            ],
+            ["", "the report's own curve, original bitmaps", f"{', '.join(theirs)} %"],
+            [
+                "`python benchmarks/episodes.py`",
+                "drawing a batch of 25 5-way 1-shot tasks "
+                "([episodes.md](benchmarks/results/episodes.md))",
+                f"{float(batch):.1f} ms",
+            ],
+        ],
+    )
+
+
+def speed() -> list[str]:
+    """Peers beside metadraw, at the report's shapes of a task."""
+    rows = [
+        # Of the file's columns: times, then loop / metadraw, and the memory.
+        [
+            task,
+            *(f"{row[i]}, {row[j]}" for i, j in zip(range(1, 6), range(13, 18), strict=True)),
+            row[6],
+        ]
+        for task, row in table("benchmarks/results/speed-settings.md").items()
+    ]
+    head = [
+        "task",
+        "metadraw",
+        "`vmap` of PyTorch's layers",
+        "per-task loop",
+        "`higher`",
+        "`torchopt`",
+    ]
+    return markdown([*head, "loop / metadraw"], rows)
+
+
+def first_order() -> list[str]:
+    """FOMAML and evaluation."""
+    file = "benchmarks/results/speed-algorithms.md"
+    rows = table(file)
+    loop = r"`{}` in a per-task loop: meta-train ([\d,]+) ms, meta-test ([\d,]+) ms"
+    return [
+        f"At 5-way 1-shot, a step of `fomaml` takes {rows['`fomaml`'][0]} ms, and a per-task loop "
+        f"{said(loop.format('fomaml'), file)[0]} ms; evaluation of 25 tasks by `maml` takes "
+        f"{rows['`maml`'][3]} ms, and a loop {said(loop.format('maml'), file)[1]} ms "
+        "(`python benchmarks/speed.py algorithms data.source=npm`, "
+        "[speed-algorithms.md](benchmarks/results/speed-algorithms.md): every algorithm).",
+    ]
+
+
+def costs() -> list[str]:
+    """Memory, Lightning's trainer, processes, and the page."""
+    memory = table("benchmarks/results/speed-memory.md")
+    within, bare = said(
+        r"takes ([\d,]+) ms by Lightning's trainer.* and ([\d,]+) ms without",
+        "benchmarks/results/training.md",
+    )
+    steps = [row[-1] for row in tables("benchmarks/results/training.md")[0]]
+    stroke, adapting = table("benchmarks/results/page.md").values()
+
+    def at(kind: int) -> str:
+        return "; ".join(f"{memory[n][kind]} ms, {memory[n][kind + 1]} GB" for n in ("5", "50"))
+
+    return markdown(
+        ["command", "what", "measured"],
+        [
+            [
+                "`python benchmarks/speed.py memory data.source=npm`",
+                "5 and 50 inner steps, kept for the way back "
+                "([speed-memory.md](benchmarks/results/speed-memory.md))",
+                at(0),
+            ],
+            ["", "the same with `learner.recompute_steps=true`", at(2)],
+            [
+                "`python benchmarks/training.py data.source=npm`",
+                "a step by Lightning's trainer, and without it, in turns "
+                "([training.md](benchmarks/results/training.md))",
+                f"{within}, {bare} ms",
+            ],
+            [
+                "",
+                "a step of `train.py` on one core, on two, by two processes",
+                f"{', '.join(steps)} ms",
+            ],
+            [
+                "`python benchmarks/page.py data.source=npm`",
+                "from a stroke on the page of `demo.py` to its probabilities there, in headless "
+                "Chromium: median, longest ([page.md](benchmarks/results/page.md))",
+                f"{stroke[1]}, {stroke[3]} ms",
+            ],
+            ["", "adapting there to 5 classes of 3 examples each", f"{adapting[1]} ms"],
+        ],
+    )
+
+
+_MAKERS: Sequence[Callable[[], list[str]]] = (
+    *(
+        algorithms,
+        findings,
+        ablation,
+        reproduced,
+        best,
+        epoch_line,
+        measured,
+        speed,
+        first_order,
+        costs,
+    ),
+)
+BLOCKS = {maker.__name__: maker for maker in _MAKERS}
+
+
+def block(name: str) -> str:
+    """A block's text, its sentences in lines of at most 100 characters."""
+
+    def wrapped(line: str) -> str:
+        indent = "  " if line.startswith("- ") else ""
+        return textwrap.fill(
+            line, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+
+    lines = BLOCKS[name]()
+    return "\n".join(line if line.startswith("|") else wrapped(line) for line in lines) + "\n"
+
+
+def renewed(text: str) -> str:
+    """README with its blocks made again."""
+    return _BLOCK.sub(lambda found: found[1] + block(found[2]), text)
+
+
+def main() -> None:
+    """Rewrite README.md."""
+    path = ROOT / "README.md"
+    path.write_text(renewed(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What a run says while it is running: one line an epoch, and on a terminal a progress bar."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import math
+import sys
+import time
+import warnings
+from typing import Any
+
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
+
+log = logging.getLogger(__name__)
+#: Lightning's warnings that would mislead here.
+_UNTRUE_HERE = (
+    "The number of training batches .* is smaller than the logging interval",  # logged by epoch
+    "The .* does not have many workers",  # episodes are made on the device of the network
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # by Lightning itself
+    "The dirpath has changed",  # checkpoints.BestCheckpoint takes care of that
+)
+
+
+class EpochLines(L.Callback):
+    """Logs one line an epoch, whatever the progress bar does.
+
+    ``epoch  3/50  train 45.2  val 46.3 ± 2.4  best  12 s``: accuracies after adaptation in per
+    cent, half the 95 % interval over the meta-validation tasks, whether ``val/acc`` is the highest
+    so far, and how long the epoch took, with validation. An epoch without validation has no
+    ``val``.
+
+    Also logs the numbers that are known here alone: ``epoch``, counted from 1, ``lr``, the outer
+    learning rate of the epoch, and ``seconds``, its duration.
+    """
+
+    def __init__(self) -> None:
+        self.best = -math.inf
+        self.job_logging: Any = (
+            OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+            if HydraConfig.initialized()
+            else None
+        )
+
+    def setup(self, trainer: L.Trainer, learner: L.LightningModule, stage: str) -> None:
+        """Set up the console in a process that Lightning has spawned, too."""
+        quiet()
+        if self.job_logging and not logging.getLogger().hasHandlers():
+            logging.config.dictConfig(self.job_logging)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
+        """Start the clock."""
+        self.began, self.validated = time.perf_counter(), False
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
+        """Note that this epoch has a validation."""
+        self.validated = True
+        learner.log("epoch", trainer.current_epoch + 1.0, sync_dist=True)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
+        """Log the line and the numbers."""
+        seconds = time.perf_counter() - self.began
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        numbers = {"epoch": trainer.current_epoch + 1.0, "lr": float(rate), "seconds": seconds}
+        learner.log_dict(numbers, sync_dist=True)
+        logged = trainer.callback_metrics
+        last = str(trainer.max_epochs)
+        parts = [f"epoch {trainer.current_epoch + 1:>{len(last)}}/{last}"]
+        if "train/acc" in logged:
+            parts.append(f"train {100 * logged['train/acc'].item():4.1f}")
+        if self.validated:
+            accuracy, half = (logged[name].item() for name in ("val/acc", "val/acc_ci95"))
+            # One task has no interval.
+            interval = "" if math.isnan(half) else f" ± {100 * half:.1f}"
+            better, self.best = accuracy > self.best, max(accuracy, self.best)
+            parts += [f"val {100 * accuracy:4.1f}{interval}", "best" if better else "    "]
+        parts.append(f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s")
+        # On a terminal the bars make room for the line.
+        with Tqdm.external_write_mode(file=sys.stdout):
+            rank_zero_only(log.info)("  ".join(parts))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The highest ``val/acc`` so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from it."""
+        self.best = state_dict["best"]
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar on a terminal, gone when it is done; nothing in a file or a pipe.
+
+    Args:
+        refresh_rate: steps between two looks of the bar; 0 turns it off.
+    """
+
+    def __init__(self, refresh_rate: int = 10) -> None:
+        super().__init__(refresh_rate=refresh_rate if sys.stdout.isatty() else 0)
+
+    def init_train_tqdm(self) -> Tqdm:
+        """Lightning's, but not left behind."""
+        bar = super().init_train_tqdm()
+        bar.leave = False
+        return bar
+
+    def init_test_tqdm(self) -> Tqdm:
+        """Lightning's, but not left behind."""
+        bar = super().init_test_tqdm()
+        bar.leave = False
+        return bar
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Name the epoch, counted from 1 as everywhere else."""
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        )
+
+    def get_metrics(self, *arguments: Any) -> dict[str, Any]:
+        """Without the number that a tracker gives a run."""
+        found = super().get_metrics(*arguments)
+        found.pop("v_num", None)
+        return found
+
+
+def quiet() -> None:
+    """Leave Lightning only its warnings, each shown once.
+
+    Otherwise each Trainer lists which accelerators there are not, and names further products; and
+    with handlers both on its loggers and on the root, all of that appears twice.
+    """
+    lightning = logging.getLogger("lightning")
+    if logging.getLogger().hasHandlers():
+        lightning.handlers.clear()
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _UNTRUE_HERE:
+        warnings.filterwarnings("ignore", message=f".*{message}")

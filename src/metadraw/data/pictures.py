@@ -1,0 +1,30 @@
+"""One way to read a picture, whatever it is for."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+#: Nothing else is tried, whatever a file is called: some of Pillow's readers start other programs.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """The same picture, upright, of mode ``L``, ``RGB`` or, where it is transparent, ``RGBA``.
+
+    Args:
+        image: of any size and mode; of an animation, the first frame.
+
+    Raises:
+        ValueError: pixels for which there is no one right way to grey or RGB.
+    """
+    if image.mode in ("F", "LAB"):
+        raise ValueError(f"its pixels are {image.mode}, not grey or RGB")
+    image = ImageOps.exif_transpose(image)  # a photo taken with the camera turned
+    if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off what is above 255
+        grey = np.asarray(image).astype(np.float64) / 257
+        return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        return image.convert("RGBA")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")

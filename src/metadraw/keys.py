@@ -1,0 +1,145 @@
+"""Keys that nothing reads: refused, however they came into the config, with what may be meant."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from difflib import get_close_matches
+from functools import cache
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from metadraw.errors import InputError
+
+#: Of eval.py, changes to a checkpoint's config: checked as a whole when that is read.
+_CHANGES = ("data", "algorithm", "learner")
+#: Config groups whose choices change the rest of the config, and are no part of it.
+_ONLY_GROUPS = ("experiment", "sweep")
+
+
+def check_job(cfg: DictConfig) -> None:
+    """`check` for the job that Hydra runs at the moment."""
+    check(cfg, known(HydraConfig.get().job.config_name))
+
+
+@cache
+def known(config_name: str | None) -> frozenset[str] | None:
+    """The keys, with dots, of a config without any override; None where it needs one."""
+    try:
+        return frozenset(_paths(compose(config_name)))
+    except HydraException:
+        return None
+
+
+def check(cfg: DictConfig, known: frozenset[str] | None = None) -> None:
+    """Check that something reads every key.
+
+    Next to a ``_target_``, a key must be an argument that the target takes. Everywhere else it must
+    be a known one, or be an object itself, such as another callback, or a callback that is off.
+
+    Args:
+        cfg: the composed config.
+        known: the keys that it has without overrides; None leaves out the second check.
+
+    Raises:
+        InputError: a key is neither.
+    """
+    _check_arguments(cfg, "", cfg)
+    if known is None:
+        return
+    for key in map(str, cfg):
+        if key not in known:
+            raise unknown(key, cfg)
+        group = _mapping(cfg, key)
+        if group is None or "_target_" in group or key in _CHANGES:
+            continue
+        for name in map(str, group):
+            part = _mapping(group, name)
+            is_object = part is not None and "_target_" in part
+            is_off = key == "callbacks" and OmegaConf.select(group, name) is None
+            if not (is_object or is_off) and f"{key}.{name}" not in known:
+                raise unknown(f"{key}.{name}", cfg)
+
+
+def unknown(key: str, cfg: DictConfig) -> InputError:
+    """The error for a key that does not exist.
+
+    Args:
+        key: with dots.
+        cfg: the whole config, with this key or without.
+    """
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    beside = {str(k) for k in node} if isinstance(node, DictConfig) else set()
+    addable = (_arguments(node["_target_"]) if "_target_" in beside else None) or set()
+    prefix = f"{parent}." if parent else ""
+    meant = {other: f"{prefix}{other}" for other in (*beside, *(() if parent else _ONLY_GROUPS))}
+    meant |= {other: f"+{prefix}{other}" for other in addable - beside}
+    if name in beside:  # where it should not have been
+        del meant[name]
+    # The same name in another group, else a similar one in the same.
+    found = [path for path in _paths(cfg) if path.endswith(f".{name}") and path != key]
+    if name in addable - beside:
+        found.insert(0, meant[name])
+    found += [meant[other] for other in get_close_matches(name, sorted(meant), 1)]
+    hint = f"did you mean {found[0]}?" if found else "--help shows every key"
+    return InputError(f"{key}: there is no such key: {hint}")
+
+
+def _check_arguments(node: DictConfig, path: str, cfg: DictConfig) -> None:
+    arguments = _arguments(node["_target_"]) if "_target_" in node else None
+    for key in map(str, node):
+        full = f"{path}.{key}" if path else key
+        if arguments is not None and key not in arguments and not key.startswith("_"):
+            raise unknown(full, cfg)
+        if (part := _mapping(node, key)) is not None:
+            _check_arguments(part, full, cfg)
+
+
+@cache
+def _arguments(target: str) -> set[str] | None:
+    """The names of what a class or function takes, None where it takes any.
+
+    What a class hands on by ``**kwargs`` is taken by the next one of its bases.
+    """
+    try:
+        found: Any = get_object(target)
+        calls = (
+            [vars(base)["__init__"] for base in found.__mro__ if "__init__" in vars(base)]
+            if isinstance(found, type)
+            else [found]
+        )
+        names: set[str] = set()
+        for call in calls:
+            parameters = inspect.signature(call).parameters.values()
+            names |= {
+                p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            }
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                return names - {"self"}
+    except Exception:  # no such target, which is told when it is made, or one without a signature
+        return None
+    return None
+
+
+def _mapping(node: DictConfig, key: Any) -> DictConfig | None:
+    """A value that is itself keys and values, as it stands; None for any other."""
+    value = node._get_node(key)
+    plain = isinstance(value, DictConfig) and not (
+        value._is_none() or value._is_missing() or value._is_interpolation()
+    )
+    return value if plain else None  # type: ignore[return-value]
+
+
+def _paths(cfg: DictConfig, path: str = "") -> Iterator[str]:
+    for key in map(str, cfg):
+        full = f"{path}.{key}" if path else key
+        if full != "hydra":
+            yield full
+            if (part := _mapping(cfg, key)) is not None:
+                yield from _paths(part, full)

@@ -1,0 +1,232 @@
+"""A trial step before anything starts: one line names the layer that cannot take it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from textwrap import shorten
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
+
+from metadraw.data.episode import Episode
+from metadraw.errors import InputError
+from metadraw.gradient import grad
+from metadraw.learner import MetaLearner
+
+#: What may help where a step fails: settings of the learner and of its algorithm.
+_REMEDIES: list[dict[str, Any]] = [
+    {"learner.map_tasks": "loop"},
+    {"learner.map_tasks": "loop", "learner.recompute_steps": False},
+    {"algorithm.first_order": True},
+    {"learner.map_tasks": "loop", "algorithm.first_order": True},
+]
+
+
+def try_step(
+    make: Callable[[dict[str, Any]], MetaLearner],
+    *,
+    ways: int,
+    shots: int,
+    queries: int,
+    image_shape: tuple[int, int, int],
+    model: str = "model",
+) -> None:
+    """Take an outer step and an evaluation of two random tasks, with a learner of its own.
+
+    No random state is changed.
+
+    Args:
+        make: a new learner, with some settings changed, by their names in the config.
+        ways: N.
+        shots: K.
+        queries: Q.
+        image_shape: channels, height and width.
+        model: what to call the network where it has another number of ways.
+
+    Raises:
+        InputError: that fails, with the layer where it does and what helps; or the network gives
+            anything but N logits for an image, or changes a buffer of its own.
+    """
+    with isolate_rng(include_cuda=False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself repeats whatever there is to say
+        torch.manual_seed(0)
+        labels = torch.arange(ways)
+        support_y, query_y = (labels.repeat_interleave(n).expand(2, -1) for n in (shots, queries))
+        support_x, query_x = (torch.rand(*y.shape, *image_shape) for y in (support_y, query_y))
+        # Classes of number 0: however few classes the data have, they have that one.
+        classes = torch.zeros(2, ways, dtype=torch.int64)
+        batch = Episode(support_x, support_y, query_x, query_y, classes, torch.arange(2))
+        learner = make({})
+        try:
+            logits = _forward(learner, batch.task(0))
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(_line(error, learner.algorithm.network, learner.algorithm)) from error
+        if logits.shape != (len(query_y[0]), ways):
+            raise InputError(
+                f"{model}: the network gives logits of shape {list(logits.shape)} for "
+                f"{len(query_y[0])} images: with data.ways={ways} it must be "
+                f"{[len(query_y[0]), ways]}"
+            )
+        try:
+            _step(learner, batch)
+        except Exception as error:
+            raise InputError(_explain(error, learner, make, batch)) from error
+
+
+def see_an_image(network: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Let lazy layers, such as `torch.nn.LazyLinear`, find their sizes.
+
+    Raises:
+        InputError: the network cannot take such an image.
+    """
+    if any(is_lazy(parameter) for parameter in network.parameters()):
+        try:
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, *image_shape))
+        except Exception as error:
+            raise InputError(_line(error, network, network)) from error
+        network.train()
+
+
+def _forward(learner: MetaLearner, task: Episode) -> Tensor:
+    """What is computed of a task's query set, without any derivative or map."""
+
+    def check(module: nn.Module, _: Any, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise InputError(
+                f"model: {type(module).__name__} gives a {type(output).__name__}: it must give one "
+                "tensor of logits"
+            )
+
+    hook = learner.algorithm.network.register_forward_hook(check)
+    try:
+        params = learner.adapt(task.support_x, task.support_y, steps=0)
+        return learner.predict(params, task.query_x)
+    finally:
+        hook.remove()
+
+
+def _step(learner: MetaLearner, batch: Episode) -> None:
+    """Whatever a run computes of a batch.
+
+    Raises:
+        InputError: it has changed a buffer.
+    """
+    network = learner.algorithm.network
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    if any(p.requires_grad for p in learner.algorithm.parameters()):
+        learner.meta_gradients(batch)
+    learner.evaluate(batch)
+    for name, buffer in network.named_buffers():
+        if not torch.equal(buffer, before[name]):
+            layer, _, own = name.rpartition(".")
+            raise InputError(
+                f"{_place(network, network.get_submodule(layer))} changes its buffer {own} in "
+                "the forward pass, which would carry one task over into the next: build it so "
+                "that its buffers stay as they are"
+            )
+
+
+def _explain(
+    error: Exception,
+    learner: MetaLearner,
+    make: Callable[[dict[str, Any]], MetaLearner],
+    batch: Episode,
+) -> str:
+    """One line: the layer, what is wrong with it, and what helps if anything does."""
+    if isinstance(error, InputError):
+        return str(error)
+    # An error on the way back was not raised within any layer.
+    otherwise = _layer_without_derivatives(learner, batch) or learner.algorithm
+    line = _line(error, learner.algorithm.network, otherwise)
+    for remedy in _REMEDIES:
+        try:
+            _step(make(remedy), batch)
+        except InputError as reason:  # what vmap, which met it first, could not put so well
+            return str(reason)
+        except Exception:  # it does not help, whatever the reason
+            continue
+        settings = " ".join(f"{key}={str(value).lower()}" for key, value in remedy.items())
+        return f"{line}: it works with {settings}"
+    return line
+
+
+def _line(error: Exception, network: nn.Module, otherwise: nn.Module) -> str:
+    """The layer in which an error was raised, or another module, and how the error begins."""
+    place = _place(network, _layer_of(error, network) or otherwise)
+    reason = f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0].rstrip(" .:")
+    return f"{place} fails in a trial step: {shorten(reason, 160, placeholder='...')}"
+
+
+def _place(network: nn.Module, module: nn.Module) -> str:
+    """What a module is called in a message: one of the network's, or the algorithm."""
+    names = {module: name for name, module in network.named_modules()}
+    kind = type(module).__name__
+    if module not in names:
+        return f"algorithm: {kind}"
+    return f"model: layer {names[module]} ({kind})" if names[module] else f"model: {kind}"
+
+
+def _layer_of(error: Exception, network: nn.Module) -> nn.Module | None:
+    """The innermost module whose method was at work when an error was raised."""
+    modules, found, trace = set(network.modules()), None, error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and owner in modules:
+            found = owner
+        trace = trace.tb_next
+    return found
+
+
+def _layer_without_derivatives(learner: MetaLearner, batch: Episode) -> nn.Module | None:
+    """The innermost layer that cannot be differentiated twice by itself, over tasks."""
+    calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
+        calls.append((module, args, kwargs))
+
+    modules = list(learner.algorithm.network.modules())
+    hooks = [module.register_forward_hook(note, with_kwargs=True) for module in modules]
+    _forward(learner, batch.task(0))
+    for hook in hooks:
+        hook.remove()
+    for call in calls:  # in the order in which they ended: inner ones first
+        try:
+            _differentiate_twice(learner.map_tasks, *call)
+        except Exception:
+            return call[0]
+    return None
+
+
+def _differentiate_twice(
+    how: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """The second derivative of something of a module's output, by its input and parameters."""
+
+    def square(values: Any) -> Tensor:
+        return torch.stack([x.square().sum() for x in tree_leaves(values) if _is_float(x)]).sum()
+
+    def size(variables: dict[str, Tensor]) -> Tensor:
+        own = {name: variables[name] for name, _ in module.named_parameters()}
+        inputs = [variables.get(str(place), x) for place, x in enumerate(args)]
+        return square(functional_call(module, own, tuple(inputs), kwargs))
+
+    given = {str(place): x for place, x in enumerate(args) if _is_float(x)}
+    given |= {name: p.detach() for name, p in module.named_parameters()}
+    twice = grad(lambda variables: square(grad(size)(variables)))
+    if how == "vmap":
+        twice = vmap(twice, randomness="different")
+        given = {name: x.expand(2, *x.shape) for name, x in given.items()}
+    twice(given)
+
+
+def _is_float(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point()

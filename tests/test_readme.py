@@ -1,0 +1,167 @@
+"""Every figure of README comes from a committed file; its examples pass the project's checks."""
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ENVIRONMENT, ROOT
+
+README = (ROOT / "README.md").read_text()
+_MARKED = re.compile(r"<!-- made by benchmarks/readme\.py: \w+ -->.*?<!-- end -->", re.DOTALL)
+#: A number with the unit of something that was measured, or with an interval.
+_FIGURE = re.compile(
+    r"(\d[\d,.]*)(?: ± [\d.]+)?\s?(?:%|ms|s|seconds|minutes|hours|kB|MB|GB|points|times)(?!\w)"
+    r"(?! interval)|(\d[\d.]*) ±"
+)
+
+
+@pytest.fixture
+def readme(monkeypatch):
+    """The module that makes README's blocks."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import readme
+
+    return readme
+
+
+def test_readme_says_what_the_committed_files_say(readme):
+    assert readme.renewed(README) == README, "python benchmarks/readme.py"
+    marked = re.findall(r"made by benchmarks/readme\.py: (\w+)", README)
+    assert sorted(marked) == sorted(readme.BLOCKS)
+
+
+def test_no_figure_stands_outside_of_the_blocks_unless_a_file_beside_it_has_it():
+    """Of each paragraph or table: in one of the files that it links."""
+    for paragraph in _MARKED.sub("", README).split("\n\n"):
+        links = [ROOT / path for path in re.findall(r"\]\(([\w./-]+)\)", paragraph)]
+        linked = "".join(path.read_text() for path in links if path.suffix in (".md", ".csv"))
+        for figure in _FIGURE.finditer(paragraph):
+            assert (figure[1] or figure[2]) in linked, f"{figure[0]!r} in {paragraph!r}"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "figure"),
+    [
+        ("at 53.28 ± 0.92 %, which", "53.28"),
+        ("takes 386 ms", "386"),
+        ("1,288 ms", "1,288"),
+        ("is 2.4 points lower", "2.4"),
+        ("4.6 ± 0.6 better", "4.6"),
+        ("0.7 GB, 53 kB", "0.7"),
+        ("a 95 % interval of 5-way 1-shot tasks, 345 classes", None),
+    ],
+)
+def test_what_counts_as_a_figure(sentence, figure):
+    found = _FIGURE.search(sentence)
+    assert (found and (found[1] or found[2])) == figure
+
+
+FILES = {
+    "benchmarks/results/5-way-1-shot.md": "algorithms",
+    "benchmarks/results/5-way-5-shot.md": "algorithms",
+    "benchmarks/results/label-permutations.md": "findings",
+    "benchmarks/results/maml_pp-ablation.md": "ablation",
+    "results/report/runs.csv": "reproduced",
+    "checkpoints/results.md": "best",
+    "results/quickstart/runs.csv": "measured",
+    "benchmarks/results/episodes.md": "measured",
+    "benchmarks/results/speed-settings.md": "speed",
+    "benchmarks/results/speed-algorithms.md": "first_order",
+    "benchmarks/results/speed-memory.md": "costs",
+    "benchmarks/results/training.md": "costs",
+    "benchmarks/results/page.md": "costs",
+}
+
+
+def with_other_figures(path):
+    """A file whose tables have 4 for 3 and so on, but for what names a row."""
+    after = str.maketrans("0123456789", "1234567890")
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            for row in rows:
+                writer.writerow(row | {"test/acc": row["test/acc"].translate(after)})
+        return
+    lines = []
+    for line in path.read_text().splitlines():
+        first, bar, rest = line.removeprefix("|").partition(" | ")
+        lines.append(f"|{first}{bar}{rest.translate(after)}" if line.startswith("| ") else line)
+    path.write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_other_figures_in_a_file_are_others_in_readme(readme, file, monkeypatch, tmp_path):
+    """So nothing in a block is typed by hand."""
+    for name in ("results", "benchmarks/results", "checkpoints"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    before = readme.block(FILES[file])
+    assert before in README
+    with_other_figures(tmp_path / file)
+    assert readme.block(FILES[file]) != before
+
+
+# ---- the examples of "Make it yours", pasted -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pasted(tmp_path_factory):
+    """A copy of the project with every example where its first line says."""
+    folder = tmp_path_factory.mktemp("pasted")
+    for name in ("src", "configs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.egg-info"))
+    (folder / "tests").mkdir()
+    for name in ("pyproject.toml", "tests/conftest.py", "tests/test_meta_gradients.py"):
+        shutil.copy(ROOT / name, folder / name)
+    new = []
+    for path, text in re.findall(r"```(?:python|yaml)\n# (\S+/\S+)\n(.*?)```", README, re.DOTALL):
+        target = folder / path
+        if target.exists():  # the reference
+            before, below, after = target.read_text().partition("\n}\n")
+            target.write_text(f"{before}{below}\n\n{text}\n{after}")
+        else:
+            target.write_text(text)
+            new.append(target)
+    assert [path.name for path in new if path.suffix == ".py"] == [
+        "sign_maml.py",
+        "mlp.py",
+        "array_file.py",
+    ]
+    return folder, new
+
+
+def check(module, *arguments, cwd, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=cwd,
+        env=ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_pasted_examples_pass_lint_format_and_types(pasted):
+    folder, new = pasted
+    reference = folder / "tests" / "test_meta_gradients.py"
+    code = [path for path in new if path.suffix == ".py"]
+    check("ruff", "check", "--no-cache", *code, reference, cwd=folder)
+    check("ruff", "format", "--no-cache", "--check", *code, cwd=folder)
+    check("mypy", *code, cwd=ROOT)
+
+
+def test_a_pasted_algorithm_passes_the_tests_of_meta_gradients(pasted):
+    folder, _ = pasted
+    chosen = "(per_task_autograd and sign_maml) or every_algorithm_has_a_reference"
+    where = {"PYTHONPATH": str(folder / "src")}
+    done = check("pytest", "-k", chosen, "-p", "no:cacheprovider", cwd=folder, **where)
+    passed = re.search(r"(\d+) passed", done)
+    assert passed
+    assert int(passed[1]) > 1, done
