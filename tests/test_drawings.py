@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
-import os
+import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import pytest
 from points import CONTEXT, HANGS
 from range_server import Served, serve
 
+from metadraw.data import cache
 from metadraw.data.drawings import QUICKDRAW_CLASSES, Drawings, load_quickdraw
 from metadraw.data.sources import choose_rows, google, npm
 from metadraw.errors import InputError
@@ -365,34 +365,41 @@ DAMAGES = {
 
 
 @pytest.fixture
-def cached(synthetic: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    """A finished google cache whose server is gone, and the options that find it."""
-    with serve(synthetic) as server:
-        options: dict[str, Any] = {
-            "samples_per_class": 1,
-            "base_url": server.url,
-            "cache_dir": tmp_path,
-        }
-        load_quickdraw("google", **options)
+def cached(server: Served, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A finished google cache, and the options that find it."""
+    options = {"samples_per_class": 1, "base_url": server.url, "cache_dir": tmp_path}
+    load_quickdraw("google", **options)
     return next(tmp_path.glob("quickdraw-google-1-seed0-????????")), options
 
 
+def test_a_damaged_cache_is_noticed(cached: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, _ = cached
+    origin = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["provenance"]
+    del origin["sha256"]
+    expected = (QUICKDRAW_CLASSES, (345, 1, 28, 28), origin)
+    assert cache.read(folder, *expected)
+    for name, damage in DAMAGES.items():
+        copy = shutil.copytree(folder, tmp_path / name)
+        damage(copy)
+        with pytest.raises(cache.DamagedError) as info:
+            cache.read(copy, *expected)
+        assert "\n" not in str(info.value), name
+
+
+@pytest.mark.parametrize("name", ["bit", "no meta"])
 def test_a_damaged_cache_is_built_again(
     cached: tuple[Path, dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
+    synthetic: Path,
     caplog: pytest.LogCaptureFixture,
+    name: str,
 ) -> None:
     folder, options = cached
-    right = load_quickdraw("google", **options)
-    monkeypatch.setattr(google, "load", lambda *_: right.images)
-    for name, damage in DAMAGES.items():
-        caplog.clear()
-        damage(folder)
-        images = load_quickdraw("google", **options).images
-        np.testing.assert_array_equal(images, right.images, name)
-        [line] = caplog.messages
-        assert line.startswith(f"drawings: removing the damaged cache {folder} ("), name
-        assert "\n" not in line
+    DAMAGES[name](folder)
+    images = load_quickdraw("google", **options).images
+    np.testing.assert_array_equal(images, rows_of(synthetic, 1))
+    [line] = caplog.messages
+    assert line.startswith(f"drawings: removing the damaged cache {folder} (")
+    assert "\n" not in line
     caplog.clear()
     load_quickdraw("google", **options)
     assert not caplog.messages
@@ -417,19 +424,21 @@ def test_what_a_killed_process_left_does_no_harm(
     assert [file for file in tmp_path.iterdir() if file.is_dir()] == [folder]
 
 
-@pytest.mark.usefixtures("from_npm")
-def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written(server: Served, tmp_path: Path) -> None:
+    """No folder can be made there; a file outgrows a limit, which fails as on a full disk."""
+    options: dict[str, Any] = {"samples_per_class": 1, "base_url": server.url}
     (tmp_path / "file").touch()
-    line = refused(source="npm", samples_per_class=1, cache_dir=tmp_path / "file" / "cache")
+    line = refused(source="google", **options, cache_dir=tmp_path / "file" / "cache")
     assert line.startswith(f"data.cache_dir={tmp_path}/file/cache: cannot keep the drawings there")
 
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    line = refused(source="npm", samples_per_class=1, cache_dir=tmp_path)
-    assert "No space left on device" in line
-    assert not list(tmp_path.glob("quickdraw-npm*"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        line = refused(source="google", **options, cache_dir=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "written; free some space or give a folder" in line
+    assert not list(tmp_path.glob("quickdraw-google-1-seed0-????????"))
 
 
 # path and options

@@ -90,7 +90,7 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
 
 
 def _published(file: str, *setting: int) -> list[Mapping[str, float]]:
-    with (files("metadraw") / "published" / file).open() as lines:
+    with (files("metadraw") / "published" / file).open(encoding="utf-8") as lines:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
     keys = ("samples_per_class", "ways", "shots")
     return [row for row in rows if tuple(row[key] for key in keys) == setting]

@@ -12,8 +12,11 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 def write_whole(path: Path, text: str) -> None:
     """Write a text file: whoever reads it, and whenever this is killed, finds all of it or none."""
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)  # what there was no room for
 
 
 class WholeCheckpoints(TorchCheckpointIO):
