@@ -145,7 +145,7 @@ def tiny_learner(tiny):
 def run(command):
     """Run a command of the repository; returns the finished process."""
     return subprocess.run(
-        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=HANGS
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=HANGS
     )
 
 

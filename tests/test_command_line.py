@@ -28,7 +28,7 @@ def command(*arguments, cwd=ROOT, program="train.py", env=ENVIRONMENT):
         [sys.executable, ROOT / program, *arguments],
         cwd=cwd,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=HANGS,
         env=env,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ENVIRONMENT, ROOT
+from points import HANGS
 
 import metadraw
 from metadraw.train import train
@@ -41,7 +42,7 @@ def no_account(monkeypatch, tmp_path):
 def by_command(*arguments, cwd=ROOT, program="train.py"):
     """A run as a user starts it, in the environment of this process."""
     command = [sys.executable, program, *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=HANGS)
 
 
 def wandb_records(folder):
@@ -54,7 +55,7 @@ def wandb_records(folder):
     from wandb.proto import wandb_internal_pb2
 
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    for _ in range(300):
+    for _ in range(10 * HANGS):
         log, records = file.read_bytes(), []
         place, parts = 7, b""
         while place + 7 <= len(log):
@@ -195,7 +196,7 @@ def test_a_tracker_that_is_not_installed(tiny, tmp_path):
         env=ENVIRONMENT | {"PYTHONPATH": f"{packages}:{ROOT / 'src'}"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=HANGS,
     )
     assert done.returncode == 1
     assert re.fullmatch(

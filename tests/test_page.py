@@ -304,7 +304,7 @@ def demo(checkpoint, folder, *typed):
             yield line.partition("draw on ")[2].split()[0], process
         finally:
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=600)
+            process.communicate(timeout=HANGS)
 
 
 @pytest.fixture(scope="module")
@@ -352,13 +352,10 @@ def browser(request):
         yield browser
 
 
-PATIENCE = 120  # seconds; only a fault waits for their end
-
-
 def wait(browser, condition, what):
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(browser, PATIENCE, 0.05).until(lambda b: condition(b), what)
+    return WebDriverWait(browser, HANGS, 0.05).until(lambda b: condition(b), what)
 
 
 def css(browser, selector):
