@@ -394,7 +394,7 @@ def test_readme_examples_train(tiny, tmp_path, monkeypatch, name, choice):
 
 
 @pytest.mark.parametrize("mode", ["run", "below a file", "sweep", "logs", "eval"])
-def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path, monkeypatch, mode):
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path, mode):
     """A file is in the way; root could write anywhere else."""
     file = tmp_path / "file"
     file.touch()
@@ -405,9 +405,8 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path, monkeypatch,
         "logs": [],
         "eval": ["ckpt_path=none.ckpt", f"hydra.run.dir={file}"],
     }[mode]
-    if mode == "logs":
-        monkeypatch.setenv("METADRAW_LOGS", str(file))
-    done = command(*given, program="eval.py" if mode == "eval" else "train.py")
+    env = ENVIRONMENT | ({"METADRAW_LOGS": str(file)} if mode == "logs" else {})
+    done = command(*given, program="eval.py" if mode == "eval" else "train.py", env=env)
     assert done.returncode == 1
     assert f"error: {file}" in done.stderr
     assert "choose another path" in done.stderr

@@ -90,8 +90,10 @@ def test_a_resumed_run_knows_what_was_best(tiny, tmp_path, caplog):
 )
 def test_the_bar_is_simply_off(tiny, off):
     tiny = [o for o in tiny if "progress_bar" not in o]
-    assert make_trainer(metadraw.compose(*tiny)).progress_bar_callback is not None
-    assert make_trainer(metadraw.compose(*tiny, *off)).progress_bar_callback is None
+    for overrides, shown in ((tiny, True), ([*tiny, *off], False)):
+        cfg = metadraw.compose(*overrides)
+        trainer = make_trainer(cfg, metadraw.build(cfg)[1])
+        assert (trainer.progress_bar_callback is not None) == shown
 
 
 def test_no_path_that_is_not_there(tiny, caplog):

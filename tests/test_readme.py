@@ -117,7 +117,8 @@ def pasted(tmp_path_factory):
     for name in ("src", "configs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.egg-info"))
     (folder / "tests").mkdir()
-    for name in ("pyproject.toml", "tests/conftest.py", "tests/test_meta_gradients.py"):
+    tests = (f"tests/{name}.py" for name in ("conftest", "points", "test_meta_gradients"))
+    for name in ("pyproject.toml", *tests):
         shutil.copy(ROOT / name, folder / name)
     new = []
     for path, text in re.findall(r"```(?:python|yaml)\n# (\S+/\S+)\n(.*?)```", README, re.DOTALL):
