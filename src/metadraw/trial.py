@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
@@ -18,6 +18,7 @@ from metadraw.data.episode import Episode
 from metadraw.errors import InputError
 from metadraw.gradient import grad
 from metadraw.learner import MetaLearner
+from metadraw.models.functional import call
 
 #: What may help where a step fails: settings of the learner and of its algorithm.
 _REMEDIES: list[dict[str, Any]] = [
@@ -121,7 +122,7 @@ def _step(learner: MetaLearner, batch: Episode) -> None:
     """
     network = learner.algorithm.network
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    if any(p.requires_grad for p in learner.algorithm.parameters()):
+    if learner.algorithm.meta_parameters():
         learner.meta_gradients(batch)
     learner.evaluate(batch)
     for name, buffer in network.named_buffers():
@@ -197,11 +198,11 @@ def _layer_without_derivatives(learner: MetaLearner, batch: Episode) -> nn.Modul
     _forward(learner, batch.task(0))
     for hook in hooks:
         hook.remove()
-    for call in calls:  # in the order in which they ended: inner ones first
+    for each in calls:  # in the order in which they ended: inner ones first
         try:
-            _differentiate_twice(learner.map_tasks, *call)
+            _differentiate_twice(learner.map_tasks, *each)
         except Exception:
-            return call[0]
+            return each[0]
     return None
 
 
@@ -216,7 +217,7 @@ def _differentiate_twice(
     def size(variables: dict[str, Tensor]) -> Tensor:
         own = {name: variables[name] for name, _ in module.named_parameters()}
         inputs = [variables.get(str(place), x) for place, x in enumerate(args)]
-        return square(functional_call(module, own, tuple(inputs), kwargs))
+        return square(call(module, own, *inputs, **kwargs))
 
     given = {str(place): x for place, x in enumerate(args) if _is_float(x)}
     given |= {name: p.detach() for name, p in module.named_parameters()}

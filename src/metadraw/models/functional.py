@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 
-def call(module: nn.Module, params: dict[str, Tensor], *args: Any) -> Any:
+def call(module: nn.Module, params: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
     """`torch.func.functional_call`, also right where a weight or a layer has several names.
 
     PyTorch's own way of tying weights leaves a layer with two names with the given tensors instead
@@ -19,6 +19,7 @@ def call(module: nn.Module, params: dict[str, Tensor], *args: Any) -> Any:
         params: tensors by the names that ``named_parameters`` gives; those of all other places of
             a shared weight follow.
         *args: what the module is called with.
+        **kwargs: likewise, by name.
 
     Returns:
         What the module returns.
@@ -32,4 +33,4 @@ def call(module: nn.Module, params: dict[str, Tensor], *args: Any) -> Any:
                 shared = first.setdefault(id(parameter), name)
                 if shared != name and shared in params:
                     everywhere[name] = params[shared]
-    return functional_call(module, everywhere, args, tie_weights=False)
+    return functional_call(module, everywhere, args, kwargs, tie_weights=False)
