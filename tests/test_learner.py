@@ -1,7 +1,6 @@
 """The outer step and evaluation, whatever the algorithm."""
 
 import signal
-from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -300,14 +299,3 @@ def test_confidence_interval_worked_by_hand():
     """0 0 1 1: standard deviation sqrt(1/3), 1.96 * sqrt(1/3) / sqrt(4)."""
     values = torch.tensor([0.0, 0.0, 1.0, 1.0])
     assert confidence_interval(values).item() == pytest.approx(1.96 * 3**-0.5 / 2)
-
-
-@pytest.mark.parametrize(
-    ("ways", "shots", "kept", "chunk"),
-    [(5, 1, 5, 25), (5, 5, 5, 13), (10, 10, 5, 4), (5, 5, 20, 4), (5, 5, 1, 13)],
-)
-def test_auto_chunks_by_the_size_of_the_work(ways, shots, kept, chunk):
-    learner = MetaLearner(nn.Module(), torch.optim.SGD)
-    labels = torch.zeros(25, ways * shots)
-    batch = SimpleNamespace(number=torch.arange(25), support_y=labels, query_y=labels)
-    assert learner._chunk(batch, kept) == chunk

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from math import ceil
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -19,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from metadraw import metrics, optimizers, resume
 from metadraw.adaptation import Params
 from metadraw.algorithms import Algorithm, Outcome
+from metadraw.chunks import bytes_of_a_task, tasks_at_once
 from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
 from metadraw.gradient import twice_differentiable
@@ -26,10 +26,7 @@ from metadraw.interrupts import ctrl_c_waits
 from metadraw.map_tasks import CHOICES, map_tasks
 from metadraw.models.batch_norm import batch_norms
 
-#: What is computed at once: with the report's network, what caches still hold.
-_IMAGES = 750
-#: What an outer step of second order keeps at once: 1.5 GB with the report's network.
-_IMAGES_TIMES_STEPS = 3750
+Result = TypeVar("Result")
 
 
 class MetaLearner(L.LightningModule):
@@ -51,8 +48,7 @@ class MetaLearner(L.LightningModule):
         map_tasks: ``vmap``, all tasks of a chunk at once; ``loop``, one after the other, for
             networks that ``torch.vmap`` cannot map.
         tasks_per_chunk: with ``vmap``, tasks computed at once, all of a batch if none: less
-            memory, same result. ``auto``: as many as have 750 images, or 3,750 images times inner
-            steps to keep.
+            memory, same result. ``auto``: as many as fit into about 2 GB, as measured of one.
         recompute_steps: keep no more than one inner step for the way back, and compute each again:
             memory does not grow with inner steps, a step takes longer.
         gradient_clip_norm: the largest norm of the mean meta-gradient, unlimited if none.
@@ -110,6 +106,7 @@ class MetaLearner(L.LightningModule):
         self.map_tasks = map_tasks
         self.tasks_per_chunk = tasks_per_chunk
         self.gradient_clip_norm = gradient_clip_norm
+        self._bytes: dict[Any, int] = {}  # of a task, by what is computed
         self._evaluated: list[Tensor] = []
         #: Of the latest evaluation, float64 ``[tasks, 1 + metrics]``: the episode's number and its
         #: metrics in the order of `metrics.NAMES`, sorted by number.
@@ -128,13 +125,7 @@ class MetaLearner(L.LightningModule):
         """
         meta = {name: p.detach() for name, p in self.algorithm.meta_parameters().items()}
         with self._mode(training=True):
-            kept = 1 if self.algorithm.recompute_steps else self.algorithm.inner_steps
-            gradients, outcome = map_tasks(
-                partial(self.algorithm.meta_gradient, meta),
-                batch,
-                self.map_tasks,
-                self._chunk(batch, kept),
-            )
+            gradients, outcome = self._map(partial(self.algorithm.meta_gradient, meta), batch)
         mean = {name: value.mean(dim=0) for name, value in gradients.items()}
         return mean, metrics.task_metrics(outcome, batch.query_y)
 
@@ -181,21 +172,22 @@ class MetaLearner(L.LightningModule):
             return Outcome(*(self.algorithm.classify(path[i], episode) for i in (0, -1)))
 
         with self._mode(training=False):
-            # Nothing is kept of a step that will not be differentiated.
-            return map_tasks(one, batch, self.map_tasks, self._chunk(batch, kept=1))
+            return self._map(one, batch)
 
-    def _chunk(self, batch: Episode, kept: int) -> int | None:
-        """How many tasks to compute at once; with ``auto``, in chunks of about the same size.
+    def _map(self, function: Callable[[Episode], Result], batch: Episode) -> Result:
+        """The results of a function for each task, in chunks as ``tasks_per_chunk`` says."""
+        chunk = self.tasks_per_chunk
+        if isinstance(chunk, str):
+            chunk = self._chunk(function, batch) if self.map_tasks == "vmap" else None
+        return map_tasks(function, batch, self.map_tasks, chunk)
 
-        Args:
-            batch: of tasks.
-            kept: inner steps to be kept for the way back.
-        """
-        if not isinstance(self.tasks_per_chunk, str):
-            return self.tasks_per_chunk
-        tasks, images = len(batch.number), batch.support_y.shape[1] + batch.query_y.shape[1]
-        chunks = ceil(tasks * images * max(kept / _IMAGES_TIMES_STEPS, 1 / _IMAGES))
-        return ceil(tasks / chunks)
+    def _chunk(self, function: Callable[[Episode], Any], batch: Episode) -> int:
+        """How many tasks fit into memory; measured once for all batches of the same kind."""
+        steps = self.algorithm.inner_steps, self.algorithm.eval_inner_steps
+        kind = self.training, steps, *(values.shape[1:] for values in batch)
+        if kind not in self._bytes:
+            self._bytes[kind] = bytes_of_a_task(function, batch)
+        return tasks_at_once(len(batch.number), self._bytes[kind])
 
     @contextmanager
     def _mode(self, training: bool) -> Iterator[None]:
@@ -238,8 +230,9 @@ class MetaLearner(L.LightningModule):
         self.validated_at = -1
 
     def on_train_epoch_start(self) -> None:
-        """Tell the algorithm the epoch."""
+        """Tell the algorithm the epoch, by which it may take more memory than before."""
         self._epoch_began_at = self.global_step
+        self._bytes.clear()
         self.algorithm.begin_epoch(self.current_epoch)
 
     def training_step(self, batch: Episode, batch_idx: int) -> None:

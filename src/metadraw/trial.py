@@ -120,6 +120,7 @@ def _step(learner: MetaLearner, batch: Episode) -> None:
     Raises:
         InputError: it has changed a buffer.
     """
+    learner.tasks_per_chunk = 1  # in little memory, and nothing to measure
     network = learner.algorithm.network
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     if learner.algorithm.meta_parameters():
