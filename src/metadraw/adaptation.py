@@ -39,9 +39,11 @@ def gradient_step(
         gradient = {name: g.detach() for name, g in gradient.items()}
     else:
         gradient = grad(loss)(params)
+    # Finn et al. 2017, equation 1: theta' = theta - alpha * grad L(theta), one operation each.
+    if isinstance(lr, (int, float)):
+        return {name: p.add(gradient[name], alpha=-lr) for name, p in params.items()}
     rates = lr if isinstance(lr, Mapping) else dict.fromkeys(params, lr)
-    # Finn et al. 2017, equation 1: theta' = theta - alpha * grad L(theta).
-    return {name: p - rates[name] * gradient[name] for name, p in params.items()}
+    return {name: p.addcmul(rates[name], gradient[name], value=-1) for name, p in params.items()}
 
 
 def gradient_steps(

@@ -9,15 +9,15 @@ takes longer than the arithmetic of a small one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metadraw.models.convolve import by_images, by_weight, convolve
-from metadraw.models.norm_relu_pool import Pooled, Slopes, norm_relu_pool, second_slopes, slopes
+from metadraw.models.norm_relu_pool import Numbers, norm_relu_pool, second_slopes, slopes
 from metadraw.models.task_function import LastDerivative, TaskFunction, fold, unfold
 
 
@@ -32,8 +32,8 @@ def conv_blocks(
 
     Args:
         x: ``[B, C, H, W]``.
-        weights: of each block's convolution, ``[C', C, k, k]`` of x's dtype, k odd. Without biases:
-            batch norm would take them away again.
+        weights: of each block's convolution, ``[C', C, k, k]`` of x's dtype, k odd and C' the same
+            for all. Without biases: batch norm would take them away again.
         gammas: of each block's batch norm, ``[C']``.
         betas: like gammas.
         eps: added to variances.
@@ -42,14 +42,18 @@ def conv_blocks(
         ``[B, C', H // 2, W // 2]`` for one block, and so on; differentiable twice.
     """
     # In few tensors, for each costs time on its way.
-    parameters = (*weights, torch.cat(tuple(gammas)), torch.cat(tuple(betas)))
-    found: Any = _Forward.apply(len(weights), eps, x[None], *(p[None] for p in parameters))
-    last: Tensor = found[2 * len(weights) - 1]
+    gamma, beta = torch.stack(tuple(gammas)), torch.stack(tuple(betas))
+    # Channels are turned over where gamma is negative, so that it is not.
+    turn = torch.ones_like(gamma).copysign(gamma.detach())
+    turned = [w * t.view(-1, 1, 1, 1) for w, t in zip(weights, turn.unbind(), strict=True)]
+    parameters = (*turned, gamma * turn, beta)
+    found: Any = _Forward.apply(len(turned), eps, x[None], *(p[None] for p in parameters))
+    last: Tensor = found[2 * len(turned) - 1]
     return last.squeeze(0)  # not last[0], whose derivative is a copy
 
 
 # By the names of `metadraw.models.norm_relu_pool`, z and p being the images after each block's
-# convolution and pool, the four numbers a channel side by side for all blocks:
+# convolution and pool, the four numbers a channel side by side for all blocks, ``[T, n, C']``:
 #
 #     _Forward         x, parameters                               -> zs, ps, means, rs
 #     _Backward        those, and gradients by zs and ps           -> by parameters, gzs, qs, by x
@@ -60,19 +64,17 @@ def conv_blocks(
 
 
 class _Forward(TaskFunction):
-    """x ``[T, B, C, H, W]``, weights, gammas ``[T, sum of C']``, betas -> zs, ps, means, rs."""
+    """x ``[T, B, C, H, W]``, weights, gammas ``[T, n, C']``, betas -> zs, ps, means, rs."""
 
     @staticmethod
     def forward(n: int, eps: float, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        weights, (gammas, betas) = _parts(rest, n, 2)
+        weights, gammas_betas = _parts(rest, n, 2)
         tasks, x, found = len(x), fold(x), []
-        numbers = (_split(each, weights) for each in (gammas, betas))
-        for w, gamma, beta in zip(weights, *numbers, strict=True):
-            turn = _turn(gamma)
-            z = convolve(x, w.flatten(0, 1) * turn[..., None])
-            found.append(norm_relu_pool(z, gamma * turn, beta, eps))
-            x = found[-1].p
-        zs, ps, _, means, rs = zip(*found, strict=True)
+        for w, gamma, beta in zip(weights, *map(_numbers, gammas_betas), strict=True):
+            z = convolve(x, w.flatten(0, 1))
+            x, mean, r = norm_relu_pool(z, gamma, beta, eps)
+            found.append((z, x, mean, r))
+        zs, ps, means, rs = zip(*found, strict=True)
         return *_unfold(tasks, *zs, *ps), _join(tasks, means), _join(tasks, rs)
 
     @staticmethod
@@ -97,20 +99,23 @@ class _Backward(TaskFunction):
 
     @staticmethod
     def forward(n: int, wanted: bool, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        *known, by_zs, by_ps = _parts(rest, *_known(n), n, n)
+        weights, (gammas, _), zs, ps, means_rs, by_zs, by_ps = _parts(rest, *_known(n), n, n)
         tasks, found, by_x = len(x), [], None
-        for i, block in reversed(list(enumerate(_blocks(x, *known)))):
-            g = torch.zeros_like(block.pooled.p) if by_x is None else by_x
-            g = g if by_ps[i] is None else g + fold(by_ps[i])
-            first = slopes(block.pooled, g)
+        gamma, mean, r = map(_numbers, (gammas, *means_rs))
+        scale = r * gamma
+        k = scale * r * r
+        for i in reversed(range(n)):
+            w, z, p = weights[i].flatten(0, 1), fold(zs[i]), fold(ps[i])
+            g = _sum(by_x, None if by_ps[i] is None else fold(by_ps[i]))
+            first = slopes(z, p, mean[i], scale[i], k[i], torch.zeros_like(p) if g is None else g)
             gz = first.z if by_zs[i] is None else first.z.add_(fold(by_zs[i]))
-            by_w = by_weight(block.x, block.weight, gz) * block.turn[..., None]
-            by_x = by_images(block.x, block.weight, gz) if i or wanted else None
-            found.append((by_w, first.gamma * block.turn, first.beta, gz, first.q))
+            images = fold(ps[i - 1] if i else x)
+            by_x = by_images(images, w, gz) if i or wanted else None
+            found.append((by_weight(images, w, gz), first.gamma, first.beta, gz, first.q))
         by_ws, by_gammas, by_betas, gzs, qs = zip(*found[::-1], strict=True)
         return (
             *(by_w.unflatten(0, (tasks, -1)) for by_w in by_ws),
-            *(_join(tasks, by_gammas), _join(tasks, by_betas)),
+            *(_by_task(tasks, torch.stack(by_gammas) * r), _join(tasks, by_betas)),
             *_unfold(tasks, *gzs, *qs, *([] if by_x is None else [by_x])),
         )
 
@@ -151,38 +156,45 @@ class _SecondBackward(LastDerivative):
 
     @staticmethod
     def forward(n: int, wanted: bool, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        *known, by_gammas_betas, gzs, qs, u_ws, u_gammas_betas, (v,) = _parts(
+        weights, (gammas, _), zs, ps, means_rs, by_gammas_betas, gzs, qs, u_ws, us, (v,) = _parts(
             rest, *_known(n), *_first(n)[1:], n, 2, 1
         )
         tasks, v, found, by_xs = len(x), None if v is None else fold(v), [], []
-        numbers = zip(*(_split(y, u_ws) for y in (*by_gammas_betas, *u_gammas_betas)), strict=True)
-        for i, block in enumerate(_blocks(x, *known)):
-            by_gamma, by_beta, u_gamma, u_beta = next(numbers)
-            gz, u_w = fold(gzs[i]), u_ws[i].flatten(0, 1) * block.turn[..., None]
-            u, by_w = convolve(block.x, u_w), torch.zeros_like(u_w)
+        gamma, mean, r, by_gamma, by_beta, u_gamma, u_beta = map(
+            _numbers, (gammas, *means_rs, *by_gammas_betas, *us)
+        )
+        scale, r_v = r * gamma, r * u_gamma
+        numbers = Numbers(
+            mean=mean,
+            r2=r * r,
+            scale=scale,
+            scale_beta=scale * by_beta,
+            x=scale * r * by_gamma,
+            r_v=r_v,
+            r_v_beta=r_v * by_beta,
+            v_gamma=u_gamma * by_gamma,
+            w=u_beta,
+        )
+        for i in range(n):
+            w, u_w = weights[i].flatten(0, 1), u_ws[i].flatten(0, 1)
+            z, p, gz = fold(zs[i]), fold(ps[i]), fold(gzs[i])
+            images = fold(ps[i - 1] if i else x)
+            u = convolve(images, u_w)
             if v is not None:
-                u += convolve(v, block.weight)
-                by_w = by_weight(v, block.weight, gz) * block.turn[..., None]
+                u += convolve(v, w)
+            by_w = torch.zeros_like(w) if v is None else by_weight(v, w, gz)
             if i or wanted:
-                by_xs.append(by_images(block.x, u_w, gz))
-            first = Slopes(gz, by_gamma * block.turn, by_beta, fold(qs[i]))
-            by_z, by_gamma, v = second_slopes(block.pooled, first, u, u_gamma * block.turn, u_beta)
-            found.append((by_w, by_gamma * block.turn, by_z, u, v))
-        by_ws, by_gammas, by_zs, us, vs = zip(*found, strict=True)
+                by_xs.append(by_images(images, u_w, gz))
+            by_z, by_gamma_r, v = second_slopes(
+                z, p, fold(qs[i]), u, Numbers(*(number[i] for number in numbers))
+            )
+            found.append((by_w, by_gamma_r, by_z, u, v))
+        by_ws, by_gammas, by_zs, by_gzs, by_gps = zip(*found, strict=True)
         return (
             *(by_w.unflatten(0, (tasks, -1)) for by_w in by_ws),
-            _join(tasks, by_gammas),
-            *_unfold(tasks, *by_zs, *by_xs[wanted:], *us, *vs, *by_xs[:wanted]),
+            _by_task(tasks, torch.stack(by_gammas) * r),
+            *_unfold(tasks, *by_zs, *by_xs[wanted:], *by_gzs, *by_gps, *by_xs[:wanted]),
         )
-
-
-class _Block(NamedTuple):
-    """A block, folded, its channels turned over where gamma is negative, so that it is not."""
-
-    turn: Tensor  # 1 or -1
-    weight: Tensor
-    x: Tensor
-    pooled: Pooled
 
 
 def _known(n: int) -> tuple[int, ...]:
@@ -195,42 +207,29 @@ def _first(n: int) -> tuple[int, ...]:
     return n, 2, n, n
 
 
-def _blocks(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    gammas_betas: Sequence[Tensor],
-    zs: Sequence[Tensor],
-    ps: Sequence[Tensor],
-    means_rs: Sequence[Tensor],
-) -> Iterator[_Block]:
-    numbers = (_split(each, weights) for each in (gammas_betas[0], *means_rs))
-    images = [x, *ps[:-1]]
-    for w, x, z, p, gamma, mean, r in zip(weights, images, zs, ps, *numbers, strict=True):
-        turn = _turn(gamma)
-        pooled = Pooled(fold(z), fold(p), gamma * turn, mean, r)
-        yield _Block(turn, w.flatten(0, 1) * turn[..., None], fold(x), pooled)
-
-
-def _turn(gamma: Tensor) -> Tensor:
-    """-1 where gamma is negative."""
-    return torch.ones_like(gamma).copysign(gamma)
-
-
 def _parts(values: Sequence[Any], *sizes: int) -> list[Sequence[Any]]:
     """What came one after the other; the last part may be missing."""
     ends = list(accumulate(sizes))
     return [values[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
-def _split(numbers: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
-    """``[T, sum of C']`` -> ``[T*C', 1, 1]`` of each block."""
-    parts = numbers.split([w.shape[1] for w in weights], dim=1)
-    return [part.reshape(-1, 1, 1) for part in parts]
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return a + b if a is not None and b is not None else a if b is None else b
+
+
+def _numbers(of_tasks: Tensor) -> Tensor:
+    """``[T, n, C']`` -> ``[n, T*C', 1, 1]``."""
+    return of_tasks.transpose(0, 1).reshape(of_tasks.shape[1], -1, 1, 1)
+
+
+def _by_task(tasks: int, numbers: Tensor) -> Tensor:
+    """What `_numbers` was given, a view."""
+    return numbers.view(len(numbers), tasks, -1).transpose(0, 1)
 
 
 def _join(tasks: int, numbers: Sequence[Tensor]) -> Tensor:
-    """What `_split` was given."""
-    return torch.cat([each.view(tasks, -1) for each in numbers], dim=1)
+    """``[T*C', 1, 1]`` of each block -> ``[T, n, C']``."""
+    return _by_task(tasks, torch.stack(tuple(numbers)))
 
 
 def _unfold(tasks: int, *images: Tensor) -> list[Tensor]:

@@ -12,50 +12,44 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # The mathematics, per channel, n its number of values in z. P picks the largest of each 2x2
-# window, P' puts back to where it was picked, r = 1 / sqrt(var + eps), gamma >= 0:
+# window, P' puts back to where it was picked, d = z - mean, r = 1 / sqrt(var + eps), gamma >= 0:
 #
-#     s = r (z - mean)
-#     p = relu(gamma P s + beta)
+#     p = relu(r gamma Pd + beta)
 #
 # First derivatives of <g, p>, with q = g where p > 0 and else 0:
 #
-#     gz     = r (gamma P'q - m1 - m2 s)    m1 = gamma sum(q) / n, m2 = gamma sum(q Ps) / n
-#     ggamma = sum(q Ps)
-#     gbeta  = sum(q)
+#     gz     = r gamma (P'q - sum(q) / n - r^2 d sum(q Pd) / n)
+#     ggamma = G = r sum(q Pd)
+#     gbeta  = B = sum(q)
 #
-# Their derivatives, of <u, gz> + <v, ggamma> + <w, gbeta>, with e = Pu - U / n - Ps V / n,
-# U = sum(u), V = sum(u s), A = sum(q e):
+# Their derivatives, of <u, gz> + <v, ggamma> + <w, gbeta>, with b = r^2 sum(u d) / n,
+# e = Pu - sum(u) / n - b Pd, A = sum(q e), x = r^2 gamma G:
 #
-#     by g:     r gamma e + v Ps + w where p > 0
+#     by g:     r gamma e + r v Pd + w where p > 0
 #     by gamma: r A
-#     by z:     r (t - sum(t) / n - s sum(t s) / n) - gamma A r^2 s / n
-#               with t = -r (gamma P'q V / n + m2 u) + v P'q
+#     by z:     t - sum(t) / n - r^2 d (sum(t d) + r gamma A) / n
+#               with t = r (v - gamma b) P'q - x u / n, hence
+#               sum(t) = r v B - r gamma b B - x sum(u) / n and sum(t d) = v G - 2 x b / r^2
 #
 # Everything in full size is linear in z, u and P'q, with one coefficient a channel; all else is
-# in the size after pooling, a quarter, or a number a channel.
-
-
-class Pooled(NamedTuple):
-    """What a block has computed."""
-
-    z: Tensor  # [B, T*C, H, W]
-    p: Tensor  # [B, T*C, H // 2, W // 2]
-    gamma: Tensor
-    mean: Tensor
-    r: Tensor
+# in the size after pooling, a quarter, or a number a channel. Those are many small operations,
+# which take as long as large ones on a GPU: what does not depend on the images is computed of all
+# blocks at once, by the caller.
 
 
 class Slopes(NamedTuple):
     """The derivatives of <g, p>."""
 
     z: Tensor
-    gamma: Tensor
+    gamma: Tensor  # G / r
     beta: Tensor
     q: Tensor  # like p: g where p is not constant
 
 
-def norm_relu_pool(z: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Pooled:
-    """``max_pool2d(relu(batch_norm(z)), 2)`` by the batch's statistics.
+def norm_relu_pool(
+    z: Tensor, gamma: Tensor, beta: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``max_pool2d(relu(batch_norm(z)), 2)`` by the batch's statistics, these means, and r.
 
     Args:
         z: ``[B, T*C, H, W]``.
@@ -64,53 +58,74 @@ def norm_relu_pool(z: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Pooled
         eps: added to the variance.
     """
     # Not by native_batch_norm, which adds up in single precision when channels come last.
-    mean = _sum(z) / _count(z)
-    r = (_sum((z - mean).square_()) / _count(z) + eps).rsqrt()
-    p = F.max_pool2d(z, 2).sub_(mean).mul_(r * gamma).add_(beta).relu_()
-    return Pooled(z, p, gamma, mean, r)
+    mean = _mean(z)
+    r = _mean((z - mean).square_()).add_(eps).rsqrt_()
+    p = torch.addcmul(beta, F.max_pool2d(z, 2).sub_(mean), r * gamma).relu_()
+    return p, mean, r
 
 
-def slopes(of: Pooled, g: Tensor) -> Slopes:
-    """The first derivatives, of <g, p>."""
-    z, p, gamma, mean, r = of
-    n, (picked, where) = _count(z), _pool(of)
+def slopes(z: Tensor, p: Tensor, mean: Tensor, scale: Tensor, k: Tensor, g: Tensor) -> Slopes:
+    """The first derivatives, of <g, p>.
+
+    Args:
+        z: ``[B, T*C, H, W]``.
+        p: ``[B, T*C, H // 2, W // 2]``.
+        mean: of z.
+        scale: r gamma.
+        k: r^3 gamma.
+        g: like p.
+    """
+    n, (picked, where) = _count(z), _pool(z, mean)
     q = torch.ops.aten.threshold_backward(g, p, 0)
-    q_sum, q_s = _sum(q), _sum(picked.mul_(q))
-    m1, m2 = gamma * q_sum / n, gamma * q_s / n
-    slope = -r.square() * m2
-    by_z = torch.addcmul(-slope * mean - r * m1, z, slope)
-    _put_back(by_z, where, q * (r * gamma))
-    return Slopes(by_z, q_s, q_sum, q)
+    q_sum, q_picked = _sum(q), _sum(picked.mul_(q))
+    slope = (k * q_picked).div_(n)
+    constant = torch.addcmul(slope * mean, scale, q_sum, value=-1 / n)
+    by_z = torch.addcmul(constant, z, slope, value=-1)
+    _put_back(by_z, where, q * scale)
+    return Slopes(by_z, q_picked, q_sum, q)
+
+
+class Numbers(NamedTuple):
+    """Of each channel: what `second_slopes` needs, by the letters above."""
+
+    mean: Tensor
+    r2: Tensor
+    scale: Tensor  # r gamma
+    scale_beta: Tensor  # r gamma B
+    x: Tensor
+    r_v: Tensor
+    r_v_beta: Tensor  # r v B
+    v_gamma: Tensor  # v G
+    w: Tensor
 
 
 def second_slopes(
-    of: Pooled, first: Slopes, u: Tensor, v: Tensor, w: Tensor
+    z: Tensor, p: Tensor, q: Tensor, u: Tensor, of: Numbers
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The derivatives of <u, first.z> + <v, first.gamma> + <w, first.beta> by z, gamma and g."""
-    z, p, gamma, mean, r = of
-    n, q, (picked, where) = _count(z), first.q, _pool(of)
-    m2 = gamma * first.gamma / n
-    u_sum = _sum(u)
-    u_s = r * (_sum(u * z) - mean * u_sum)
+    """The derivatives of <u, gz> + <v, ggamma> + <w, gbeta> by z, gamma (less its r) and g."""
+    n, (picked, where) = _count(z), _pool(z, of.mean)
+    u_mean = _mean(u)
+    b = torch.addcmul(_mean(u * z), of.mean, u_mean, value=-1).mul_(of.r2)
 
-    e = torch.addcmul(-u_sum / n, picked, -u_s / n).add_(_pick(u, where))
+    e = _pick(u, where).sub_(u_mean).addcmul_(picked, b, value=-1)
     a = _sum(q * e)
-    by_g = e.mul_(r * gamma).addcmul_(picked, v).add_(w)
+    by_g = torch.addcmul(of.w, e, of.scale).addcmul_(picked, of.r_v)
     by_g = torch.ops.aten.threshold_backward(by_g, p, 0)
 
-    t_sum = -r * (u_s * gamma * first.beta / n + m2 * u_sum) + v * first.beta
-    t_s = -2 * r * m2 * u_s + v * first.gamma
-    slope = -(r.square() * t_s + r.pow(3) * gamma * a) / n
-    by_z = torch.addcmul(-slope * mean - r * t_sum / n, z, slope)
-    by_z.addcmul_(u, -r.square() * m2)
-    _put_back(by_z, where, q * (r * v - r.square() * gamma * u_s / n))
-    return by_z, r * a, by_g
+    t_sum = torch.addcmul(of.r_v_beta, of.scale_beta, b, value=-1)
+    t_sum.addcmul_(of.x, u_mean, value=-1)
+    slope = torch.addcmul(of.v_gamma, of.scale, a).mul_(of.r2)
+    slope.addcmul_(of.x, b, value=-2).div_(n)
+    constant = (slope * of.mean).sub_(t_sum, alpha=1 / n)
+    by_z = torch.addcmul(constant, z, slope, value=-1).addcmul_(u, of.x, value=-1 / n)
+    _put_back(by_z, where, q * torch.addcmul(of.r_v, of.scale, b, value=-1))
+    return by_z, a, by_g
 
 
-def _pool(of: Pooled) -> tuple[Tensor, Tensor]:
-    """Ps, and where it was picked, int64 positions in H*W: sooner found again than kept."""
-    picked, where = F.max_pool2d(of.z, 2, return_indices=True)
-    return picked.sub_(of.mean).mul_(of.r), where
+def _pool(z: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Pd, and where it was picked, int64 positions in H*W: sooner found again than kept."""
+    picked, where = F.max_pool2d(z, 2, return_indices=True)
+    return picked.sub_(mean), where
 
 
 def _count(z: Tensor) -> int:
@@ -120,6 +135,10 @@ def _count(z: Tensor) -> int:
 
 def _sum(x: Tensor) -> Tensor:
     return x.sum(dim=(0, 2, 3)).view(-1, 1, 1)
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.mean(dim=(0, 2, 3)).view(-1, 1, 1)
 
 
 def _flat(x: Tensor) -> Tensor:
