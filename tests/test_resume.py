@@ -65,9 +65,18 @@ def test_a_moved_run_folder_keeps_its_best_checkpoint(run, tmp_path, into):
 
     found, resumed = run(into, last(moved), "trainer.max_epochs=4", "data.val_batches=4")
     assert found["val"]["acc"] == 1.0
-    assert found["checkpoint"] == str(resumed / "checkpoints" / "best.ckpt")
+    assert (resumed / found["checkpoint"]) == resumed / "checkpoints" / "best.ckpt"
     assert state(resumed, "best")["epoch"] == best["epoch"]
     assert found["train"]["epochs"] == 4
+
+
+def test_nothing_in_a_run_names_its_folder(run):
+    """So its folder can move, and be shown to others."""
+    _, folder = run("run")
+    files = [*(folder / "checkpoints").iterdir(), folder / "results.json", folder / "config.yaml"]
+    assert len(files) == 4
+    for file in files:
+        assert str(folder).encode() not in file.read_bytes(), file.name
 
 
 def test_a_best_checkpoint_that_is_lost_is_told(run, caplog):
@@ -77,7 +86,7 @@ def test_a_best_checkpoint_that_is_lost_is_told(run, caplog):
     found, resumed = run("new", last(folder), "trainer.max_epochs=3")
     assert "the best checkpoint so far is not at hand" in caplog.text
     assert state(resumed, "best")["epoch"] == 2
-    assert found["checkpoint"] == str(resumed / "checkpoints" / "best.ckpt")
+    assert (resumed / found["checkpoint"]) == resumed / "checkpoints" / "best.ckpt"
 
 
 @pytest.mark.parametrize(

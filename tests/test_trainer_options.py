@@ -52,7 +52,7 @@ def attempt(tiny_for, tmp_path):
             return REFUSED, line
         assert json.loads((folder / "results.json").read_text()) == found
         for split in splits:
-            same = again(cfg, found["checkpoint"], split)
+            same = again(cfg, folder / found["checkpoint"], split)
             for name in ("acc", "acc_ci95", "loss", "precision", "acc_before", "tasks"):
                 assert same[name] == pytest.approx(found[split][name], abs=1e-6), (split, name)
         return found, folder

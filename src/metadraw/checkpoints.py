@@ -1,9 +1,12 @@
-"""The best checkpoint of a run, also when the run was resumed in another folder."""
+"""A run's checkpoints: no path of the machine in them, the best one also of a resumed run."""
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,29 @@ from metadraw.learner import MetaLearner
 log = logging.getLogger(__name__)
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Lightning's `ModelCheckpoint` for the best weights, always those that were validated.
+class Checkpoint(ModelCheckpoint):
+    """Lightning's `ModelCheckpoint`, whose own state names files in its folder, wherever that is.
+
+    So a checkpoint can go to another folder or machine, and tells nothing of the one it is from.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, with paths as seen from the folder of checkpoints."""
+        state = super().state_dict()
+        assert self.dirpath is not None
+        return _with_paths(state, partial(os.path.relpath, start=self.dirpath)) | {"dirpath": ""}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from this state, in the folder at hand."""
+        if not state_dict["dirpath"]:
+            assert self.dirpath is not None
+            state_dict = _with_paths(state_dict, partial(os.path.join, self.dirpath))
+            state_dict |= {"dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
+
+
+class BestCheckpoint(Checkpoint):
+    """The checkpoint of the best weights, always those that were validated.
 
     Unless ``save_on_train_epoch_end`` says otherwise, it saves at the end of the epoch, where a run
     can be resumed, if meta-validation was there too, and right after one in the middle of an epoch.
@@ -75,7 +99,11 @@ class BestCheckpoint(ModelCheckpoint):
         were when it was written. Another file of that name is known by its score.
         """
         assert self.dirpath is not None
-        here, there = Path(self.dirpath), Path(state_dict["dirpath"])
+        here = Path(self.dirpath)
+        # A state of an older metadraw has the folder's own path.
+        there = Path(state_dict["dirpath"] or self._beside)
+        if not state_dict["dirpath"]:
+            state_dict = _with_paths(state_dict, partial(os.path.join, there))
         scores = dict(state_dict["best_k_models"])
         if (best := state_dict["best_model_path"]) and best not in scores:
             scores[best] = state_dict["best_model_score"]  # nothing is monitored
@@ -118,3 +146,11 @@ def _copy(source: Path, target: Path) -> None:
     if source != target:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+
+
+def _with_paths(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """The state of a `ModelCheckpoint`, with a change of each path in it."""
+    keys = ("best_model_path", "kth_best_model_path", "last_model_path")
+    changed = {key: state[key] and change(state[key]) for key in keys}
+    best = {change(path): score for path, score in state["best_k_models"].items()}
+    return state | changed | {"best_k_models": best}

@@ -115,7 +115,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
                 "outer_steps": trainer.global_step,
                 "seconds_with_validation": round(trained - began, 3),
             },
-            checkpoint=path,
+            checkpoint=_within(folder, path),
             git=git,
             tags=list(cfg.get("tags") or []),
             notes=cfg.get("notes"),
@@ -128,6 +128,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if (folder / "curves.png").is_file():
         say("curves: %s", folder / "curves.png")
     return found
+
+
+def _within(folder: Path, path: str) -> str:
+    """A path as seen from a folder, or as it is where it leads elsewhere."""
+    return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path
 
 
 def make_trainer(cfg: DictConfig, learner: MetaLearner) -> L.Trainer:
