@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -89,7 +88,7 @@ def measure(chunk: str, setting: tuple[int, ...]) -> dict[str, float]:
         step()
         times.append(time.thread_time() - start)
     return {
-        "ms": 1000 * statistics.median(times),
+        "ms": 1000 * min(times),
         "GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "chunk": tasks_at_once(tasks, *learner._bytes.values()) if chunk == "auto" else 0,
     }
@@ -120,8 +119,8 @@ def main() -> None:
         "",
         f"`python benchmarks/chunks.py`, one thread, {platform.machine()} CPU, torch "
         f"{torch.__version__}. A step is the second-order meta-gradient of so many 5-way tasks by "
-        "Conv4, whose images are random: its median CPU time, and the peak memory of a process "
-        "that does nothing else. *By hand* is the fastest of the sizes "
+        "Conv4, whose images are random: the least CPU time that one took, and the peak memory of "
+        "a process that does nothing else. *By hand* is the fastest of the sizes "
         f"{', '.join(map(str, SIZES))}; *loop* takes one task after the other by "
         "`torch.autograd.grad` with PyTorch's layers.",
         "",

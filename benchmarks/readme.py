@@ -9,6 +9,7 @@ is made by the function of that name here. The files are made by
     python benchmarks/label_permutations.py CHECKPOINTS  # of maml, anil, proto_maml, unicorn_maml
     python benchmarks/episodes.py
     python benchmarks/speed.py settings data.source=npm     # and algorithms, memory
+    python benchmarks/chunks.py
     python benchmarks/training.py data.source=npm
     python benchmarks/page.py data.source=npm
     python benchmarks/shipped.py RUN/checkpoints/best.ckpt
@@ -360,6 +361,19 @@ def speed() -> list[str]:
     return markdown([*head, "loop / metadraw"], rows)
 
 
+def chunks() -> list[str]:
+    """Other sizes of images and networks."""
+    rows = [
+        # Of the file's columns: the default and the loop, each with its memory.
+        [images, f"{channels} channels, {tasks}", f"{ms}, {gb}", f"{loop_ms}, {loop_gb}", ratio]
+        for images, channels, tasks, _, ms, gb, _, _, _, loop_ms, loop_gb, ratio in tables(
+            "benchmarks/results/chunks.md"
+        )[0]
+    ]
+    head = ["images", "network, 5-way tasks", "metadraw", "per-task loop", "loop / metadraw"]
+    return markdown(head, rows)
+
+
 def first_order() -> list[str]:
     """FOMAML and evaluation."""
     file = "benchmarks/results/speed-algorithms.md"
@@ -429,6 +443,7 @@ _MAKERS: Sequence[Callable[[], list[str]]] = (
         epoch_line,
         measured,
         speed,
+        chunks,
         first_order,
         costs,
     ),

@@ -69,6 +69,7 @@ FILES = {
     "results/quickstart/runs.csv": "measured",
     "benchmarks/results/episodes.md": "measured",
     "benchmarks/results/speed-settings.md": "speed",
+    "benchmarks/results/chunks.md": "chunks",
     "benchmarks/results/speed-algorithms.md": "first_order",
     "benchmarks/results/speed-memory.md": "costs",
     "benchmarks/results/training.md": "costs",
