@@ -1,10 +1,10 @@
-"""A row of [convolution, batch norm, ReLU, 2x2 max pool] blocks as one function, fast twice over.
+"""A chain of [convolution, batch norm, ReLU, 2x2 max pool] blocks with hand-written derivatives.
 
-Mapped over tasks by `torch.vmap`, images and all that is computed of them lie folded, one task
-beside the other, for grouped convolutions and arithmetic by vectors of all tasks' channels.
-PyTorch's own layers change layout between the two, and take slow ways for second derivatives. And
-it is one call for all blocks, not one a layer, because the way of a call through `torch.func`
-takes longer than the arithmetic of a small one.
+Under `torch.vmap`, images and everything computed from them are folded: tasks lie side by side in
+the channels, so that a convolution of all tasks is one grouped convolution, and arithmetic runs on
+vectors of all tasks' channels. PyTorch's own layers change the layout between the two, and their
+second derivatives take slow paths. All blocks are one call, because a call through `torch.func`
+takes longer than the arithmetic of a small layer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from metadraw.models.convolve import by_images, by_weight, convolve
-from metadraw.models.norm_relu_pool import Numbers, norm_relu_pool, second_slopes, slopes
+from metadraw.models.norm_relu_pool import Numbers, double_backward, norm_relu_pool
+from metadraw.models.norm_relu_pool import backward as block_backward
 from metadraw.models.task_function import LastDerivative, TaskFunction, fold, unfold
 
 
@@ -41,26 +42,28 @@ def conv_blocks(
     Returns:
         ``[B, C', H // 2, W // 2]`` for one block, and so on; differentiable twice.
     """
-    # In few tensors, for each costs time on its way.
+    # Few tensors, because each of them costs time on its way through torch.func.
     gamma, beta = torch.stack(tuple(gammas)), torch.stack(tuple(betas))
-    # Channels are turned over where gamma is negative, so that it is not.
-    turn = torch.ones_like(gamma).copysign(gamma.detach())
-    turned = [w * t.view(-1, 1, 1, 1) for w, t in zip(weights, turn.unbind(), strict=True)]
-    parameters = (*turned, gamma * turn, beta)
-    found: Any = _Forward.apply(len(turned), eps, x[None], *(p[None] for p in parameters))
-    last: Tensor = found[2 * len(turned) - 1]
+    # Pooling before the norm picks the right value only if gamma is not negative: where it is, its
+    # sign moves into the convolution.
+    sign = torch.ones_like(gamma).copysign(gamma.detach())
+    signed = [w * t.view(-1, 1, 1, 1) for w, t in zip(weights, sign.unbind(), strict=True)]
+    parameters = (*signed, gamma * sign, beta)
+    found: Any = _Forward.apply(len(signed), eps, x[None], *(p[None] for p in parameters))
+    last: Tensor = found[2 * len(signed) - 1]
     return last.squeeze(0)  # not last[0], whose derivative is a copy
 
 
-# By the names of `metadraw.models.norm_relu_pool`, z and p being the images after each block's
-# convolution and pool, the four numbers a channel side by side for all blocks, ``[T, n, C']``:
+# The letters are those of `metadraw.models.norm_relu_pool`: z and p are a block's images after its
+# convolution and its pool. A number per channel (gamma, beta, mean, r) is stored for all blocks
+# together, as ``[T, n, C']``.
 #
-#     _Forward         x, parameters                               -> zs, ps, means, rs
-#     _Backward        those, and gradients by zs and ps           -> by parameters, gzs, qs, by x
-#     _SecondBackward  those, and gradients by parameters and x    -> by all of these
+#     _Forward         x, parameters                       -> zs, ps, means, rs
+#     _Backward        all of these, gradients of zs, ps   -> gradients of parameters, gzs, qs, of x
+#     _DoubleBackward  all of these, gradients of those    -> gradients of all inputs of _Backward
 #
-# All zs and ps are outputs of the first and inputs of the second, so that PyTorch adds up all
-# derivatives by them before it goes through the second.
+# All zs and ps are outputs of _Forward and inputs of _Backward, so that PyTorch adds up their
+# gradients before it enters _Backward's own backward pass.
 
 
 class _Forward(TaskFunction):
@@ -68,7 +71,7 @@ class _Forward(TaskFunction):
 
     @staticmethod
     def forward(n: int, eps: float, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        weights, gammas_betas = _parts(rest, n, 2)
+        weights, gammas_betas = _sections(rest, n, 2)
         tasks, x, found = len(x), fold(x), []
         for w, gamma, beta in zip(weights, *map(_numbers, gammas_betas), strict=True):
             z = convolve(x, w.flatten(0, 1))
@@ -95,11 +98,15 @@ class _Forward(TaskFunction):
 
 
 class _Backward(TaskFunction):
-    """And gradients by zs and ps, or none -> by parameters, gzs, qs, and, if wanted, by x."""
+    """Backward pass.
+
+    Inputs: what the forward pass saved, and the gradients with respect to zs and ps (`None` if
+    unused). Outputs: those with respect to the parameters, gzs, qs, and, if wanted, x's.
+    """
 
     @staticmethod
     def forward(n: int, wanted: bool, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        weights, (gammas, _), zs, ps, means_rs, by_zs, by_ps = _parts(rest, *_known(n), n, n)
+        weights, (gammas, _), zs, ps, means_rs, by_zs, by_ps = _sections(rest, *_known(n), n, n)
         tasks, found, by_x = len(x), [], None
         gamma, mean, r = map(_numbers, (gammas, *means_rs))
         scale = r * gamma
@@ -107,7 +114,9 @@ class _Backward(TaskFunction):
         for i in reversed(range(n)):
             w, z, p = weights[i].flatten(0, 1), fold(zs[i]), fold(ps[i])
             g = _sum(by_x, None if by_ps[i] is None else fold(by_ps[i]))
-            first = slopes(z, p, mean[i], scale[i], k[i], torch.zeros_like(p) if g is None else g)
+            first = block_backward(
+                z, p, mean[i], scale[i], k[i], torch.zeros_like(p) if g is None else g
+            )
             gz = first.z if by_zs[i] is None else first.z.add_(fold(by_zs[i]))
             images = fold(ps[i - 1] if i else x)
             by_x = by_images(images, w, gz) if i or wanted else None
@@ -122,7 +131,7 @@ class _Backward(TaskFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.n, _, *tensors = inputs
-        _, by_gammas_betas, gzs, qs, _ = _parts(output, *_first(ctx.n), 1)
+        _, by_gammas_betas, gzs, qs, _ = _sections(output, *_first(ctx.n), 1)
         ctx.mark_non_differentiable(*gzs, *qs)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors[: -2 * ctx.n], *by_gammas_betas, *gzs, *qs)
@@ -130,14 +139,14 @@ class _Backward(TaskFunction):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         n, needed = ctx.n, ctx.needs_input_grad
-        u_ws, u_gammas_betas, _, _, v = _parts(gradients, *_first(n), 1)
+        u_ws, u_gammas_betas, _, _, v = _sections(gradients, *_first(n), 1)
         parameters = ctx.saved_tensors[1 : 1 + n + 2]
         us = [
             torch.zeros_like(p) if u is None else u
             for p, u in zip(parameters, (*u_ws, *u_gammas_betas), strict=True)
         ]
-        found = _SecondBackward.apply(n, needed[2], *ctx.saved_tensors, *us, *(v or [None]))
-        by_parameters, by_zs, by_ps, *by_gradients, by_x = _parts(
+        found = _DoubleBackward.apply(n, needed[2], *ctx.saved_tensors, *us, *(v or [None]))
+        by_parameters, by_zs, by_ps, *by_gradients, by_x = _sections(
             found, n + 1, n, n - 1, n, n, needed[2]
         )
         given = zip(chain(*by_gradients), needed[-2 * n :], strict=True)
@@ -149,15 +158,18 @@ class _Backward(TaskFunction):
         )
 
 
-class _SecondBackward(LastDerivative):
-    """And gradients by parameters, and x or none -> by weights, gammas, zs, ps but the last, the
-    gradients by zs and by ps, and, if wanted, x.
-    """  # noqa: D205
+class _DoubleBackward(LastDerivative):
+    """Backward pass of the backward pass.
+
+    Inputs: what that saved, and the gradients with respect to its outputs for parameters and x
+    (`None` if unused). Outputs: the gradients with respect to weights, gammas, zs, ps but the
+    last, the gradients of zs and of ps, and, if wanted, x.
+    """
 
     @staticmethod
     def forward(n: int, wanted: bool, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        weights, (gammas, _), zs, ps, means_rs, by_gammas_betas, gzs, qs, u_ws, us, (v,) = _parts(
-            rest, *_known(n), *_first(n)[1:], n, 2, 1
+        weights, (gammas, _), zs, ps, means_rs, by_gammas_betas, gzs, qs, u_ws, us, (v,) = (
+            _sections(rest, *_known(n), *_first(n)[1:], n, 2, 1)
         )
         tasks, v, found, by_xs = len(x), None if v is None else fold(v), [], []
         gamma, mean, r, by_gamma, by_beta, u_gamma, u_beta = map(
@@ -185,7 +197,7 @@ class _SecondBackward(LastDerivative):
             by_w = torch.zeros_like(w) if v is None else by_weight(v, w, gz)
             if i or wanted:
                 by_xs.append(by_images(images, u_w, gz))
-            by_z, by_gamma_r, v = second_slopes(
+            by_z, by_gamma_r, v = double_backward(
                 z, p, fold(qs[i]), u, Numbers(*(number[i] for number in numbers))
             )
             found.append((by_w, by_gamma_r, by_z, u, v))
@@ -207,8 +219,8 @@ def _first(n: int) -> tuple[int, ...]:
     return n, 2, n, n
 
 
-def _parts(values: Sequence[Any], *sizes: int) -> list[Sequence[Any]]:
-    """What came one after the other; the last part may be missing."""
+def _sections(values: Sequence[Any], *sizes: int) -> list[Sequence[Any]]:
+    """Consecutive sections of these sizes; the last one may be missing."""
     ends = list(accumulate(sizes))
     return [values[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
@@ -223,7 +235,7 @@ def _numbers(of_tasks: Tensor) -> Tensor:
 
 
 def _by_task(tasks: int, numbers: Tensor) -> Tensor:
-    """What `_numbers` was given, a view."""
+    """Inverse of `_numbers`, a view."""
     return numbers.view(len(numbers), tasks, -1).transpose(0, 1)
 
 

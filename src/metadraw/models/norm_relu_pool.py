@@ -11,45 +11,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# The mathematics, per channel, n its number of values in z. P picks the largest of each 2x2
-# window, P' puts back to where it was picked, d = z - mean, r = 1 / sqrt(var + eps), gamma >= 0:
+# The mathematics, for one channel with n values in z. P picks the largest value of each 2x2 window,
+# P' puts a value back where it was picked, d = z - mean, r = 1 / sqrt(var + eps), gamma >= 0:
 #
 #     p = relu(r gamma Pd + beta)
 #
-# First derivatives of <g, p>, with q = g where p > 0 and else 0:
+# Backward: the gradients of <g, p>, with q = g where p > 0 and 0 elsewhere:
 #
 #     gz     = r gamma (P'q - sum(q) / n - r^2 d sum(q Pd) / n)
 #     ggamma = G = r sum(q Pd)
 #     gbeta  = B = sum(q)
 #
-# Their derivatives, of <u, gz> + <v, ggamma> + <w, gbeta>, with b = r^2 sum(u d) / n,
+# Double backward: the gradients of <u, gz> + <v, ggamma> + <w, gbeta>, with b = r^2 sum(u d) / n,
 # e = Pu - sum(u) / n - b Pd, A = sum(q e), x = r^2 gamma G:
 #
-#     by g:     r gamma e + r v Pd + w where p > 0
-#     by gamma: r A
-#     by z:     t - sum(t) / n - r^2 d (sum(t d) + r gamma A) / n
-#               with t = r (v - gamma b) P'q - x u / n, hence
-#               sum(t) = r v B - r gamma b B - x sum(u) / n and sum(t d) = v G - 2 x b / r^2
+#     g:     r gamma e + r v Pd + w where p > 0
+#     gamma: r A
+#     z:     t - sum(t) / n - r^2 d (sum(t d) + r gamma A) / n
+#            with t = r (v - gamma b) P'q - x u / n, hence
+#            sum(t) = r v B - r gamma b B - x sum(u) / n and sum(t d) = v G - 2 x b / r^2
 #
-# Everything in full size is linear in z, u and P'q, with one coefficient a channel; all else is
-# in the size after pooling, a quarter, or a number a channel. Those are many small operations,
-# which take as long as large ones on a GPU: what does not depend on the images is computed of all
-# blocks at once, by the caller.
+# Full-size tensors enter linearly, as z, u and P'q, with one coefficient per channel. Everything
+# else has a quarter of that size, after pooling, or is one number per channel. On a GPU a small
+# operation takes as long as a large one, so the caller computes the numbers that do not depend on
+# images for all blocks at once.
 
 
-class Slopes(NamedTuple):
-    """The derivatives of <g, p>."""
+class Gradients(NamedTuple):
+    """The gradients of <g, p>."""
 
     z: Tensor
     gamma: Tensor  # G / r
     beta: Tensor
-    q: Tensor  # like p: g where p is not constant
+    q: Tensor  # like p: g where p > 0, else 0
 
 
 def norm_relu_pool(
     z: Tensor, gamma: Tensor, beta: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``max_pool2d(relu(batch_norm(z)), 2)`` by the batch's statistics, these means, and r.
+    """``max_pool2d(relu(batch_norm(z)), 2)`` with the batch's statistics; also the mean and r.
 
     Args:
         z: ``[B, T*C, H, W]``.
@@ -64,8 +64,8 @@ def norm_relu_pool(
     return p, mean, r
 
 
-def slopes(z: Tensor, p: Tensor, mean: Tensor, scale: Tensor, k: Tensor, g: Tensor) -> Slopes:
-    """The first derivatives, of <g, p>.
+def backward(z: Tensor, p: Tensor, mean: Tensor, scale: Tensor, k: Tensor, g: Tensor) -> Gradients:
+    """The gradients of <g, p>.
 
     Args:
         z: ``[B, T*C, H, W]``.
@@ -82,11 +82,11 @@ def slopes(z: Tensor, p: Tensor, mean: Tensor, scale: Tensor, k: Tensor, g: Tens
     constant = torch.addcmul(slope * mean, scale, q_sum, value=-1 / n)
     by_z = torch.addcmul(constant, z, slope, value=-1)
     _put_back(by_z, where, q * scale)
-    return Slopes(by_z, q_picked, q_sum, q)
+    return Gradients(by_z, q_picked, q_sum, q)
 
 
 class Numbers(NamedTuple):
-    """Of each channel: what `second_slopes` needs, by the letters above."""
+    """What `double_backward` needs for each channel, in the letters above."""
 
     mean: Tensor
     r2: Tensor
@@ -99,10 +99,10 @@ class Numbers(NamedTuple):
     w: Tensor
 
 
-def second_slopes(
+def double_backward(
     z: Tensor, p: Tensor, q: Tensor, u: Tensor, of: Numbers
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The derivatives of <u, gz> + <v, ggamma> + <w, gbeta> by z, gamma (less its r) and g."""
+    """The gradients of <u, gz> + <v, ggamma> + <w, gbeta>: of z, of gamma (divided by r), of g."""
     n, (picked, where) = _count(z), _pool(z, of.mean)
     u_mean = _mean(u)
     b = torch.addcmul(_mean(u * z), of.mean, u_mean, value=-1).mul_(of.r2)
