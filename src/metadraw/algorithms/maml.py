@@ -37,11 +37,23 @@ class MAML(Algorithm):
         super().__init__(network, inner_steps=inner_steps, eval_inner_steps=eval_inner_steps)
         self.inner_lr, self.first_order = positive(inner_lr=inner_lr), first_order
 
+    def start(self, support_x: Tensor, support_y: Tensor) -> Params:
+        """Where a task starts: the network's parameters, whatever the support set.
+
+        Args:
+            support_x: ``[B, C, H, W]`` float.
+            support_y: ``[B]`` int64, labels 0..N-1.
+
+        Returns:
+            Parameters of the network by name, as functions of the meta-parameters.
+        """
+        return self.network_parameters()
+
     def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
         """The network's parameters before and after each gradient step; see `Algorithm.adapt`."""
         return gradient_steps(
             self.loss_on(support_x, support_y),
-            self.network_parameters(),
+            self.start(support_x, support_y),
             steps=steps,
             lr=self.inner_lr,
             first_order=self.first_order,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from metadraw.adaptation import Params, gradient_steps
-from metadraw.algorithms.base import Algorithm, positive
+from metadraw.adaptation import Params
+from metadraw.algorithms.maml import MAML
 from metadraw.models.head import open_head
 
 
-class UnicornMAML(Algorithm):
+class UnicornMAML(MAML):
     """MAML whose head starts with the same learned vector for every class.
 
     So a task's result does not depend on which class has which label, and any number of ways
@@ -18,43 +20,24 @@ class UnicornMAML(Algorithm):
 
     Args:
         network: see `Algorithm`; its last linear layer is the head.
-        inner_lr: alpha, above 0.
-        first_order: leave out the second derivatives.
-        inner_steps: see `Algorithm`; the paper finds that 15 to 20 pay.
-        eval_inner_steps: see `Algorithm`.
+        **settings: see `MAML`; the paper finds that 15 to 20 inner steps pay.
 
     Raises:
-        InputError: an inner learning rate that is not above 0, or a network without a linear
-            layer; see also `Algorithm`.
+        InputError: a network without a linear layer; see also `MAML`.
     """
 
     any_ways = True
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        inner_lr: float,
-        first_order: bool,
-        inner_steps: int,
-        eval_inner_steps: int,
-    ) -> None:
-        super().__init__(network, inner_steps=inner_steps, eval_inner_steps=eval_inner_steps)
+    def __init__(self, network: nn.Module, **settings: Any) -> None:
+        super().__init__(network, **settings)
         self.place, head = open_head(network)
         self.ways = head.out_features
         self.vector = nn.Parameter(head.weight[0].detach().clone())
-        self.inner_lr, self.first_order = positive(inner_lr=inner_lr), first_order
 
-    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
-        """Body and head before and after each gradient step; see `Algorithm.adapt`."""
-        start = self.network_parameters()
-        start[f"{self.place}.weight"] = self.vector.expand(self.ways, -1)
+    def start(self, support_x: Tensor, support_y: Tensor) -> Params:
+        """The body, and a head of one vector for all classes; see `MAML.start`."""
+        weight = self.vector.expand(self.ways, -1)
         # The same bias for all classes would change nothing, so there is none to learn.
-        start[f"{self.place}.bias"] = torch.zeros_like(self.vector[0]).expand(self.ways)
-        return gradient_steps(
-            self.loss_on(support_x, support_y),
-            start,
-            steps=steps,
-            lr=self.inner_lr,
-            first_order=self.first_order,
-        )
+        bias = torch.zeros_like(self.vector[0]).expand(self.ways)
+        head = {f"{self.place}.weight": weight, f"{self.place}.bias": bias}
+        return self.network_parameters() | head
