@@ -24,6 +24,8 @@ class Served:
     no_ranges: bool = False
     missing: set[str] = field(default_factory=set)
     fails: Counter[str] = field(default_factory=Counter)  # class -> so many times HTTP 500
+    until: dict[str, int] = field(default_factory=dict)  # class -> HTTP 500 after so many requests
+    md5: dict[str, str] = field(default_factory=dict)  # class -> what is told of it
     cuts: Counter[str] = field(default_factory=Counter)  # class -> so many times half a body
     shifts: Counter[str] = field(default_factory=Counter)  # class -> so often another range
     stalls: Counter[str] = field(default_factory=Counter)  # class -> so often silent for ever
@@ -47,24 +49,29 @@ class Handler(BaseHTTPRequestHandler):
         file = served.folder / f"{name}.npy"
         with served.lock:
             served.requests[name] += 1
-        if served.take(served.fails, name):
+        over = served.requests[name] > served.until.get(name, served.requests[name])
+        if over or served.take(served.fails, name):
             return self.answer(500)
         if name in served.missing or not file.is_file():
             return self.answer(404)
-        data = file.read_bytes()
         if served.no_ranges:
-            return self.answer(200, data)
+            return self.answer(200, file.read_bytes())
+        size = file.stat().st_size
         first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
-        last = min(last, len(data) - 1)
+        last = min(last, size - 1)
         if served.take(served.shifts, name):
             first, last = first - 1, last - 1
         if served.take(served.stalls, name):
             while not select.select([self.connection], [], [], 0.01)[0]:  # until the client leaves
                 served.passes(30)
-        given = f"bytes {first}-{last}/{len(data)}"
-        part = data[first : last + 1]
+        headers = {"Content-Range": f"bytes {first}-{last}/{size}"}
+        if name in served.md5:
+            headers["x-goog-hash"] = f"crc32c=AAAAAA==,md5={served.md5[name]}"
+        with file.open("rb") as data:
+            data.seek(max(first, 0))
+            part = data.read(last + 1 - first)
         cut, pause = served.take(served.cuts, name), served.take(served.pauses, name)
-        self.answer(206, part, cut, pause, **{"Content-Range": given})
+        self.answer(206, part, cut, pause, **headers)
 
     def answer(
         self, status: int, body: bytes = b"", cut: bool = False, pause: bool = False, **headers: str

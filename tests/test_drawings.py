@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
+import re
 import resource
 import shutil
 from collections.abc import Iterator
@@ -437,8 +439,113 @@ def test_a_cache_that_cannot_be_written(server: Served, tmp_path: Path) -> None:
         line = refused(source="google", **options, cache_dir=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "written; free some space or give a folder" in line
+    assert "cannot keep the drawings there" in line
+    assert "free some space or give a folder" in line
     assert not list(tmp_path.glob("quickdraw-google-1-seed0-????????"))
+
+
+# all of them
+
+
+def check_all(drawings: Drawings, folder: Path) -> None:
+    assert drawings.classes == QUICKDRAW_CLASSES
+    for name, images in zip(drawings.classes, drawings.images, strict=True):
+        assert isinstance(images, np.memmap)
+        np.testing.assert_array_equal(images.reshape(-1, 784), np.load(folder / f"{name}.npy"))
+
+
+def test_google_all_are_downloaded_once(server: Served, synthetic: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"samples_per_class": "all", "base_url": server.url}
+    drawings = load_quickdraw("google", **options, cache_dir=tmp_path)
+    check_all(drawings, synthetic)
+    assert drawings.provenance["location"] == server.url
+    assert "sha256" not in drawings.provenance
+    assert server.sent == sum(f.stat().st_size for f in synthetic.iterdir()) + 346 * 128
+    server.requests.clear()
+    again = load_quickdraw("auto", **options, cache_dir=tmp_path)
+    check_all(again, synthetic)
+    assert again.provenance == drawings.provenance
+    assert not server.requests
+
+
+def test_google_all_goes_on_within_a_file(
+    server: Served, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(google, "_PART", 10_000)
+    monkeypatch.setattr(google, "_AT_ONCE", 30_000)
+    name = QUICKDRAW_CLASSES[7]
+    options: dict[str, Any] = {"samples_per_class": "all", "base_url": server.url}
+    server.until[name] = 1 + 3 + 1  # its size, what is fetched at once, and a part of the next
+    line = refused(source="google", **options, cache_dir=tmp_path)
+    assert f"class {name!r}" in line
+    assert "kept, run again to go on" in line
+    [folder] = tmp_path.glob("quickdraw-google-all-????????")
+    assert (folder / f"{name}.npy.part").stat().st_size == 30_000
+    assert not (folder / f"{name}.npy").exists()
+
+    server.until.clear()
+    server.requests.clear()
+    before = server.sent
+    check_all(load_quickdraw("google", **options, cache_dir=tmp_path), synthetic)
+    size = (synthetic / f"{name}.npy").stat().st_size
+    assert server.sent - before == 338 * size - 30_000 + 339 * 128
+    assert not list(folder.glob("*.part"))
+
+
+def test_google_all_is_checked(server: Served, synthetic: Path, tmp_path: Path) -> None:
+    name, options = QUICKDRAW_CLASSES[2], {"samples_per_class": "all", "base_url": server.url}
+    right = hashlib.md5((synthetic / f"{name}.npy").read_bytes()).digest()
+    server.md5[name] = base64.b64encode(b"another file").decode()
+    line = refused(source="google", **options, cache_dir=tmp_path)
+    assert re.search(f"class {name!r}.*MD5.*run again", line)
+    [folder] = tmp_path.glob("quickdraw-google-all-????????")
+    assert not list(folder.glob(f"{name}.npy*"))
+    assert len(list(folder.iterdir())) == 2  # the classes before it
+    server.md5[name] = base64.b64encode(right).decode()
+    check_all(load_quickdraw("google", **options, cache_dir=tmp_path), synthetic)
+
+
+def test_google_all_faults_that_pass(server: Served, synthetic: Path, tmp_path: Path) -> None:
+    for faults, index in [(server.fails, 3), (server.cuts, 5), (server.shifts, 8)]:
+        faults[QUICKDRAW_CLASSES[index]] = 2
+    options: dict[str, Any] = {"samples_per_class": "all", "base_url": server.url}
+    check_all(load_quickdraw("google", **options, cache_dir=tmp_path), synthetic)
+
+
+def test_google_all_needs_space(own: Path, tmp_path: Path) -> None:
+    """One file is larger than the disk, which a sparse one can be."""
+    rows = 4 * shutil.disk_usage(tmp_path).total // 784
+    with (own / "cat.npy").open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (rows, 784)}
+        np.lib.format.write_array_header_1_0(file, header)
+        try:
+            file.truncate(file.tell() + rows * 784)
+        except OSError as error:
+            pytest.skip(f"this file system has no such files: {error}")
+    with serve(own) as server:
+        options: dict[str, Any] = {"samples_per_class": "all", "base_url": server.url}
+        line = refused(source="google", **options, cache_dir=tmp_path / "cache")
+    assert re.match(r"data.samples_per_class=all needs [\d.]+ GB more in .*, where [\d.]+ GB", line)
+    assert not list((tmp_path / "cache").glob("*/*"))
+
+
+def test_path_all_of_unequal_length(own: Path) -> None:
+    (own / "cat.npy").unlink()
+    np.save(own / "cat.npy", np.zeros((9, 784), np.uint8))
+    drawings = load_quickdraw("path", "all", path=own)
+    check_all(drawings, own)
+    assert drawings.provenance["samples_per_class"] == "all"
+    other = np.zeros((9, 784), np.uint8)
+    other[4] = 1
+    np.save(own / "cat.npy", other)
+    changed = load_quickdraw("path", "all", path=own).provenance
+    assert changed["sha256_of_samples"] != drawings.provenance["sha256_of_samples"]
+
+
+def test_npm_all_are_its_hundred(from_npm: tuple[Drawings, Path]) -> None:
+    drawings, cache_dir = from_npm
+    found = load_quickdraw("npm", "all", cache_dir=cache_dir)
+    assert found.provenance == drawings.provenance
 
 
 # path and options
@@ -479,7 +586,7 @@ def test_path_files_of_another_form(own: Path, spoil: Any, says: str) -> None:
     [
         ({"source": "kaggle"}, "data.source=kaggle is not a source; right is auto, google, npm, p"),
         ({"samples_per_class": 0}, "data.samples_per_class=0"),
-        ({"samples_per_class": "many"}, "data.samples_per_class=many"),
+        ({"samples_per_class": "many"}, "data.samples_per_class=many: right is a whole number"),
         ({"seed": -1}, "data.drawings_seed=-1"),
         ({"base_url": "bucket"}, "data.base_url=bucket: right is http://... or https://..."),
         ({"source": "path"}, "data.source=path needs data.path=FOLDER"),

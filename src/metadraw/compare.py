@@ -20,6 +20,7 @@ import yaml  # a dependency of Hydra
 from torch import Tensor
 
 from metadraw import metrics
+from metadraw.data.cache import checksum
 from metadraw.errors import InputError
 from metadraw.sweep import read_sweep
 
@@ -129,7 +130,7 @@ def read(folder: Path, metric: str) -> Run:
         keys = (*_CLASSES, "ways", "shots", "queries", *own)
         conditions = {"split": test["split"]} | {f"data.{key}": data[key] for key in keys}
         # The pictures' own checksum; a data set that keeps none is known by what it does tell.
-        known = drawings.get("sha256")
+        known = checksum(drawings)
         conditions["drawings"] = (
             f"sha256 {known[:12]}" if known else json.dumps(drawings, sort_keys=True)
         )

@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from metadraw.cloudera import EXPERIMENTS, published, published_curves, setting_of
+from metadraw.data.cache import checksum
 from metadraw.errors import InputError
 from metadraw.figures import Curve, draw_sweep
 from metadraw.names import name_of
@@ -172,7 +173,7 @@ def _notes(jobs: Sequence[Job], cells: Sequence[Cell], varied: Sequence[str]) ->
             "In brackets, and grey in the figures: what the report published for these settings."
         )
     sources = {
-        f"{job.results['data'].get('source')}, {job.results['data'].get('sha256', '')[:12]}"
+        f"{job.results['data'].get('source')}, {checksum(job.results['data'])[:12]}"
         for job in jobs
         if job.results
     }

@@ -1,7 +1,8 @@
 """Drawings on disk: a folder with ``drawings.npy`` and ``meta.json``, complete or absent.
 
 ``meta.json`` describes the array fully (shape, classes, provenance with its SHA-256), so a stored
-array is sound exactly if what it says equals what is found.
+array is sound exactly if what it says equals what is found. An array above `LARGEST` stays on disk,
+memory-mapped, and its SHA-256 is computed once, when it is written.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,13 @@ from typing import Any
 import filelock
 import numpy as np
 
+from metadraw.data.mapped import advise
 from metadraw.errors import InputError
 
 VERSION = 1
+#: Bytes that are read into memory.
+LARGEST = 1 << 30
+_SAMPLES = 16  # rows a class, of drawings too many for a checksum of all
 Provenance = dict[str, str | int]
 _log = logging.getLogger(__name__)
 
@@ -30,14 +35,32 @@ class DamagedError(OSError):
     """Something is stored, but not what its folder should hold; one line says what is off."""
 
 
+def is_mapped(images: Sequence[np.ndarray] | np.ndarray) -> bool:
+    """Whether any of these arrays is memory-mapped."""
+    return any(isinstance(array, np.memmap) for array in images)
+
+
 def provenance(
     images: Sequence[np.ndarray] | np.ndarray, origin: Mapping[str, str | int]
 ) -> Provenance:
-    """Where arrays come from, with the SHA-256 of their bytes in C order, one after the other."""
-    digest = hashlib.sha256()
+    """Where arrays come from, with the SHA-256 of their bytes in C order, one after the other.
+
+    Of memory-mapped ones, which may take minutes to read, ``sha256_of_samples`` is that of each
+    array's length and of 16 of its rows, spread evenly.
+    """
+    digest, mapped = hashlib.sha256(), is_mapped(images)
     for array in images:
+        if mapped:
+            digest.update(str(array.shape).encode())
+            advise(array, "MADV_RANDOM")  # else 128 kB are read for each row
+            array = array[np.linspace(0, len(array) - 1, min(_SAMPLES, len(array)), dtype=int)]
         digest.update(np.ascontiguousarray(array).data)
-    return {**origin, "sha256": digest.hexdigest()}
+    return {**origin, "sha256_of_samples" if mapped else "sha256": digest.hexdigest()}
+
+
+def checksum(provenance: Mapping[str, Any]) -> str:
+    """The SHA-256 in a provenance, of all bytes or of samples, empty if it has none."""
+    return str(provenance.get("sha256") or provenance.get("sha256_of_samples") or "")
 
 
 def read(
@@ -52,7 +75,7 @@ def read(
         origin: where the drawings should come from.
 
     Returns:
-        ``uint8 [*shape]`` with its provenance, or None.
+        ``uint8 [*shape]`` with its provenance, or None; memory-mapped if it is above `LARGEST`.
 
     Raises:
         DamagedError: the folder holds anything else.
@@ -64,8 +87,10 @@ def read(
         stored = np.load(folder / "drawings.npy", mmap_mode="r", allow_pickle=False)
         if stored.dtype != np.uint8 or stored.shape != tuple(shape):
             raise ValueError(f"drawings.npy holds {stored.dtype} {stored.shape}")
-        images = np.array(stored)
-        right = _describe(images, classes, origin)
+        mapped = stored.nbytes > LARGEST
+        images = stored if mapped else np.array(stored)
+        known = meta["provenance"]["sha256"] if mapped else provenance(images, {})["sha256"]
+        right = _describe(images.shape, classes, {**origin, "sha256": known})
         if meta != right:
             off = [key for key in right if meta.get(key) != right[key]]
             raise ValueError(f"meta.json does not fit drawings.npy in {', '.join(off)}")
@@ -75,13 +100,18 @@ def read(
 
 
 def write(
-    folder: Path, images: np.ndarray, classes: Sequence[str], origin: Mapping[str, str | int]
+    folder: Path,
+    images: Iterable[np.ndarray],
+    shape: Sequence[int],
+    classes: Sequence[str],
+    origin: Mapping[str, str | int],
 ) -> tuple[np.ndarray, Provenance]:
     """Store an array where none is; call it with the lock held.
 
     Args:
         folder: of this one array.
-        images: uint8.
+        images: uint8, its entries one by one: they need not be in memory together.
+        shape: of the array.
         classes: C names.
         origin: where the drawings come from.
 
@@ -95,14 +125,21 @@ def write(
     shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
     try:
         unfinished.mkdir(parents=True)
+        digest = hashlib.sha256()
         with (unfinished / "drawings.npy").open("wb") as array:
-            np.save(array, images)
+            header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
+            np.lib.format.write_array_header_1_0(array, header)
+            for image in images:
+                digest.update(np.ascontiguousarray(image).data)
+                array.write(np.ascontiguousarray(image).data)
+            array.flush()
             os.fsync(array.fileno())
         with (unfinished / "meta.json").open("w", encoding="utf-8") as meta:
-            json.dump(_describe(images, classes, origin), meta, indent=1)
+            told = {**origin, "sha256": digest.hexdigest()}
+            json.dump(_describe(shape, classes, told), meta, indent=1)
             meta.flush()
             os.fsync(meta.fileno())
-        stored = read(unfinished, classes, images.shape, origin)
+        stored = read(unfinished, classes, shape, origin)
         assert stored is not None
         os.rename(unfinished, folder)
     finally:
@@ -115,7 +152,7 @@ def read_or_make(
     classes: Sequence[str],
     shape: Sequence[int],
     origin: Mapping[str, str | int],
-    make: Callable[[], np.ndarray],
+    make: Callable[[], Iterable[np.ndarray]],
 ) -> tuple[np.ndarray, Provenance]:
     """A stored array and its provenance, made and stored where there is none that is whole.
 
@@ -124,7 +161,7 @@ def read_or_make(
         classes: C names.
         shape: of the array.
         origin: where the drawings come from.
-        make: gives ``uint8 [*shape]``; called once for any number of processes.
+        make: gives the entries of ``uint8 [*shape]``; called once for any number of processes.
 
     Returns:
         What `read` gives.
@@ -145,7 +182,7 @@ def read_or_make(
         except DamagedError as error:
             _log.warning("drawings: removing the damaged cache %s (%s)", folder, error)
             shutil.rmtree(folder)
-        return write(folder, make(), classes, origin)
+        return write(folder, make(), shape, classes, origin)
 
 
 @contextmanager
@@ -192,12 +229,12 @@ def lock(file: Path) -> Iterator[None]:
 
 
 def _describe(
-    images: np.ndarray, classes: Sequence[str], origin: Mapping[str, str | int]
+    shape: Sequence[int], classes: Sequence[str], provenance: Provenance
 ) -> dict[str, Any]:
     return {
         "version": VERSION,
-        "shape": list(images.shape),
-        "dtype": str(images.dtype),
+        "shape": list(shape),
+        "dtype": "uint8",
         "classes": list(classes),
-        "provenance": provenance(images, origin),
+        "provenance": provenance,
     }

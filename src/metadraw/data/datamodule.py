@@ -19,6 +19,7 @@ from metadraw.data.augmentation import ORIENTATIONS
 from metadraw.data.bitmap import to_bitmap
 from metadraw.data.drawings import Drawings
 from metadraw.data.episode import Episode
+from metadraw.data.mapped import MappedImages
 from metadraw.data.sampling import SPLITS, EpisodeSampler
 from metadraw.data.splits import Names, chosen_classes, named_splits, split_classes
 from metadraw.errors import InputError
@@ -207,7 +208,7 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         self.orientations = {"train": ORIENTATIONS[new_classes], "val": 1, "test": 1, "all": 1}
         self.shift = {"train": shift, "val": 0, "test": 0, "all": 0}
         self.mirror = {"train": mirror, "val": False, "test": False, "all": False}
-        self._images: Tensor | None = None
+        self._images: Tensor | MappedImages | None = None
         self._chosen: list[str] | None = None
 
     @abstractmethod
@@ -264,11 +265,14 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
             drawings = replace(drawings, provenance={**drawings.provenance, **told})
         else:
             self.splits = split_classes(drawings.classes, self.split_seed)
-        # One array, of which the classes' own are views.
-        images = np.concatenate(list(drawings.images))
-        self.drawings = replace(drawings, images=np.split(images, np.cumsum(counts)[:-1]))
         self._counts = torch.tensor(counts)
-        self._images = torch.from_numpy(images).view(-1, *self.image_shape)
+        if cache.is_mapped(drawings.images):
+            self.drawings = drawings
+            self._images = MappedImages(drawings.images, self.image_shape)
+        else:  # one array, of which the classes' own are views
+            images = np.concatenate(list(drawings.images))
+            self.drawings = replace(drawings, images=np.split(images, np.cumsum(counts)[:-1]))
+            self._images = torch.from_numpy(images).view(-1, *self.image_shape)
 
     def chosen(self, known: Sequence[str]) -> list[str]:
         """Those of a data set's class names that this module uses, in their order.
@@ -326,7 +330,8 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
             raise InputError(
                 f"data.ways={self.ways}: the meta-{split} split has only {count} classes"
             )
-        # Kept, so that the drawings travel to an accelerator once and all splits share them.
+        # Kept, so that the drawings travel to an accelerator once and all splits share them. What
+        # stays on disk gives episodes in memory, which Lightning takes to the accelerator.
         self._images = self._images.to(device)
         number = {name: position for position, name in enumerate(self.drawings.classes)}
         classes = torch.tensor([number[name] for name in names])

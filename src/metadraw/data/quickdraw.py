@@ -14,7 +14,7 @@ class QuickDraw(EpisodeDataModule):
 
     Args:
         source: ``auto``, ``google``, ``npm`` or ``path``, see `load_quickdraw`.
-        samples_per_class: drawings a class in memory.
+        samples_per_class: drawings a class in memory, or ``all`` there are, on disk.
         drawings_seed: which drawings of a class are taken.
         path: folder of ``<class>.npy`` files, with ``source="path"`` only.
         cache_dir: where downloaded drawings are kept.
@@ -26,7 +26,7 @@ class QuickDraw(EpisodeDataModule):
         self,
         *,
         source: str,
-        samples_per_class: int,
+        samples_per_class: int | str,
         drawings_seed: int,
         path: str | Path | None,
         cache_dir: str | Path,

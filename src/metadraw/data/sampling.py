@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metadraw.data import augmentation
 from metadraw.data.episode import Episode
+from metadraw.data.mapped import MappedImages
 
 #: ``all``: every class of the data, for data that nothing was trained on. The last one: a split's
 #: place is part of the hash.
@@ -86,7 +87,7 @@ class EpisodeSampler:
 
     Args:
         images: ``[D, channels, H, W]`` uint8, the D drawings of all C classes, one class after the
-            other.
+            other, in memory or mapped.
         counts: ``[C]`` int64, how many drawings each class has; their sum is D.
         classes: ``[M]`` int64, the classes of this split.
         split: one of `SPLITS`: part of the hash, so splits never share a stream.
@@ -102,7 +103,7 @@ class EpisodeSampler:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | MappedImages,
         counts: Tensor,
         classes: Tensor,
         *,

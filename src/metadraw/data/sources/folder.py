@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,29 @@ def load(folder: Path, classes: Sequence[str], samples: int, seed: int) -> np.nd
     Raises:
         InputError: no such folder, or a file that is missing, damaged or of another form.
     """
+    images = np.empty((len(classes), samples, PIXELS), np.uint8)
+    for index, bitmaps in enumerate(_opened(folder, classes, samples)):
+        images[index] = bitmaps[choose_rows(len(bitmaps), samples, seed, index)]
+    return images.reshape(len(classes), samples, SIDE, SIDE)
+
+
+def load_all(folder: Path, classes: Sequence[str]) -> list[np.ndarray]:
+    """Every drawing in such a folder, memory-mapped: nothing is read before it is asked for.
+
+    Args:
+        folder: see `load`.
+        classes: C names.
+
+    Returns:
+        C arrays, ``uint8 [n, 28, 28]`` each, in the order of the files' rows.
+
+    Raises:
+        InputError: see `load`.
+    """
+    return [bitmaps.reshape(-1, SIDE, SIDE) for bitmaps in _opened(folder, classes, 1)]
+
+
+def _opened(folder: Path, classes: Sequence[str], samples: int) -> Iterator[np.ndarray]:
     if not folder.is_dir():
         raise InputError(
             f"data.path={folder} is not a folder; give one with {len(classes)} <class>.npy files"
@@ -36,11 +59,8 @@ def load(folder: Path, classes: Sequence[str], samples: int, seed: int) -> np.nd
             f"data.path={folder} lacks {len(missing)} of {len(classes)} files: "
             f"{', '.join(f'{name}.npy' for name in missing[:3])}{' ...' * (len(missing) > 3)}"
         )
-    images = np.empty((len(classes), samples, PIXELS), np.uint8)
-    for index, name in enumerate(classes):
-        bitmaps = _open(folder / f"{name}.npy", samples)
-        images[index] = bitmaps[choose_rows(len(bitmaps), samples, seed, index)]
-    return images.reshape(len(classes), samples, SIDE, SIDE)
+    for name in classes:
+        yield _open(folder / f"{name}.npy", samples)
 
 
 def _open(file: Path, samples: int) -> np.ndarray:

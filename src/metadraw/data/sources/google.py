@@ -1,17 +1,22 @@
 """Drawings from the data set's own bitmaps: 345 files of about 100 MB, of which little is read.
 
-Only each file's header and the rows that were chosen are fetched, by HTTP ranges.
+Only each file's header and the rows that were chosen are fetched, by HTTP ranges; or all of it.
 Drawings by Google (Quick, Draw! Dataset, CC BY 4.0).
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import functools
+import hashlib
 import io
 import os
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -22,8 +27,12 @@ from tqdm import tqdm
 from metadraw.data.sources import PIXELS, SIDE, choose_rows
 from metadraw.errors import InputError
 
+_Result = TypeVar("_Result")
+
 URL = "https://storage.googleapis.com/quickdraw_dataset/full/numpy_bitmap"
 RENDERER = "Quick, Draw! numpy_bitmap"
+_PART = 4 << 20  # bytes of a whole file in one range
+_AT_ONCE = 64 << 20  # before they are written
 _HEADER = 128  # bytes that hold the .npy header: 80 in old files, 128 in new ones
 _CONCURRENT = 48  # ranges at a time
 _WAITS = (1.0, 3.0, 9.0)  # seconds before each further try
@@ -51,13 +60,7 @@ def load(
     """
     remote = _Remote()
     urls = [f"{base_url}/{quote(name)}.npy" for name in classes]
-    try:  # once and without retries: an offline machine is told at once
-        remote.read(urls[0], [0], _HEADER)
-    except _PASSING as error:
-        raise InputError(f"{urls[0]}: {_reason(error)}") from error
-    except InputError as error:
-        raise InputError(f"class {classes[0]!r}: {urls[0]}: {error}") from error
-
+    _reach(remote, classes[0], urls[0])
     partial.mkdir(parents=True, exist_ok=True)
     images = np.empty((len(classes), samples, PIXELS), np.uint8)
     for index, name in enumerate(tqdm(classes, desc="Quick, Draw!", unit="class")):
@@ -73,6 +76,98 @@ def load(
     return images.reshape(len(classes), samples, SIDE, SIDE)
 
 
+def missing(classes: Sequence[str], folder: Path) -> list[str]:
+    """The classes of which `download` has not yet fetched the whole file."""
+    return [name for name in classes if not (folder / f"{name}.npy").is_file()]
+
+
+def download(classes: Sequence[str], base_url: str, folder: Path) -> None:
+    """Fetch every ``<class>.npy`` as it is: 39 GB of Quick, Draw!.
+
+    A download that was broken off goes on where it was. A file gets its name when it has the size
+    that its header says and, where the server tells one, the right MD5.
+
+    Args:
+        classes: C names.
+        base_url: where the files are.
+        folder: where they are kept, as ``<class>.npy``.
+
+    Raises:
+        InputError: not reachable, no support for ranges, too little space, a file missing or of
+            another form.
+    """
+    lacking = missing(classes, folder)
+    if not lacking:
+        return
+    remote, urls = _Remote(), {name: f"{base_url}/{quote(name)}.npy" for name in lacking}
+    _reach(remote, lacking[0], urls[lacking[0]])
+    sizes = {}
+    for name, url in tqdm(urls.items(), desc="Quick, Draw!: sizes", unit="class"):
+        sizes[name] = _patiently(functools.partial(_size, remote, url), name, url)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {name: folder / f"{name}.npy.part" for name in lacking}
+    there = sum(part.stat().st_size for part in parts.values() if part.is_file())
+    needed, free = sum(sizes.values()) - there, shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"data.samples_per_class=all needs {needed / 1e9:.1f} GB more in {folder}, where "
+            f"{free / 1e9:.1f} GB are free: free some space, or set data.cache_dir"
+        )
+    total = sum(sizes.values())
+    with tqdm(
+        desc="Quick, Draw!", total=total, initial=there, unit="B", unit_scale=True
+    ) as progress:
+        for name, url in urls.items():
+            _fetch_whole(remote, name, url, sizes[name], parts[name], progress)
+            os.replace(parts[name], folder / f"{name}.npy")
+
+
+def _fetch_whole(
+    remote: _Remote, name: str, url: str, size: int, part: Path, progress: tqdm[Any]
+) -> None:
+    """The rest of one file, appended to what is there of it, checked as a whole."""
+
+    def fetch(start: int) -> list[bytes]:
+        starts = range(start, min(size, start + _AT_ONCE), _PART)
+        pieces = remote.read(url, [(first, min(first + _PART, size)) for first in starts])
+        if remote.size != size:
+            part.unlink()
+            raise InputError("has changed on the server: run again")
+        return pieces
+
+    with part.open("ab") as file:
+        while (at := file.tell()) < size:
+            for piece in _patiently(functools.partial(fetch, at), name, url):
+                file.write(piece)
+                progress.update(len(piece))
+        file.flush()
+        os.fsync(file.fileno())
+    found = base64.b64encode(hashlib.md5(np.memmap(part, mode="r").data).digest()).decode()
+    if remote.md5 not in (None, found):
+        part.unlink()
+        raise InputError(
+            f"class {name!r}: {url}: what came has MD5 {found}, the server says {remote.md5}: it "
+            "was thrown away, run again"
+        )
+
+
+def _reach(remote: _Remote, name: str, url: str) -> None:
+    """Read a header once, without retries: an offline machine is told at once."""
+    try:
+        _size(remote, url)
+    except _PASSING as error:
+        raise InputError(f"{url}: {_reason(error)}") from error
+    except InputError as error:
+        raise InputError(f"class {name!r}: {url}: {error}") from error
+
+
+def _size(remote: _Remote, url: str) -> int:
+    """The bytes of a file whose header says the same."""
+    [header] = remote.read(url, [(0, _HEADER)])
+    _layout(header, remote.size)
+    return remote.size
+
+
 def _kept(file: Path, samples: int) -> np.ndarray | None:
     """A class from an earlier, broken-off download, if it is there and sound."""
     try:
@@ -84,17 +179,27 @@ def _kept(file: Path, samples: int) -> np.ndarray | None:
 
 
 def _fetch(remote: _Remote, name: str, url: str, samples: int, seed: int, index: int) -> np.ndarray:
-    """``uint8 [S, 784]`` of one class, tried again after what may pass."""
+    """``uint8 [S, 784]`` of one class."""
+
+    def fetch() -> np.ndarray:
+        [header] = remote.read(url, [(0, _HEADER)])
+        rows, first = _layout(header, remote.size)
+        if rows < samples:
+            raise InputError(f"{rows} drawings, fewer than data.samples_per_class={samples}")
+        chosen = choose_rows(rows, samples, seed, index)
+        starts = [first + PIXELS * int(row) for row in chosen]
+        parts = remote.read(url, [(start, start + PIXELS) for start in starts])
+        return np.frombuffer(b"".join(parts), np.uint8).reshape(samples, PIXELS)
+
+    return _patiently(fetch, name, url)
+
+
+def _patiently(fetch: Callable[[], _Result], name: str, url: str) -> _Result:
+    """What ``fetch()`` gives, tried again after what may pass."""
     waits = iter(_WAITS)
     while True:
         try:
-            [header] = remote.read(url, [0], _HEADER)
-            rows, first = _layout(header, remote.size)
-            if rows < samples:
-                raise InputError(f"{rows} drawings, fewer than data.samples_per_class={samples}")
-            chosen = choose_rows(rows, samples, seed, index)
-            parts = remote.read(url, [first + PIXELS * int(row) for row in chosen], PIXELS)
-            return np.frombuffer(b"".join(parts), np.uint8).reshape(samples, PIXELS)
+            return fetch()
         except InputError as error:
             raise InputError(f"class {name!r}: {url}: {error}") from error
         except _PASSING as error:
@@ -128,6 +233,7 @@ class _Remote:
 
     def __init__(self) -> None:
         self.size = 0  # of the file read last, in bytes
+        self.md5: str | None = None  # likewise, where the server tells it, in base 64
         client = {
             "timeout": _TIMEOUT,
             "raise_for_status": self._check,
@@ -136,21 +242,22 @@ class _Remote:
         }
         self.files = HTTPFileSystem(client_kwargs=client, skip_instance_cache=True)
 
-    def read(self, url: str, starts: Sequence[int], length: int) -> list[bytes]:
-        """``length`` bytes from each start."""
+    def read(self, url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes from each start to before its end."""
+        starts, ends = zip(*ranges, strict=True)
         parts: list[bytes | Exception] = self.files.cat_ranges(
-            [url] * len(starts),
+            [url] * len(ranges),
             list(starts),
-            [start + length for start in starts],
+            list(ends),
             batch_size=_CONCURRENT,
             on_error="return",
         )
         whole = []
-        for part in parts:
+        for part, (start, end) in zip(parts, ranges, strict=True):
             if isinstance(part, Exception):
                 raise part
-            if len(part) != length:
-                raise OSError(f"{len(part)} bytes came instead of {length}")
+            if len(part) != end - start:
+                raise OSError(f"{len(part)} bytes came instead of {end - start}")
             whole.append(part)
         return whole
 
@@ -170,6 +277,8 @@ class _Remote:
             if given != asked or not size.isdigit():
                 raise OSError(f"range {given!r} of {size!r} came instead of {asked!r}")
             self.size = int(size)
+            told = ",".join(response.headers.getall("x-goog-hash", [])).replace(" ", "").split(",")
+            self.md5 = next((t.removeprefix("md5=") for t in told if t.startswith("md5=")), None)
         except BaseException:
             response.close()
             raise

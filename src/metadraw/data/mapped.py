@@ -1,0 +1,70 @@
+"""Drawings that stay on disk: memory-mapped arrays, of which only what is drawn is read."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class MappedImages:
+    """The images of several arrays, one array after the other, indexed like one tensor.
+
+    Args:
+        arrays: ``uint8 [S, ...]`` each, of any lengths.
+        image_shape: channels, height and width of an image, whatever the arrays' own shape.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self, arrays: Sequence[np.ndarray] | np.ndarray, image_shape: tuple[int, int, int]
+    ) -> None:
+        self.arrays = arrays
+        for array in arrays:
+            advise(array, "MADV_RANDOM")  # else 128 kB are read for each image
+        self._ends = np.cumsum([len(array) for array in arrays])
+        self.shape = torch.Size((int(self._ends[-1]), *image_shape))
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Images ``uint8 [..., channels, H, W]`` of row numbers ``[...]``, int64."""
+        wanted = rows.flatten().numpy()
+        order = np.argsort(wanted)  # one class after the other, each from its start to its end
+        arrays = np.searchsorted(self._ends, wanted[order], side="right")
+        images = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+        for number in np.unique(arrays):
+            places = order[arrays == number]
+            array = self.arrays[number]
+            first = self._ends[number] - len(array)
+            images[places] = array[wanted[places] - first].reshape(-1, *self.shape[1:])
+            advise(array, "MADV_DONTNEED")  # else all that was ever read counts as in use
+        return torch.from_numpy(images).view(*rows.shape, *self.shape[1:])
+
+    def to(self, device: torch.device | str) -> MappedImages | Tensor:
+        """One tensor on a GPU if it takes at most half of the memory free there, else these."""
+        device = torch.device(device)
+        if device.type != "cuda":
+            return self
+        free, _ = torch.cuda.mem_get_info(device)
+        if self.shape.numel() > free // 2:
+            return self
+        images = torch.empty(self.shape, dtype=torch.uint8, device=device)
+        for array, end in zip(self.arrays, self._ends, strict=True):
+            part = torch.from_numpy(np.array(array))  # in memory, one class at a time
+            images[end - len(array) : end] = part.view(-1, *self.shape[1:]).to(device)
+        return images
+
+
+def advise(array: np.ndarray, how: str) -> None:
+    """Tell the operating system how a file is read, where it takes such advice.
+
+    Args:
+        array: memory-mapped, or any other, of which nothing is told.
+        how: the name of one of ``mmap``'s constants, such as ``MADV_RANDOM``.
+    """
+    mapping = getattr(array, "_mmap", None)
+    if mapping is not None and hasattr(mmap, how):
+        mapping.madvise(getattr(mmap, how))

@@ -1,0 +1,112 @@
+"""Drawings that stay on disk: the same episodes, in memory that does not grow with them."""
+
+import resource
+
+import numpy as np
+import pytest
+import torch
+from test_image_folder import folder, module  # noqa: F401
+
+import metadraw
+from metadraw.data import cache
+from metadraw.data.drawings import QUICKDRAW_CLASSES
+from metadraw.data.mapped import MappedImages
+from metadraw.data.sampling import EpisodeSampler
+from metadraw.train import train
+
+CLASSES = 30
+GB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def real(from_npm, tmp_path_factory):
+    """Files of a few thousand real drawings each, of unequal length: each class with others."""
+    images = from_npm[0].images.reshape(345, 100, 784)
+    files = tmp_path_factory.mktemp("real")
+    for number, name in enumerate(QUICKDRAW_CLASSES):
+        others = range(number, number + (20 + number % 11 if number < CLASSES else 1))
+        np.save(files / f"{name}.npy", np.concatenate([images[i % 345] for i in others]))
+    return files
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"shots": 3, "queries": 4, "shift": 2, "mirror": True},
+        {"orientations": 4, "mirror": True},
+        {"samples": 20},
+    ],
+    ids=str,
+)
+def test_the_same_episodes_as_in_memory(real, options):
+    arrays = [np.load(real / f"{n}.npy", mmap_mode="r") for n in QUICKDRAW_CLASSES[:CLASSES]]
+    counts = torch.tensor([len(array) for array in arrays])
+    assert counts.min() >= 2000
+    assert counts.unique().numel() > 5
+    whole = torch.from_numpy(np.concatenate(arrays)).view(-1, 1, 28, 28)
+    usual = {"split": "train", "ways": 5, "shots": 1, "queries": 1, "seed": 3}
+
+    def episodes(images):
+        sampler = EpisodeSampler(images, counts, torch.arange(CLASSES), **usual | options)
+        return sampler(torch.arange(40))
+
+    mapped = MappedImages(arrays, (1, 28, 28))
+    assert mapped.shape == whole.shape
+    for found, right in zip(episodes(mapped), episodes(whole), strict=True):
+        assert torch.equal(found, right)
+    rows = torch.tensor([[0, len(whole) - 1], [int(counts[0]), int(counts[0]) - 1]])
+    assert torch.equal(mapped[rows], whole[rows])
+
+
+def test_a_run_on_all_drawings(real, tmp_path):
+    given = ["data.source=path", f"data.path={real}", "data.samples_per_class=all"]
+    few = [f"data.{split}_batches=2" for split in ("train", "val", "test")]
+    cfg = metadraw.compose(
+        *given, *few, "trainer=cpu", "trainer.max_epochs=1", f"paths.output_dir={tmp_path}"
+    )
+    found = train(cfg)
+    assert found["data"]["samples_per_class"] == "all"
+    assert found["data"]["sha256_of_samples"]
+    data, _ = metadraw.build(cfg)
+    data.setup()
+    assert isinstance(data.episodes("train").images, MappedImages)
+    assert [len(images) for images in data.drawings.images][:3] == [2000, 2100, 2200]
+
+
+def test_memory_does_not_grow_with_39_gigabytes(tmp_path):
+    """Sparse files, which take no space: as many bytes as the whole of Quick, Draw! has."""
+    rows = 39 * 10**9 // len(QUICKDRAW_CLASSES) // 784
+    for name in QUICKDRAW_CLASSES:
+        with (tmp_path / f"{name}.npy").open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (rows, 784)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + rows * 784)
+    if sum(file.stat().st_blocks for file in tmp_path.iterdir()) * 512 > GB:
+        pytest.skip("this file system has no sparse files")
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    given = ["data.source=path", f"data.path={tmp_path}", "data.samples_per_class=all"]
+    data, _ = metadraw.build(metadraw.compose(*given))
+    for split in ("train", "val", "test"):
+        for batch in range(20):
+            episodes = data.episodes(split)(torch.arange(25 * batch, 25 * (batch + 1)))
+    assert episodes.support_x.shape == (25, 5, 1, 28, 28)
+    assert data.episodes("train").images.shape.numel() > 38 * 10**9
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # kB
+    assert grown * 1024 < GB // 2
+
+
+def test_an_image_folder_above_the_limit_stays_on_disk(module, monkeypatch):  # noqa: F811
+    usual = module()
+    usual.setup()
+    in_memory = usual.episodes("train")(torch.arange(3))
+    assert isinstance(usual.episodes("train").images, torch.Tensor)
+
+    monkeypatch.setattr(cache, "LARGEST", 1000)
+    mapped = module()
+    mapped.setup()
+    assert isinstance(mapped.episodes("train").images, MappedImages)
+    for found, right in zip(mapped.episodes("train")(torch.arange(3)), in_memory, strict=True):
+        assert torch.equal(found, right)
+    assert mapped.drawings.provenance == usual.drawings.provenance
