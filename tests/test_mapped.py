@@ -55,6 +55,9 @@ def test_the_same_episodes_as_in_memory(real, options):
     assert mapped.shape == whole.shape
     for found, right in zip(episodes(mapped), episodes(whole), strict=True):
         assert torch.equal(found, right)
+    elsewhere = MappedImages(arrays, (1, 28, 28)).to("meta")
+    assert isinstance(elsewhere, MappedImages)
+    assert elsewhere.device.type == "meta"
     rows = torch.tensor([[0, len(whole) - 1], [int(counts[0]), int(counts[0]) - 1]])
     assert torch.equal(mapped[rows], whole[rows])
 

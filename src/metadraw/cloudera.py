@@ -21,6 +21,7 @@ _FREE = (
     *("data.seed", "data.eval_seed", "data.drawings_seed"),
     *("data.source", "data.path", "data.cache_dir", "data.base_url"),
     *("learner.tasks_per_chunk", "learner.recompute_steps", "learner.map_tasks", "model.fused"),
+    "learner.cuda_graph",
     *("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.log_every_n_steps"),
     *("callbacks.progress_bar", "callbacks.best.save_on_train_epoch_end"),
 )

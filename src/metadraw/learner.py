@@ -19,6 +19,7 @@ from metadraw import metrics, optimizers, resume
 from metadraw.adaptation import Params
 from metadraw.algorithms import Algorithm, Outcome
 from metadraw.chunks import bytes_of_a_task, tasks_at_once
+from metadraw.cuda_graph import CudaGraph
 from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
 from metadraw.gradient import twice_differentiable
@@ -51,10 +52,12 @@ class MetaLearner(L.LightningModule):
             memory, same result. ``auto``: as many as fit into about 2 GB, as measured of one.
         recompute_steps: keep no more than one inner step for the way back, and compute each again:
             memory does not grow with inner steps, a step takes longer.
+        cuda_graph: on a GPU, the meta-gradient of a batch is captured once an epoch and then
+            replayed, see `CudaGraph`.
         gradient_clip_norm: the largest norm of the mean meta-gradient, unlimited if none.
 
     Raises:
-        InputError: a wrong value of the last five.
+        InputError: a wrong value of the last six.
     """
 
     #: The resolved config, kept in every checkpoint so that each one can be loaded by itself.
@@ -70,6 +73,7 @@ class MetaLearner(L.LightningModule):
         map_tasks: str = "vmap",
         tasks_per_chunk: int | str | None = "auto",
         recompute_steps: bool = False,
+        cuda_graph: bool = False,
         gradient_clip_norm: float | None = None,
     ) -> None:
         super().__init__()
@@ -90,8 +94,9 @@ class MetaLearner(L.LightningModule):
                 f"learner.tasks_per_chunk={tasks_per_chunk}: must be a whole number of at least 1, "
                 "auto, or null for no limit"
             )
-        if not isinstance(recompute_steps, bool):
-            raise InputError(f"learner.recompute_steps={recompute_steps}: must be true or false")
+        for key, value in {"recompute_steps": recompute_steps, "cuda_graph": cuda_graph}.items():
+            if not isinstance(value, bool):
+                raise InputError(f"learner.{key}={value}: must be true or false")
         if gradient_clip_norm is not None and not gradient_clip_norm > 0:
             raise InputError(
                 f"learner.gradient_clip_norm={gradient_clip_norm}: must be above 0, or null for "
@@ -106,6 +111,7 @@ class MetaLearner(L.LightningModule):
         self.map_tasks = map_tasks
         self.tasks_per_chunk = tasks_per_chunk
         self.gradient_clip_norm = gradient_clip_norm
+        self.cuda_graph = CudaGraph(self._meta_gradients) if cuda_graph else None
         self._bytes: dict[Any, int] = {}  # of a task, by what is computed
         self._evaluated: list[Tensor] = []
         #: Of the latest evaluation, float64 ``[tasks, 1 + metrics]``: the episode's number and its
@@ -123,6 +129,11 @@ class MetaLearner(L.LightningModule):
             The gradient by the algorithm's parameter names (with the means of what it observes),
             and ``[T]`` values by metric name.
         """
+        if self.cuda_graph is not None and batch.number.is_cuda:
+            return self.cuda_graph(batch)
+        return self._meta_gradients(batch)
+
+    def _meta_gradients(self, batch: Episode) -> tuple[Params, dict[str, Tensor]]:
         meta = {name: p.detach() for name, p in self.algorithm.meta_parameters().items()}
         with self._mode(training=True):
             gradients, outcome = self._map(partial(self.algorithm.meta_gradient, meta), batch)
@@ -230,9 +241,11 @@ class MetaLearner(L.LightningModule):
         self.validated_at = -1
 
     def on_train_epoch_start(self) -> None:
-        """Tell the algorithm the epoch, by which it may take more memory than before."""
+        """Tell the algorithm the epoch, by which its steps may change."""
         self._epoch_began_at = self.global_step
         self._bytes.clear()
+        if self.cuda_graph is not None:
+            self.cuda_graph.forget()
         self.algorithm.begin_epoch(self.current_epoch)
 
     def training_step(self, batch: Episode, batch_idx: int) -> None:

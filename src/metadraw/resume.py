@@ -30,7 +30,7 @@ _TRAINING = (
     *("data.train_batches", "data.train_samples_per_class", "data.seed", "data.new_classes"),
     *("data.shift", "data.mirror", "data.test_batches", "algorithm.inner_steps"),
     *("algorithm.first_order", "learner.recompute_steps", "learner.tasks_per_chunk"),
-    *("learner.gradient_clip_norm", "learner.map_tasks", "model.fused"),
+    *("learner.gradient_clip_norm", "learner.map_tasks", "learner.cuda_graph", "model.fused"),
 )
 
 

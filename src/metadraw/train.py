@@ -62,6 +62,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     data, learner = build(cfg)
     learner.algorithm.check_classes(data.class_count)
     trainer = make_trainer(cfg, learner)
+    if learner.cuda_graph is not None and trainer.strategy.root_device.type != "cuda":
+        raise InputError(
+            f"learner.cuda_graph=true on {trainer.strategy.root_device.type}: needs an NVIDIA GPU "
+            "(trainer=gpu), elsewhere it must be false"
+        )
     ckpt_path = cfg.ckpt_path or resume.last_checkpoint(folder)
     if ckpt_path is not None:
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]

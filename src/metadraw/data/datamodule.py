@@ -330,8 +330,7 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
             raise InputError(
                 f"data.ways={self.ways}: the meta-{split} split has only {count} classes"
             )
-        # Kept, so that the drawings travel to an accelerator once and all splits share them. What
-        # stays on disk gives episodes in memory, which Lightning takes to the accelerator.
+        # Kept, so that the drawings travel to an accelerator once and all splits share them.
         self._images = self._images.to(device)
         number = {name: position for position, name in enumerate(self.drawings.classes)}
         classes = torch.tensor([number[name] for name in names])

@@ -16,14 +16,16 @@ class MappedImages:
     Args:
         arrays: ``uint8 [S, ...]`` each, of any lengths.
         image_shape: channels, height and width of an image, whatever the arrays' own shape.
+        device: where images go to, and row numbers come from.
     """
 
-    device = torch.device("cpu")
-
     def __init__(
-        self, arrays: Sequence[np.ndarray] | np.ndarray, image_shape: tuple[int, int, int]
+        self,
+        arrays: Sequence[np.ndarray] | np.ndarray,
+        image_shape: tuple[int, int, int],
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.arrays = arrays
+        self.arrays, self.device = arrays, torch.device(device)
         for array in arrays:
             advise(array, "MADV_RANDOM")  # else 128 kB are read for each image
         self._ends = np.cumsum([len(array) for array in arrays])
@@ -31,7 +33,7 @@ class MappedImages:
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Images ``uint8 [..., channels, H, W]`` of row numbers ``[...]``, int64."""
-        wanted = rows.flatten().numpy()
+        wanted = rows.flatten().cpu().numpy()
         order = np.argsort(wanted)  # one class after the other, each from its start to its end
         arrays = np.searchsorted(self._ends, wanted[order], side="right")
         images = np.empty((len(wanted), *self.shape[1:]), np.uint8)
@@ -41,16 +43,15 @@ class MappedImages:
             first = self._ends[number] - len(array)
             images[places] = array[wanted[places] - first].reshape(-1, *self.shape[1:])
             advise(array, "MADV_DONTNEED")  # else all that was ever read counts as in use
-        return torch.from_numpy(images).view(*rows.shape, *self.shape[1:])
+        return torch.from_numpy(images).view(*rows.shape, *self.shape[1:]).to(self.device)
 
     def to(self, device: torch.device | str) -> MappedImages | Tensor:
-        """One tensor on a GPU if it takes at most half of the memory free there, else these."""
-        device = torch.device(device)
-        if device.type != "cuda":
-            return self
-        free, _ = torch.cuda.mem_get_info(device)
+        """The same for a device: a tensor, if it fits into half of the memory free on a GPU."""
+        device, free = torch.device(device), 0
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
         if self.shape.numel() > free // 2:
-            return self
+            return MappedImages(self.arrays, (*self.shape[1:],), device)
         images = torch.empty(self.shape, dtype=torch.uint8, device=device)
         for array, end in zip(self.arrays, self._ends, strict=True):
             part = torch.from_numpy(np.array(array))  # in memory, one class at a time

@@ -1,0 +1,81 @@
+"""A step on a GPU as one CUDA graph: its kernels are launched together, and not one by one.
+
+https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.utils._pytree import tree_map
+
+from metadraw.data.episode import Episode
+from metadraw.errors import InputError
+
+_Result = TypeVar("_Result")
+_WARM_UPS = 3  # calls, in which libraries choose their kernels and take their memory
+
+
+class _Captured(NamedTuple, Generic[_Result]):
+    graph: torch.cuda.CUDAGraph
+    batch: Episode  # where the graph reads
+    result: _Result  # where it writes
+
+
+class CudaGraph(Generic[_Result]):
+    """A function of a batch of episodes, captured for each shape and replayed. Not yet measured.
+
+    Whatever else the function reads (parameters, settings) is as it was when it was captured, but
+    for the values of tensors that stay where they are.
+
+    Args:
+        function: of a batch on a GPU, without reading back from there: tensors in any structure of
+            tuples and dicts. Random numbers are new in each replay.
+    """
+
+    def __init__(self, function: Callable[[Episode], _Result]) -> None:
+        self._function = function
+        self._captured: dict[object, _Captured[_Result]] = {}
+
+    def __call__(self, batch: Episode) -> _Result:
+        """What the function gives for a batch.
+
+        Raises:
+            InputError: it cannot be captured.
+        """
+        kind = tuple((values.shape, values.dtype) for values in batch)
+        if kind not in self._captured:
+            self._captured[kind] = self._capture(batch)
+        captured = self._captured[kind]
+        for into, values in zip(captured.batch, batch, strict=True):
+            into.copy_(values)
+        captured.graph.replay()
+        result: _Result = tree_map(torch.clone, captured.result)  # the next replay writes there
+        return result
+
+    def forget(self) -> None:
+        """Capture anew from here on: the function has changed."""
+        self._captured.clear()
+
+    def _capture(self, batch: Episode) -> _Captured[_Result]:
+        batch = Episode(*(values.clone() for values in batch))
+        try:
+            with isolate_rng():  # the first step draws what it would have drawn
+                stream = torch.cuda.Stream()
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):
+                    for _ in range(_WARM_UPS):
+                        self._function(batch)
+                torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                result = self._function(batch)
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(
+                f"learner.cuda_graph=true: a step cannot be captured ({reason}): it must be false"
+            ) from error
+        return _Captured(graph, batch, result)

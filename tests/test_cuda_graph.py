@@ -1,0 +1,57 @@
+"""A step as a CUDA graph gives what it gives without, whatever changes between steps."""
+
+import pytest
+import torch
+from torch import nn
+
+import metadraw
+from metadraw.algorithms.maml import MAML
+from metadraw.data.episode import Episode
+from metadraw.factory import build_learner
+from metadraw.learner import MetaLearner
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+TASKS, WAYS = 4, 5
+
+
+def episodes(seed):
+    random = torch.Generator().manual_seed(seed)
+    images = torch.rand(2, TASKS, WAYS, 1, 28, 28, generator=random)
+    labels = torch.arange(WAYS).expand(TASKS, -1)
+    batch = Episode(images[0], labels, images[1], labels, labels, torch.arange(TASKS))
+    return Episode(*(values.cuda() for values in batch))
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "fomaml", "maml_pp", "protonet", "unicorn_maml"])
+def test_same_gradients(algorithm):
+    learners = []
+    for graph in ("false", "true"):
+        cfg = metadraw.compose(f"algorithm={algorithm}", f"learner.cuda_graph={graph}")
+        torch.manual_seed(0)
+        learners.append(build_learner(cfg).cuda())
+    plain, graphed = learners
+    kept = []
+    for epoch in (0, 1000):  # MAML++ begins at first order
+        for learner in learners:
+            learner.algorithm.begin_epoch(epoch)
+        graphed.cuda_graph.forget()
+        for seed in range(3):
+            right, right_values = plain.meta_gradients(episodes(seed))
+            found, values = graphed.meta_gradients(episodes(seed))
+            kept.append((found, {name: g.clone() for name, g in found.items()}))
+            torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(values, right_values, rtol=1e-3, atol=1e-5)
+            with torch.no_grad():  # as an outer step changes them
+                for learner in learners:
+                    for parameter in learner.parameters():
+                        parameter.add_(0.01)
+    for found, copy in kept:  # a later replay has not written over it
+        assert all(torch.equal(found[name], copy[name]) for name in found)
+
+
+def test_random_numbers_are_new_in_each_replay():
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, WAYS))
+    algorithm = MAML(network, inner_lr=0.1, first_order=False, inner_steps=2, eval_inner_steps=2)
+    learner = MetaLearner(algorithm, torch.optim.SGD, cuda_graph=True).cuda()
+    first, second = (learner.meta_gradients(episodes(0))[0] for _ in range(2))
+    assert any(not torch.equal(first[name], second[name]) for name in first)
