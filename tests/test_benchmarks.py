@@ -1,0 +1,24 @@
+"""Benchmarks that cannot be run on this machine say so."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from points import ENVIRONMENT, HANGS
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+@pytest.mark.parametrize("parts", [[], ["--parts", "steps", "data.source=npm"]])
+def test_no_gpu_is_one_line(parts):
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "gpu.py", *parts],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=HANGS,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "there is no NVIDIA GPU that PyTorch can use: nothing was measured\n"
+    assert not list((ROOT / "benchmarks" / "results").glob("gpu-*"))
