@@ -2,7 +2,7 @@
 
 pip install '.[benchmarks]' 'jax[cuda12]'
 python benchmarks/gpu.py data.source=npm                     # all parts, the long one last
-python benchmarks/gpu.py --parts steps precision data.source=npm
+python benchmarks/gpu.py data.source=npm --parts steps precision
 
 steps: a step of second-order MAML, by metadraw with and without a CUDA graph, by a loop over tasks
 and by JAX: time, peak memory. precision: TF32 and bfloat16, their time and what accuracy they cost.
@@ -167,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("overrides", nargs="*", help="for runs, e.g. data.source=npm")
-    given = parser.parse_intermixed_args()
+    given = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("there is no NVIDIA GPU that PyTorch can use: nothing was measured")
     for name in given.parts:
