@@ -6,7 +6,8 @@ python benchmarks/speed.py algorithms data.source=npm    # every algorithm, 5-wa
 python benchmarks/speed.py memory data.source=npm        # many inner steps, kept and recomputed
 
 Tables go to benchmarks/results/speed-<table>.md. A step is the meta-gradient of 25 tasks; every
-way of computing it is checked to give the same one. With trainer=gpu all is measured on a GPU.
+way of computing it is checked to give the same one. With trainer=gpu all is measured on a GPU, JAX
+too if it was installed as jax[cuda12]; benchmarks/gpu.py measures more there.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ WAYS = {
     "loop": PLAIN,
     "higher": PLAIN,
     "torchopt": PLAIN,
+    "jax_vmap": PLAIN,
+    "jax_scan": PLAIN,
 }
+#: How the JAX peers may compute convolutions (see benchmarks/maml_in_jax.py).
+JAX_CONVOLUTIONS = ("convolution", "product")
 
 
 def maml_by_loop(network: nn.Module, algorithm: nn.Module, task: Episode) -> list[Tensor]:
@@ -117,14 +122,19 @@ def median_ms(work: Callable[[], object], seconds: float) -> float:
 
 
 def measure(way: str, overrides: list[str]) -> dict[str, float]:
-    """Meta-train and meta-test step time in ms, peak memory in GB, and the gradient's norm."""
+    """Meta-train and meta-test step time in ms, peak memory in GB, and the gradient's norm.
+
+    Of JAX, meta-train step time, memory, norm, and the seconds that compiling took.
+    """
     warnings.filterwarnings("ignore")
-    cfg = metadraw.compose("trainer=cpu", *overrides, *WAYS[way])
+    cfg = metadraw.compose("trainer=cpu", *overrides, *WAYS[way.partition("/")[0]])
     data, learner = metadraw.build(cfg)
     on_gpu = cfg.trainer.accelerator == "gpu"
     learner.to("cuda" if on_gpu else "cpu")
     batch = data.episodes("train", learner.device)(torch.arange(TASKS))
     network, algorithm = learner.algorithm.network, learner.algorithm
+    if way.startswith("jax"):
+        return measure_jax(*way.split("/"), network, algorithm, batch)
     if way in LOOPS:
         tasks = [batch.task(i) for i in range(TASKS)]
 
@@ -164,6 +174,31 @@ def measure(way: str, overrides: list[str]) -> dict[str, float]:
     return found
 
 
+def measure_jax(
+    how: str, convolution: str, network: nn.Module, algorithm: nn.Module, batch: Episode
+) -> dict[str, float]:
+    """`measure` of one of the JAX peers."""
+    # XLA has as many threads as the process has cores, and no setting of its own.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: torch.get_num_threads()])
+    import jax
+
+    jax.config.update("jax_platforms", "cuda" if batch.number.is_cuda else "cpu")
+    import maml_in_jax  # beside this file
+
+    step = maml_in_jax.mean_meta_gradient(
+        how, convolution, algorithm.inner_steps, algorithm.inner_lr
+    )
+    arguments = maml_in_jax.arguments(network, batch)
+    start = time.perf_counter()
+    compiled = jax.jit(step).lower(*arguments).compile()
+    found = {"compile": time.perf_counter() - start}
+    found["train"] = median_ms(lambda: jax.block_until_ready(compiled(*arguments)), 8)
+    of_process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
+    found["memory"] = (maml_in_jax.peak_bytes() or of_process) / 2**30
+    slopes = compiled(*arguments)
+    return found | {"norm": float(sum((g**2).sum() for g in slopes.values()) ** 0.5)}
+
+
 def in_process(way: str, overrides: list[str], threads: int) -> dict[str, float] | None:
     """`measure` in a new process; none where it fails, with its last line printed."""
     done = subprocess.run(
@@ -179,6 +214,13 @@ def in_process(way: str, overrides: list[str], threads: int) -> dict[str, float]
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(way, *overrides, found, flush=True)
     return found
+
+
+def fastest(way: str, overrides: list[str], threads: int) -> dict[str, float] | None:
+    """`in_process`, for the JAX peers by each of their convolutions, and the faster one."""
+    variants = [f"{way}/{c}" for c in JAX_CONVOLUTIONS] if way.startswith("jax") else [way]
+    rows = [row for each in variants if (row := in_process(each, overrides, threads))]
+    return min(rows, key=lambda row: row["train"], default=None)
 
 
 def floor_gflop(ways: int, shots: int, steps: int = 5) -> float:
@@ -221,21 +263,25 @@ def settings_table(threads: int, overrides: list[str]) -> Iterator[str]:
     rate = in_process("rate", overrides, threads)["rate"]
     yield (
         f"The floor is the arithmetic of the convolutions at {rate:.0f} GFLOP/s, the rate of one "
-        "of them on this machine."
+        "of them on this machine. Of the JAX peers, XLA's convolution or the product with 3x3 "
+        "windows, whichever is faster in a step, on as many cores as threads; compiling comes "
+        "before the steps that are timed."
     )
     yield ""
+    compiled = [way for way in WAYS if way.startswith("jax")]
     yield (
         "| task | floor, ms | " + " | ".join(f"{way}, ms" for way in WAYS) + " | loop / metadraw "
         "| fastest peer / metadraw | metadraw / floor | metadraw, tasks a second | "
-        "meta-test: metadraw, ms | vmap, ms | loop, ms | "
+        "meta-test: metadraw, ms | meta-test: vmap, ms | meta-test: loop, ms | "
         + " | ".join(f"{way}, GB" for way in WAYS)
+        + "".join(f" | {way}, s to compile" for way in compiled)
         + " |"
     )
-    yield "| --- " * (9 + 2 * len(WAYS)) + "|"
+    yield "| --- " * (9 + 2 * len(WAYS) + len(compiled)) + "|"
     for ways in (5, 10):
         for shots in (1, 5, 10):
             task = [f"data.ways={ways}", f"data.shots={shots}"]
-            found = {way: in_process(way, [*task, *overrides], threads) for way in WAYS}
+            found = {way: fastest(way, [*task, *overrides], threads) for way in WAYS}
             times = {way: row["train"] for way, row in found.items() if row}
             norms = [row["norm"] for row in found.values() if row]
             assert max(norms) < 1.005 * min(norms), f"different meta-gradients: {norms}"
@@ -246,6 +292,8 @@ def settings_table(threads: int, overrides: list[str]) -> Iterator[str]:
             cells += [f"{ours / floor:.1f}", f"{1000 * TASKS / ours:.0f}"]
             cells += [f"{found[way]['test']:,.0f}" for way in ("metadraw", "vmap", "loop")]
             cells += [f"{row['memory']:.1f}" if row else "failed" for row in found.values()]
+            rows = [found[way] for way in compiled]
+            cells += [f"{row['compile']:.1f}" if row else "failed" for row in rows]
             yield f"| {' | '.join(cells)} |"
 
 
