@@ -61,6 +61,20 @@ def table(file: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in tables(file)[0]}
 
 
+def by_column(file: str) -> dict[str, dict[str, str]]:
+    """The first table of a Markdown file, by its first column and the names of the others.
+
+    Where two columns have one name, the first of them.
+    """
+    head = re.search(r"^\| (.*) \|$", (ROOT / file).read_text(), re.MULTILINE)
+    assert head, f"{file} has no table"
+    names = head[1].split(" | ")[1:]
+    return {
+        first: dict(reversed(list(zip(names, cells, strict=True))))
+        for first, cells in table(file).items()
+    }
+
+
 def csv_rows(file: str) -> list[dict[str, str]]:
     """A CSV file, a mapping a row."""
     with (ROOT / file).open(newline="") as lines:
@@ -339,26 +353,32 @@ def measured() -> list[str]:
     )
 
 
+PEERS = {
+    "metadraw": "metadraw",
+    "vmap": "`vmap` of PyTorch's layers",
+    "loop": "per-task loop",
+    "higher": "`higher`",
+    "torchopt": "`torchopt`",
+    "jax_vmap": "JAX, `vmap`",
+    "jax_scan": "JAX, `scan`",
+}
+
+
 def speed() -> list[str]:
-    """Peers beside metadraw, at the report's shapes of a task."""
-    rows = [
-        # Of the file's columns: times, then loop / metadraw, and the memory.
+    """Peers beside metadraw, at the report's shapes of a task; those that were measured."""
+    rows = by_column("benchmarks/results/speed-settings.md")
+    ways = [way for way in PEERS if f"{way}, ms" in next(iter(rows.values()))]
+    return markdown(
+        ["task", *(PEERS[way] for way in ways), "loop / metadraw"],
         [
-            task,
-            *(f"{row[i]}, {row[j]}" for i, j in zip(range(1, 6), range(13, 18), strict=True)),
-            row[6],
-        ]
-        for task, row in table("benchmarks/results/speed-settings.md").items()
-    ]
-    head = [
-        "task",
-        "metadraw",
-        "`vmap` of PyTorch's layers",
-        "per-task loop",
-        "`higher`",
-        "`torchopt`",
-    ]
-    return markdown([*head, "loop / metadraw"], rows)
+            [
+                task,
+                *(f"{row[f'{way}, ms']}, {row[f'{way}, GB']}" for way in ways),
+                row["loop / metadraw"],
+            ]
+            for task, row in rows.items()
+        ],
+    )
 
 
 def chunks() -> list[str]:

@@ -108,6 +108,24 @@ def test_other_figures_in_a_file_are_others_in_readme(readme, file, monkeypatch,
     assert readme.block(FILES[file]) != before
 
 
+def test_peers_of_a_newer_table_come_by_the_names_of_their_columns(readme, monkeypatch, tmp_path):
+    """Wherever these columns stand, and however many others there are."""
+    file = tmp_path / "benchmarks/results/speed-settings.md"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "| task | jax_scan, s to compile | jax_scan, ms | loop / metadraw | metadraw, ms "
+        "| metadraw, GB | metadraw, ms | jax_scan, GB |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+        "| 5-way 1-shot | 7 | 400 | 4.2 | 304 | 0.7 | 1 | failed |\n"
+    )
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    assert readme.speed() == [
+        "| task | metadraw | JAX, `scan` | loop / metadraw |",
+        "| --- | --- | --- | --- |",
+        "| 5-way 1-shot | 304, 0.7 | 400, failed | 4.2 |",
+    ]
+
+
 # ---- the examples of "Make it yours", pasted -------------------------------------------------
 
 
