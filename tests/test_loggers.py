@@ -50,7 +50,8 @@ def wandb_records(folder):
 
     W&B has no reader of its own. A ``.wandb`` file is a LevelDB log: after 7 bytes of header,
     blocks of 32 KiB with parts of (checksum 4, length 2, kind 1, bytes); kinds 1 and 4 end a
-    record. Its last record is of kind ``exit``, and written by another process after the run.
+    record. The last ones, of kind ``exit`` and in old versions ``footer``, are written by another
+    process after the run.
     """
     from wandb.proto import wandb_internal_pb2
 
@@ -69,7 +70,7 @@ def wandb_records(folder):
                 records.append(wandb_internal_pb2.Record())
                 records[-1].ParseFromString(parts)
                 parts = b""
-        if records and records[-1].WhichOneof("record_type") == "exit":
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
             return records
         time.sleep(0.1)
     raise TimeoutError(f"{file} has no end: {len(log)} bytes")
