@@ -505,6 +505,37 @@ def test_google_all_is_checked(server: Served, synthetic: Path, tmp_path: Path) 
     check_all(load_quickdraw("google", **options, cache_dir=tmp_path), synthetic)
 
 
+def test_google_all_after_a_kill_before_a_file_was_checked(
+    server: Served, synthetic: Path, tmp_path: Path
+) -> None:
+    """It left one file that is whole, one that is not, one of too many bytes, one damaged."""
+    names = QUICKDRAW_CLASSES[:4]
+    for name in QUICKDRAW_CLASSES:
+        digest = hashlib.md5((synthetic / f"{name}.npy").read_bytes()).digest()
+        server.md5[name] = base64.b64encode(digest).decode()
+    options: dict[str, Any] = {"samples_per_class": "all", "base_url": server.url}
+    server.missing = set(QUICKDRAW_CLASSES[1:])
+    refused(source="google", **options, cache_dir=tmp_path)
+    other = hashlib.sha256(server.url.encode()).hexdigest()[:8]
+    folder = tmp_path / f"quickdraw-google-all-{other}"
+    folder.mkdir(exist_ok=True)
+    server.missing = set()
+    for name, spoil in zip(
+        names,
+        (lambda b: b, lambda b: b[:1000], lambda b: b + b"more", lambda b: b"x" + b[1:]),
+        strict=True,
+    ):
+        whole = (synthetic / f"{name}.npy").read_bytes()
+        (folder / f"{name}.npy.part").write_bytes(spoil(whole))
+    for name in names[2:]:
+        line = refused(source="google", **options, cache_dir=tmp_path)
+        assert re.search(f"class {name!r}.*was thrown away, run again", line)
+    server.sent = 0
+    check_all(load_quickdraw("google", **options, cache_dir=tmp_path), synthetic)
+    size = (synthetic / "cat.npy").stat().st_size
+    assert server.sent == 342 * size + 343 * 128  # two were whole, and two headers are not asked
+
+
 def test_google_all_faults_that_pass(server: Served, synthetic: Path, tmp_path: Path) -> None:
     for faults, index in [(server.fails, 3), (server.cuts, 5), (server.shifts, 8)]:
         faults[QUICKDRAW_CLASSES[index]] = 2

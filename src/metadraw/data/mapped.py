@@ -42,7 +42,8 @@ class MappedImages:
             array = self.arrays[number]
             first = self._ends[number] - len(array)
             images[places] = array[wanted[places] - first].reshape(-1, *self.shape[1:])
-            advise(array, "MADV_DONTNEED")  # else all that was ever read counts as in use
+            if not array.flags.writeable:  # what was written into it might be lost
+                advise(array, "MADV_DONTNEED")  # else all that was ever read counts as in use
         return torch.from_numpy(images).view(*rows.shape, *self.shape[1:]).to(self.device)
 
     def to(self, device: torch.device | str) -> MappedImages | Tensor:

@@ -101,9 +101,10 @@ def download(classes: Sequence[str], base_url: str, folder: Path) -> None:
         return
     remote, urls = _Remote(), {name: f"{base_url}/{quote(name)}.npy" for name in lacking}
     _reach(remote, lacking[0], urls[lacking[0]])
-    sizes = {}
+    sizes, md5s = {}, {}
     for name, url in tqdm(urls.items(), desc="Quick, Draw!: sizes", unit="class"):
         sizes[name] = _patiently(functools.partial(_size, remote, url), name, url)
+        md5s[name] = remote.md5
     folder.mkdir(parents=True, exist_ok=True)
     parts = {name: folder / f"{name}.npy.part" for name in lacking}
     there = sum(part.stat().st_size for part in parts.values() if part.is_file())
@@ -118,12 +119,18 @@ def download(classes: Sequence[str], base_url: str, folder: Path) -> None:
         desc="Quick, Draw!", total=total, initial=there, unit="B", unit_scale=True
     ) as progress:
         for name, url in urls.items():
-            _fetch_whole(remote, name, url, sizes[name], parts[name], progress)
+            _fetch_whole(remote, name, url, sizes[name], md5s[name], parts[name], progress)
             os.replace(parts[name], folder / f"{name}.npy")
 
 
 def _fetch_whole(
-    remote: _Remote, name: str, url: str, size: int, part: Path, progress: tqdm[Any]
+    remote: _Remote,
+    name: str,
+    url: str,
+    size: int,
+    md5: str | None,
+    part: Path,
+    progress: tqdm[Any],
 ) -> None:
     """The rest of one file, appended to what is there of it, checked as a whole."""
 
@@ -143,11 +150,11 @@ def _fetch_whole(
         file.flush()
         os.fsync(file.fileno())
     found = base64.b64encode(hashlib.md5(np.memmap(part, mode="r").data).digest()).decode()
-    if remote.md5 not in (None, found):
+    if at != size or md5 not in (None, found):
         part.unlink()
         raise InputError(
-            f"class {name!r}: {url}: what came has MD5 {found}, the server says {remote.md5}: it "
-            "was thrown away, run again"
+            f"class {name!r}: {url}: what came has {at} bytes and MD5 {found}, the server says "
+            f"{size} and {md5}: it was thrown away, run again"
         )
 
 
