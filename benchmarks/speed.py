@@ -127,6 +127,7 @@ def measure(way: str, overrides: list[str]) -> dict[str, float]:
     Of JAX, meta-train step time, memory, norm, and the seconds that compiling took.
     """
     warnings.filterwarnings("ignore")
+    torch.backends.cudnn.allow_tf32 = False  # as for JAX, and as PyTorch has it for products
     cfg = metadraw.compose("trainer=cpu", *overrides, *WAYS[way.partition("/")[0]])
     data, learner = metadraw.build(cfg)
     on_gpu = cfg.trainer.accelerator == "gpu"
@@ -183,6 +184,7 @@ def measure_jax(
     import jax
 
     jax.config.update("jax_platforms", "cuda" if batch.number.is_cuda else "cpu")
+    jax.config.update("jax_default_matmul_precision", "float32")  # a GPU would round to TF32
     import maml_in_jax  # beside this file
 
     step = maml_in_jax.mean_meta_gradient(

@@ -67,6 +67,11 @@ WRONG = {
     "no checkpoint": (["ckpt_path=/no/such.ckpt"], "/no/such.ckpt"),
     "clipping": (["+trainer.gradient_clip_val=1"], "learner.gradient_clip_norm"),
     "graph without a GPU": (["learner.cuda_graph=true"], "learner.cuda_graph=true", "trainer=gpu"),
+    "graph and steps again": (
+        ["learner.cuda_graph=true", "learner.recompute_steps=true"],
+        "learner.cuda_graph=true",
+        "learner.recompute_steps=true",
+    ),
     "graph of another kind": (["learner.cuda_graph=2"], "learner.cuda_graph=2", "true or false"),
     "accumulation": (["+trainer.accumulate_grad_batches=2"], "learner.tasks_per_chunk"),
     "half precision": (["trainer.precision=16-mixed"], "bf16-mixed"),

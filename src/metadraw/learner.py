@@ -97,6 +97,11 @@ class MetaLearner(L.LightningModule):
         for key, value in {"recompute_steps": recompute_steps, "cuda_graph": cuda_graph}.items():
             if not isinstance(value, bool):
                 raise InputError(f"learner.{key}={value}: must be true or false")
+        if cuda_graph and recompute_steps:
+            raise InputError(
+                "learner.cuda_graph=true: a graph cannot go back to earlier random numbers, as "
+                "learner.recompute_steps=true has to: one of them must be false"
+            )
         if gradient_clip_norm is not None and not gradient_clip_norm > 0:
             raise InputError(
                 f"learner.gradient_clip_norm={gradient_clip_norm}: must be above 0, or null for "
