@@ -22,13 +22,18 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from chunks import episodes  # beside this file
-from speed import JAX_CONVOLUTIONS, maml_by_loop, measure_jax, median_ms
+from lightning import seed_everything
+from speed import maml_by_loop, measure_jax, median_ms
+from torch import Tensor
 
 import metadraw
+from metadraw.data.episode import Episode
 from metadraw.factory import build_learner
+from metadraw.learner import MetaLearner
 from metadraw.train import train
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -43,12 +48,8 @@ WAYS = {
     "metadraw": [],
     "metadraw, CUDA graph": ["learner.cuda_graph=true"],
     "loop": ["model.fused=false"],
-    **{
-        f"{how}/{convolution}": ["model.fused=false"]
-        for how in ("jax_vmap", "jax_scan")
-        for convolution in JAX_CONVOLUTIONS
-    },
 }
+JAX = ("jax_vmap", "jax_scan")
 #: Options of the trainer, and whether PyTorch may round products to TF32.
 PRECISIONS = {
     "float32": (["trainer.precision=32-true"], False),
@@ -63,35 +64,51 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
-def measure_step(way: str, setting: tuple[int, ...]) -> dict[str, float]:
-    """Milliseconds of a step and peak memory in GB, without TF32."""
+def measure_steps(who: str) -> None:
+    """Print, of each setting and way, milliseconds of a step in float32 and memory in GB.
+
+    One process for all: the same network's gradient is checked to have the same norm.
+    """
     warnings.filterwarnings("ignore")
     allow_tf32(False)
-    size, channels, hidden, tasks, *_ = setting
-    learner = build_learner(
-        metadraw.compose(
-            f"data.image_size={size}",
-            f"data.image_channels={channels}",
-            f"model.hidden_channels={hidden}",
-            *WAYS[way],
-        )
-    ).to("cuda")
-    batch = episodes(*setting)
-    batch = type(batch)(*(values.cuda() for values in batch))
-    algorithm = learner.algorithm
-    if way.startswith("jax"):
-        return measure_jax(*way.split("/"), algorithm.network, algorithm, batch)
-    each = [batch.task(i) for i in range(tasks)]
+    for setting in SETTINGS:
+        size, channels, hidden, tasks, *_ = setting
+        batch = episodes(*setting)
+        batch = Episode(*(values.cuda() for values in batch))
+        each = [batch.task(i) for i in range(tasks)]
+        shape = [f"data.image_size={size}", f"data.image_channels={channels}"]
+        for way in JAX if who == "jax" else WAYS:
+            options = WAYS.get(way, ["model.fused=false"])
+            cfg = metadraw.compose(*shape, f"model.hidden_channels={hidden}", *options)
+            seed_everything(0, verbose=False)
+            learner = build_learner(cfg).to("cuda")
+            if who == "jax":
+                found = measure_jax(
+                    way, "convolution", learner.algorithm.network, learner.algorithm, batch
+                )
+            else:
+                found = _measure_step(way, learner, batch, each)
+            print(json.dumps({"setting": setting, "way": way, **found}), flush=True)
+
+
+def _measure_step(
+    way: str, learner: MetaLearner, batch: Episode, each: list[Episode]
+) -> dict[str, float]:
+    gradient: list[Tensor] = []
+    network, algorithm = learner.algorithm.network, learner.algorithm
 
     def step() -> None:
         if way == "loop":
-            for task in each:
-                maml_by_loop(algorithm.network, algorithm, task)
+            parts = [maml_by_loop(network, algorithm, task) for task in each]
+            gradient[:] = [torch.stack(rows).mean(0) for rows in zip(*parts, strict=True)]
         else:
-            learner.meta_gradients(batch)
+            gradient[:] = learner.meta_gradients(batch)[0].values()
         torch.cuda.synchronize()
 
-    return {"train": median_ms(step, 8), "memory": torch.cuda.max_memory_allocated() / 2**30}
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    found = {"train": median_ms(step, 8), "memory": torch.cuda.max_memory_reserved() / 2**30}
+    return found | {"norm": torch.cat([g.flatten() for g in gradient]).norm().item()}
 
 
 def measure_run(precision: str, overrides: list[str]) -> dict[str, float]:
@@ -119,37 +136,57 @@ def in_process(*arguments: str) -> dict[str, float] | None:
     return found
 
 
-def steps(overrides: list[str]) -> Iterator[str]:
-    """A step of second-order MAML in float32, random images: time, and peak memory."""
-    yield "| images | network, 5-way tasks | " + " | ".join(f"{way}: ms, GB" for way in WAYS) + " |"
-    yield "| --- " * (2 + len(WAYS)) + "|"
+def steps(overrides: list[str]) -> Iterator[list[str]]:
+    """A step of second-order MAML in float32, random images: ms, and GB taken from the GPU."""
+    found: dict[tuple[Any, ...], dict[str, float]] = {}
+    for who in ("torch", "jax"):
+        command = [sys.executable, __file__, "measure", "steps", who]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in filter(lambda line: line.startswith("{"), process.stdout):
+                print(line, end="", flush=True)
+                row = json.loads(line)
+                found[(*row["setting"], row["way"])] = row
+                yield _steps_table(found)
+
+
+def _steps_table(found: dict[tuple[Any, ...], dict[str, float]]) -> list[str]:
+    head = [*(f"{way}: ms, GB" for way in WAYS), *(f"{way}: ms, s to compile" for way in JAX)]
+    lines = [f"| images | network, 5-way tasks | {' | '.join(head)} | norms of the gradient |"]
+    lines.append("| --- " * (3 + len(head)) + "|")
     for setting in SETTINGS:
         size, channels, hidden, tasks, shots, queries = setting
-        rows = [in_process("step", way, *map(str, setting)) for way in WAYS]
-        cells = [f"{row['train']:,.1f}, {row['memory']:.2f}" if row else "failed" for row in rows]
+        rows = [found.get((*setting, way)) for way in (*WAYS, *JAX)]
+        cells = [
+            f"{row['train']:,.1f}, {row.get('compile', row['memory']):.2f}" if row else "-"
+            for row in rows
+        ]
+        norms = sorted(f"{row['norm']:.3f}" for row in rows if row)
         what = f"{hidden} channels, {tasks} of {shots} shots, {queries} queries"
-        yield f"| {size} x {size} x {channels} | {what} | {' | '.join(cells)} |"
+        cells.append(f"{norms[0]} to {norms[-1]}" if norms else "-")
+        lines.append(f"| {size} x {size} x {channels} | {what} | {' | '.join(cells)} |")
+    return lines
 
 
-def precision(overrides: list[str]) -> Iterator[str]:
+def precision(overrides: list[str]) -> Iterator[list[str]]:
     """`experiment=quickstart`: seconds from start to end, and meta-test accuracy."""
     yield from _runs("experiment=quickstart", list(PRECISIONS), overrides)
 
 
-def report(overrides: list[str]) -> Iterator[str]:
+def report(overrides: list[str]) -> Iterator[list[str]]:
     """`experiment=report_100`, 5-way 1-shot: seconds from start to end, and meta-test accuracy."""
-    yield from _runs("experiment=report_100", ["float32"], overrides)
+    yield from _runs("experiment=report_100", ["float32, CUDA graph", "float32"], overrides)
 
 
-def _runs(experiment: str, precisions: list[str], overrides: list[str]) -> Iterator[str]:
-    yield "| precision | s | accuracy, % |"
-    yield "| --- | --- | --- |"
+def _runs(experiment: str, precisions: list[str], overrides: list[str]) -> Iterator[list[str]]:
+    lines = ["| precision | s | accuracy, % |", "| --- | --- | --- |"]
     for name in precisions:
         row = in_process("run", name, experiment, *overrides)
-        cells = (
+        told = (
             f"{row['seconds']:,.0f} | {row['acc']:.2f} ± {row['ci95']:.2f}" if row else "failed |"
         )
-        yield f"| {name} | {cells} |"
+        lines.append(f"| {name} | {told} |")
+        yield lines
 
 
 PARTS = {part.__name__: part for part in (steps, precision, report)}
@@ -159,8 +196,8 @@ def main() -> None:
     """Take one measurement in this process, or write the files."""
     if sys.argv[1:2] == ["measure"]:
         kind, name, *rest = sys.argv[2:]
-        if kind == "step":
-            print(json.dumps(measure_step(name, tuple(map(int, rest)))))
+        if kind == "steps":
+            measure_steps(name)
         else:
             print(json.dumps(measure_run(name, rest)))
         return
@@ -178,9 +215,9 @@ def main() -> None:
             f"{os.cpu_count()} CPU cores, torch {torch.__version__}. {PARTS[name].__doc__}",
             "",
         ]
-        for line in PARTS[name](given.overrides):
-            lines.append(line)
-            (RESULTS / f"gpu-{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for table in PARTS[name](given.overrides):
+            text = "\n".join([*lines, *table]) + "\n"
+            (RESULTS / f"gpu-{name}.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

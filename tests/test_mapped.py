@@ -62,6 +62,24 @@ def test_the_same_episodes_as_in_memory(real, options):
     assert torch.equal(mapped[rows], whole[rows])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_on_a_gpu(tmp_path):
+    """All of them where there is room, else those that are asked for; synthetic."""
+    random, arrays = np.random.default_rng(0), []
+    for number, length in enumerate((300, 500)):
+        file = tmp_path / f"{number}.npy"
+        np.save(file, random.integers(0, 256, (length, 784), np.uint8))
+        arrays.append(np.load(file, mmap_mode="r"))
+    right = torch.from_numpy(np.concatenate(arrays)).view(-1, 1, 28, 28)
+    images = MappedImages(arrays, (1, 28, 28)).to("cuda")
+    assert isinstance(images, torch.Tensor)
+    assert torch.equal(images.cpu(), right)
+    rows = torch.tensor([[799, 0], [299, 300]]).cuda()
+    found = MappedImages(arrays, (1, 28, 28), "cuda")[rows]
+    assert found.is_cuda
+    assert torch.equal(found.cpu(), right[rows.cpu()])
+
+
 def test_a_run_on_all_drawings(real, tmp_path):
     given = ["data.source=path", f"data.path={real}", "data.samples_per_class=all"]
     few = [f"data.{split}_batches=2" for split in ("train", "val", "test")]
