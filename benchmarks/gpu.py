@@ -162,7 +162,8 @@ def _steps_table(found: dict[tuple[Any, ...], dict[str, float]]) -> list[str]:
             for row in rows
         ]
         norms = sorted(f"{row['norm']:.3f}" for row in rows if row)
-        what = f"{hidden} channels, {tasks} of {shots} shots, {queries} queries"
+        what = f"{hidden} channels, {tasks} of {shots} shot{'s' * (shots > 1)}, "
+        what += f"{queries} {'query' if queries == 1 else 'queries'}"
         cells.append(f"{norms[0]} to {norms[-1]}" if norms else "-")
         lines.append(f"| {size} x {size} x {channels} | {what} | {' | '.join(cells)} |")
     return lines

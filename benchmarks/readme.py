@@ -10,6 +10,7 @@ is made by the function of that name here. The files are made by
     python benchmarks/episodes.py
     python benchmarks/speed.py settings data.source=npm     # and algorithms, memory
     python benchmarks/chunks.py
+    python benchmarks/gpu.py data.source=npm                # on a machine with a GPU
     python benchmarks/training.py data.source=npm
     python benchmarks/page.py data.source=npm
     python benchmarks/shipped.py RUN/checkpoints/best.ckpt
@@ -408,6 +409,25 @@ def first_order() -> list[str]:
     ]
 
 
+def gpu() -> list[str]:
+    """Peers beside metadraw on a GPU, and what precision costs."""
+    rows = [row[:7] for row in tables("benchmarks/results/gpu-steps.md")[0]]
+    head = ["images", "network, 5-way tasks", "metadraw", "`learner.cuda_graph=true`"]
+    head += ["per-task loop", "JAX, `vmap`: ms, s to compile", "JAX, `scan`"]
+    (device,) = said(r"`, (NVIDIA [^,]+),", "benchmarks/results/gpu-steps.md")
+    runs = [
+        f"{seconds} s to {accuracy} % in {name}"
+        for name, (seconds, accuracy) in table("benchmarks/results/gpu-precision.md").items()
+    ]
+    return [
+        *markdown(head, rows),
+        "",
+        f"On one {device}, float32 ([gpu-steps.md](benchmarks/results/gpu-steps.md)). There "
+        f"`experiment=quickstart`, from start to end, takes {'; '.join(runs)} "
+        "([gpu-precision.md](benchmarks/results/gpu-precision.md)).",
+    ]
+
+
 def costs() -> list[str]:
     """Memory, Lightning's trainer, processes, and the page."""
     memory = table("benchmarks/results/speed-memory.md")
@@ -465,6 +485,7 @@ _MAKERS: Sequence[Callable[[], list[str]]] = (
         speed,
         chunks,
         first_order,
+        gpu,
         costs,
     ),
 )

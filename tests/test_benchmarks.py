@@ -8,10 +8,13 @@ import torch
 from conftest import ROOT
 from points import ENVIRONMENT, HANGS
 
+RESULTS = ROOT / "benchmarks" / "results"
+
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 @pytest.mark.parametrize("parts", [[], ["data.source=npm", "--parts", "steps"]])
 def test_no_gpu_is_one_line(parts):
+    before = {file: file.read_bytes() for file in RESULTS.glob("*")}
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "gpu.py", *parts],
         capture_output=True,
@@ -21,4 +24,4 @@ def test_no_gpu_is_one_line(parts):
     )
     assert done.returncode == 1
     assert done.stderr == "there is no NVIDIA GPU that PyTorch can use: nothing was measured\n"
-    assert not list((ROOT / "benchmarks" / "results").glob("gpu-*"))
+    assert {file: file.read_bytes() for file in RESULTS.glob("*")} == before

@@ -70,6 +70,8 @@ FILES = {
     "benchmarks/results/episodes.md": "measured",
     "benchmarks/results/speed-settings.md": "speed",
     "benchmarks/results/chunks.md": "chunks",
+    "benchmarks/results/gpu-steps.md": "gpu",
+    "benchmarks/results/gpu-precision.md": "gpu",
     "benchmarks/results/speed-algorithms.md": "first_order",
     "benchmarks/results/speed-memory.md": "costs",
     "benchmarks/results/training.md": "costs",

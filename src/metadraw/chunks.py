@@ -7,6 +7,7 @@ from collections.abc import Callable
 from math import ceil
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.func import vmap
@@ -18,6 +19,9 @@ from metadraw.data.episode import Episode
 #: What the tensors of a chunk may take. With what a process needs anyway, and what libraries take
 #: for themselves, that makes about 2 GB.
 BYTES = 5 << 28
+#: The same on a GPU, where few large operations are faster: this part of all of its memory, so that
+#: the same GPU always gives the same chunks.
+_PART_OF_GPU = 1 / 8
 
 
 def bytes_of_a_task(function: Callable[[Episode], Any], batch: Episode) -> int:
@@ -36,14 +40,18 @@ def bytes_of_a_task(function: Callable[[Episode], Any], batch: Episode) -> int:
     return living.most
 
 
-def tasks_at_once(tasks: int, bytes_of_each: int) -> int:
+def tasks_at_once(tasks: int, bytes_of_each: int, device: torch.device | str = "cpu") -> int:
     """Into how large chunks tasks are divided, all of about the same size.
 
     Args:
         tasks: at least 1.
         bytes_of_each: see `bytes_of_a_task`.
+        device: that computes them.
     """
-    fitting = max(1, BYTES // max(1, bytes_of_each))
+    room, device = BYTES, torch.device(device)
+    if device.type == "cuda":
+        room = int(torch.cuda.get_device_properties(device).total_memory * _PART_OF_GPU)
+    fitting = max(1, room // max(1, bytes_of_each))
     return ceil(tasks / ceil(tasks / fitting))
 
 

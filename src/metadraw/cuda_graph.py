@@ -26,7 +26,7 @@ class _Captured(NamedTuple, Generic[_Result]):
 
 
 class CudaGraph(Generic[_Result]):
-    """A function of a batch of episodes, captured for each shape and replayed. Not yet measured.
+    """A function of a batch of episodes, captured for each shape and replayed.
 
     Whatever else the function reads (parameters, settings) is as it was when it was captured, but
     for the values of tensors that stay where they are.

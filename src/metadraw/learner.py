@@ -49,7 +49,8 @@ class MetaLearner(L.LightningModule):
         map_tasks: ``vmap``, all tasks of a chunk at once; ``loop``, one after the other, for
             networks that ``torch.vmap`` cannot map.
         tasks_per_chunk: with ``vmap``, tasks computed at once, all of a batch if none: less
-            memory, same result. ``auto``: as many as fit into about 2 GB, as measured of one.
+            memory, same result. ``auto``: as many as fit into about 2 GB, or an eighth of a GPU's
+            memory, as measured of one.
         recompute_steps: keep no more than one inner step for the way back, and compute each again:
             memory does not grow with inner steps, a step takes longer.
         cuda_graph: on a GPU, the meta-gradient of a batch is captured once an epoch and then
@@ -203,7 +204,7 @@ class MetaLearner(L.LightningModule):
         kind = self.training, steps, *(values.shape[1:] for values in batch)
         if kind not in self._bytes:
             self._bytes[kind] = bytes_of_a_task(function, batch)
-        return tasks_at_once(len(batch.number), self._bytes[kind])
+        return tasks_at_once(len(batch.number), self._bytes[kind], batch.number.device)
 
     @contextmanager
     def _mode(self, training: bool) -> Iterator[None]:
