@@ -116,7 +116,7 @@ def test_a_cache_is_right_or_known_to_be_damaged(tmp_path, damage, name):
     images = np.arange(2 * 3 * 784).reshape(2, 3, 28, 28).astype(np.uint8)
     stored = tmp_path / "stored"
     if not stored.exists():
-        cache.write(stored, images, ["cat", "dog"], {"source": "synthetic"})
+        cache.write(stored, images, images.shape, ["cat", "dog"], {"source": "synthetic"})
     right = (stored / name).read_bytes()
     (stored / name).write_bytes(damage(right))
     origin = {"source": "synthetic"}
