@@ -19,15 +19,13 @@ import warnings
 from pathlib import Path
 
 import torch
+from speed import maml_by_loop  # beside this file
 
 import metadraw
 from metadraw.allocator import keep_freed_memory
 from metadraw.chunks import tasks_at_once
 from metadraw.data.episode import Episode
 from metadraw.factory import build_learner
-
-sys.path.insert(0, str(Path(__file__).parent))
-from speed import maml_by_loop
 
 RESULT = Path(__file__).resolve().parent / "results" / "chunks.md"
 WAYS = 5

@@ -62,6 +62,7 @@ How many operations of PyTorch a step takes. On a CPU they hardly matter; on a G
 launch of a kernel, and many small ones take longer than the arithmetic. Counted of a step of 25
 5-way 1-shot tasks, all at once, with each algorithm's default settings, late in a run; views are
 not counted.
+
 None of them reads a value back from the device, or makes a tensor elsewhere: every algorithm's
 steps run on PyTorch's `meta` device, where that would fail.
 

@@ -65,7 +65,7 @@ def test_a_moved_run_folder_keeps_its_best_checkpoint(run, tmp_path, into):
 
     found, resumed = run(into, last(moved), "trainer.max_epochs=4", "data.val_batches=4")
     assert found["val"]["acc"] == 1.0
-    assert (resumed / found["checkpoint"]) == resumed / "checkpoints" / "best.ckpt"
+    assert found["checkpoint"] == str(Path("checkpoints", "best.ckpt"))
     assert state(resumed, "best")["epoch"] == best["epoch"]
     assert found["train"]["epochs"] == 4
 
@@ -86,7 +86,7 @@ def test_a_best_checkpoint_that_is_lost_is_told(run, caplog):
     found, resumed = run("new", last(folder), "trainer.max_epochs=3")
     assert "the best checkpoint so far is not at hand" in caplog.text
     assert state(resumed, "best")["epoch"] == 2
-    assert (resumed / found["checkpoint"]) == resumed / "checkpoints" / "best.ckpt"
+    assert found["checkpoint"] == str(Path("checkpoints", "best.ckpt"))
 
 
 @pytest.mark.parametrize(
