@@ -7,8 +7,8 @@ import hydra
 from dotenv import load_dotenv
 from omegaconf import DictConfig
 
-from metadraw.cli import one_line_errors
-from metadraw.keys import check_job
+from metadraw.command.cli import one_line_errors
+from metadraw.command.keys import check_job
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="adapt")
@@ -16,7 +16,7 @@ def main(cfg: DictConfig) -> None:
     """Adapt and classify."""
     with one_line_errors():
         check_job(cfg)
-        from metadraw.adapt import adapt
+        from metadraw.use.adapt import adapt
 
         adapt(cfg)
 

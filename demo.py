@@ -7,8 +7,8 @@ import hydra
 from dotenv import load_dotenv
 from omegaconf import DictConfig
 
-from metadraw.cli import one_line_errors
-from metadraw.keys import check_job
+from metadraw.command.cli import one_line_errors
+from metadraw.command.keys import check_job
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="demo")
@@ -16,7 +16,7 @@ def main(cfg: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
     with one_line_errors():
         check_job(cfg)
-        from metadraw.page.server import serve
+        from metadraw.use.page.server import serve
 
         serve(cfg)
 

@@ -7,8 +7,8 @@ import hydra
 from dotenv import load_dotenv
 from omegaconf import DictConfig
 
-from metadraw.cli import job_errors, one_line_errors
-from metadraw.keys import check_job
+from metadraw.command.cli import job_errors, one_line_errors
+from metadraw.command.keys import check_job
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
@@ -16,7 +16,9 @@ def main(cfg: DictConfig) -> float:
     """Run one config; returns the best meta-validation accuracy, for sweepers that search."""
     with job_errors():
         check_job(cfg)
-        from metadraw.train import train  # PyTorch takes seconds: --help and typing errors do not
+        from metadraw.training.train import (
+            train,  # PyTorch takes seconds: --help and typing errors do not
+        )
 
         return train(cfg)["val"]["acc"]
 

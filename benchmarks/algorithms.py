@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from metadraw.compare import compare
+from metadraw.results.compare import compare
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS, RESULTS = ROOT / "logs" / "benchmarks", ROOT / "benchmarks" / "results"

@@ -22,10 +22,10 @@ import torch
 from speed import maml_by_loop  # beside this file
 
 import metadraw
-from metadraw.allocator import keep_freed_memory
-from metadraw.chunks import tasks_at_once
 from metadraw.data.episode import Episode
-from metadraw.factory import build_learner
+from metadraw.training.allocator import keep_freed_memory
+from metadraw.training.chunks import tasks_at_once
+from metadraw.training.factory import build_learner
 
 RESULT = Path(__file__).resolve().parent / "results" / "chunks.md"
 WAYS = 5

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from metadraw.allocator import keep_freed_memory
 from metadraw.data.sampling import EpisodeSampler
+from metadraw.training.allocator import keep_freed_memory
 
 RESULT = Path(__file__).resolve().parent / "results" / "episodes.md"
 TASKS, CLASSES, DRAWINGS = 25, 207, 100

@@ -32,9 +32,9 @@ from torch import Tensor
 
 import metadraw
 from metadraw.data.episode import Episode
-from metadraw.factory import build_learner
-from metadraw.learner import MetaLearner
-from metadraw.train import train
+from metadraw.training.factory import build_learner
+from metadraw.training.learner import MetaLearner
+from metadraw.training.train import train
 
 RESULTS = Path(__file__).resolve().parent / "results"
 #: Image size, channels, channels of the network, tasks, shots, queries a class; all 5-way.

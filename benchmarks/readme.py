@@ -33,7 +33,7 @@ from pathlib import Path
 
 from algorithms import ABLATION, ALGORITHMS  # beside this file
 
-from metadraw.cloudera import EXPERIMENTS, published, published_curves
+from metadraw.results.published import EXPERIMENTS, published, published_curves
 
 ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = re.compile(
@@ -305,7 +305,7 @@ def best() -> list[str]:
 
 
 def epoch_line() -> list[str]:
-    """What `metadraw.console.EpochLines` wrote of an epoch of ``make train``."""
+    """What `metadraw.training.console.EpochLines` wrote of an epoch of ``make train``."""
     rows = csv_rows("results/quickstart/curves.csv")
     third = rows[2]
     parts = [

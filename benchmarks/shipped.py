@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 import metadraw
-from metadraw.cloudera import published
-from metadraw.evaluate import evaluate
-from metadraw.factory import read_checkpoint
+from metadraw.results.published import published
+from metadraw.training.evaluate import evaluate
+from metadraw.training.factory import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT, CARD = ROOT / "checkpoints" / "best.ckpt", ROOT / "checkpoints" / "results.md"

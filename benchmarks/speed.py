@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import metadraw
+from metadraw.command.config import CONFIGS
 from metadraw.data.episode import Episode
-from metadraw.factory import CONFIGS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TASKS = 25

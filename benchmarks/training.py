@@ -23,9 +23,9 @@ import lightning as L
 import torch
 
 import metadraw
-from metadraw.factory import CONFIGS
-from metadraw.learner import MetaLearner
-from metadraw.train import make_trainer
+from metadraw.command.config import CONFIGS
+from metadraw.training.learner import MetaLearner
+from metadraw.training.train import make_trainer
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCHES, EPOCHS = 12, 8

@@ -12,11 +12,11 @@ import torch
 from points import ENVIRONMENT, HANGS
 
 import metadraw
+from metadraw.command.config import CONFIGS
 from metadraw.data.drawings import QUICKDRAW_CLASSES, load_quickdraw
 from metadraw.data.sampling import EpisodeSampler
 from metadraw.errors import InputError
-from metadraw.factory import CONFIGS
-from metadraw.train import train
+from metadraw.training.train import train
 
 ROOT = CONFIGS.parent
 os.environ.pop("HYDRA_FULL_ERROR", None)  # else tracebacks are shown where one line is tested

@@ -150,7 +150,7 @@ def _watch(passes: Callable[[str], None], folder: Path) -> None:
     import lightning as L
     import torch
 
-    from metadraw.learner import MetaLearner
+    from metadraw.training.learner import MetaLearner
 
     torch.set_num_threads(1)
     run, where, seen = 0, "", Counter[str]()

@@ -11,8 +11,8 @@ from torch import nn
 
 import metadraw
 from metadraw import InputError
-from metadraw.evaluate import evaluate
-from metadraw.train import train
+from metadraw.training.evaluate import evaluate
+from metadraw.training.train import train
 
 ANY_WAYS = ["finetune", "matching_net", "proto_maml", "protonet", "unicorn_maml"]
 
@@ -137,7 +137,7 @@ def test_prototypes_are_where_proto_maml_starts(build):
 @pytest.mark.parametrize("algorithm", ANY_WAYS)
 def test_a_network_without_a_linear_layer(tiny_for, algorithm):
     with pytest.raises(InputError, match=r"Identity has no torch\.nn\.Linear"):
-        metadraw.factory.instantiate(metadraw.compose(*tiny_for(algorithm)).algorithm)(
+        metadraw.training.factory.instantiate(metadraw.compose(*tiny_for(algorithm)).algorithm)(
             nn.Identity()
         )
 

@@ -7,7 +7,7 @@ from conftest import sampler_of
 
 import metadraw
 from metadraw import InputError
-from metadraw.cli import explain
+from metadraw.command.cli import explain
 from metadraw.data import augmentation
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.drawings import Drawings

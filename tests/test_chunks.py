@@ -5,9 +5,9 @@ import torch
 from test_meta_gradients import relative_error
 
 import metadraw
-from metadraw import chunks
 from metadraw.data.episode import Episode
-from metadraw.factory import build_learner
+from metadraw.training import chunks
+from metadraw.training.factory import build_learner
 
 FLOATS = 1000  # in an image
 

@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw, ImageOps
 
 import metadraw
 from metadraw import Classifier, FewShot, InputError
-from metadraw.adapt import adapt
+from metadraw.command.config import CONFIGS
 from metadraw.data.bitmap import to_bitmap
-from metadraw.evaluate import evaluate
-from metadraw.factory import CONFIGS
+from metadraw.training.evaluate import evaluate
+from metadraw.use.adapt import adapt
 
 ANY_WAYS = ["finetune", "matching_net", "proto_maml", "protonet", "unicorn_maml"]
 

@@ -12,12 +12,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from points import ENVIRONMENT, HANGS
 
 import metadraw
-from metadraw.cli import one_line_errors
-from metadraw.evaluate import evaluate
-from metadraw.factory import CONFIGS
-from metadraw.keys import check
-from metadraw.sweep import read_sweep
-from metadraw.train import train
+from metadraw.command.cli import one_line_errors
+from metadraw.command.config import CONFIGS
+from metadraw.command.keys import check
+from metadraw.results.sweep import read_sweep
+from metadraw.training.evaluate import evaluate
+from metadraw.training.train import train
 
 ROOT = CONFIGS.parent
 
@@ -252,12 +252,12 @@ def test_every_key_of_the_train_config_is_read(tiny, monkeypatch):
 
     monkeypatch.setattr(DictConfig, "_get_impl", recorded)
     # What is looked up while the whole config is copied or saved does not count.
-    monkeypatch.setattr("metadraw.train.save_config", lambda *_: None)
+    monkeypatch.setattr("metadraw.training.train.save_config", lambda *_: None)
 
     def names(cfg):
         return {"algorithm_name": cfg.algorithm_name, "data": {"ways": cfg.data.ways}}
 
-    monkeypatch.setattr("metadraw.factory.portable", names)
+    monkeypatch.setattr("metadraw.training.factory.portable", names)
     train(cfg)
     interpolated = {
         name for value in keys.values() for name in re.findall(r"\$\{([\w.]+)\}", str(value))

@@ -12,12 +12,13 @@ import yaml
 from test_command_line import ROOT, command
 
 import metadraw
-from metadraw import InputError, metrics
-from metadraw.cli import one_line_errors
-from metadraw.compare import compare
-from metadraw.evaluate import evaluate
-from metadraw.report import report
-from metadraw.train import train
+from metadraw import InputError
+from metadraw.command.cli import one_line_errors
+from metadraw.results import metrics
+from metadraw.results.compare import compare
+from metadraw.results.report import report
+from metadraw.training.evaluate import evaluate
+from metadraw.training.train import train
 
 ONE, OTHER = [0.2, 0.4, 0.9], [0.4, 0.5, 1.0]
 

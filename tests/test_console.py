@@ -18,10 +18,10 @@ import torch
 from conftest import ENVIRONMENT, ROOT
 
 import metadraw
-from metadraw import results
-from metadraw.evaluate import evaluate
-from metadraw.names import name_of_sweep
-from metadraw.train import make_trainer, train
+from metadraw.command.names import name_of_sweep
+from metadraw.results import record
+from metadraw.training.evaluate import evaluate
+from metadraw.training.train import make_trainer, train
 
 LINE = re.compile(
     r"epoch +(?P<epoch>\d+)/(?P<epochs>\d+)  train +(?P<train>[\d.]+)"
@@ -198,12 +198,12 @@ def test_the_commit_is_that_of_the_source(tmp_path, monkeypatch):
 
     head = git("rev-parse", "HEAD")
     if head.returncode:
-        assert results.git() is None
+        assert record.git() is None
         return
     changes = git("status", "--porcelain").stdout
-    assert results.git() == {"commit": head.stdout.strip(), "dirty": bool(changes.strip())}
+    assert record.git() == {"commit": head.stdout.strip(), "dirty": bool(changes.strip())}
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert results.git() is None
+    assert record.git() is None
 
 
 def test_metric_based_algorithms_have_no_inner_loop(tiny_for, caplog):

@@ -7,8 +7,8 @@ from torch import nn
 import metadraw
 from metadraw.algorithms.maml import MAML
 from metadraw.data.episode import Episode
-from metadraw.factory import build_learner
-from metadraw.learner import MetaLearner
+from metadraw.training.factory import build_learner
+from metadraw.training.learner import MetaLearner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 TASKS, WAYS = 4, 5

@@ -6,7 +6,7 @@ from conftest import ALGORITHMS
 
 import metadraw
 from metadraw.data.episode import Episode
-from metadraw.factory import build_learner
+from metadraw.training.factory import build_learner
 
 TASKS, WAYS, SHOTS = 3, 5, 2
 

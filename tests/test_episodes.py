@@ -10,7 +10,7 @@ from lightning import Trainer
 from torch.utils.data import DataLoader
 
 from metadraw import InputError
-from metadraw.cli import explain
+from metadraw.command.cli import explain
 from metadraw.data.datamodule import EpisodeBatches
 from metadraw.data.drawings import QUICKDRAW_CLASSES
 from metadraw.data.sampling import EpisodeSampler, draw

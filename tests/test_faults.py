@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from metadraw.sweep import read_sweep
+from metadraw.results.sweep import read_sweep
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import nn
 
-from metadraw.curves import Curves
-from metadraw.figures import (
+from metadraw.models.conv4 import Conv4
+from metadraw.results.figures import (
     Curve,
     draw_curves,
     draw_episode,
@@ -18,7 +18,7 @@ from metadraw.figures import (
     draw_sweep,
     layers_in_words,
 )
-from metadraw.models.conv4 import Conv4
+from metadraw.training.curves import Curves
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from torch.func import grad, vmap
 
 from metadraw.models.batch_norm import statistics_of_first
 from metadraw.models.conv4 import Conv4
-from metadraw.models.conv_blocks import conv_blocks
+from metadraw.models.fused.conv_blocks import conv_blocks
 
 EPS = 1e-5
 

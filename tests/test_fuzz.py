@@ -9,14 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import metadraw
-from metadraw.cli import one_line_errors
-from metadraw.compare import read as read_run
+from metadraw.command.cli import one_line_errors
 from metadraw.data import cache
 from metadraw.data.sources import folder as path_source
 from metadraw.errors import InputError
-from metadraw.factory import read_checkpoint
-from metadraw.sweep import read_sweep
-from metadraw.train import train
+from metadraw.results.compare import read as read_run
+from metadraw.results.sweep import read_sweep
+from metadraw.training.factory import read_checkpoint
+from metadraw.training.train import train
 
 EXAMPLES = settings(
     max_examples=50,

@@ -10,12 +10,12 @@ from PIL import Image
 
 import metadraw
 from metadraw import InputError
-from metadraw.cli import one_line_errors
+from metadraw.command.cli import one_line_errors
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.drawings import Drawings
 from metadraw.data.image_folder import ImageFolder
-from metadraw.evaluate import evaluate
-from metadraw.train import train
+from metadraw.training.evaluate import evaluate
+from metadraw.training.train import train
 
 NUMBERS = {
     **dict.fromkeys(("tasks_per_batch", "train_batches", "val_batches", "test_batches"), 2),

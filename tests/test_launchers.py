@@ -6,8 +6,8 @@ import pytest
 from conftest import run
 
 import metadraw
-from metadraw.sweep import read_sweep
-from metadraw.train import train
+from metadraw.results.sweep import read_sweep
+from metadraw.training.train import train
 
 
 def losses(folder):

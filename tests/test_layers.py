@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import metadraw
 from metadraw import InputError
 from metadraw.data.episode import Episode
-from metadraw.factory import _make_learner, build_learner
+from metadraw.training.factory import _make_learner, build_learner
 
 TABLE = ROOT / "docs" / "layers.md"
 SIZE, WAYS = 8, 3

@@ -15,10 +15,10 @@ import metadraw
 from metadraw import DivergedError, InputError
 from metadraw.algorithms import Outcome
 from metadraw.algorithms.maml import MAML
-from metadraw.learner import MetaLearner
-from metadraw.metrics import confidence_interval, task_metrics
 from metadraw.models.conv4 import Conv4
-from metadraw.train import train
+from metadraw.results.metrics import confidence_interval, task_metrics
+from metadraw.training.learner import MetaLearner
+from metadraw.training.train import train
 
 
 def parameters(learner):

@@ -17,7 +17,7 @@ from conftest import ENVIRONMENT, ROOT
 from points import HANGS
 
 import metadraw
-from metadraw.train import train
+from metadraw.training.train import train
 
 wandb = pytest.importorskip("wandb")
 

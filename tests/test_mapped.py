@@ -13,7 +13,7 @@ from metadraw.data import cache
 from metadraw.data.drawings import QUICKDRAW_CLASSES
 from metadraw.data.mapped import MappedImages
 from metadraw.data.sampling import EpisodeSampler
-from metadraw.train import train
+from metadraw.training.train import train
 
 CLASSES = 30
 GB = 1 << 30

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from metadraw import compose
-from metadraw.adaptation import gradient_steps
+from metadraw.algorithms.inner_loop import gradient_steps
 from metadraw.algorithms.maml import MAML
-from metadraw.factory import CONFIGS, instantiate
-from metadraw.learner import MetaLearner
+from metadraw.command.config import CONFIGS
 from metadraw.models.conv4 import Conv4
+from metadraw.training.factory import instantiate
+from metadraw.training.learner import MetaLearner
 
 
 def functional_call(network, params, args):

@@ -10,8 +10,8 @@ from torch import nn
 
 import metadraw
 from metadraw import InputError
-from metadraw.factory import instantiate
-from metadraw.learner import MetaLearner
+from metadraw.training.factory import instantiate
+from metadraw.training.learner import MetaLearner
 
 WIDTH = 12
 

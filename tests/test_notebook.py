@@ -5,7 +5,7 @@ import pytest
 from nbclient import NotebookClient
 from points import HANGS
 
-from metadraw.factory import CONFIGS
+from metadraw.command.config import CONFIGS
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 import metadraw
 from metadraw.data.episode import Episode
-from metadraw.factory import build_learner
+from metadraw.training.factory import build_learner
 
 TABLE = ROOT / "docs" / "operations.md"
 TASKS, WAYS = 25, 5

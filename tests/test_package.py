@@ -11,7 +11,7 @@ import torch
 from conftest import ENVIRONMENT, ROOT
 
 import metadraw
-from metadraw.factory import CONFIGS
+from metadraw.command.config import CONFIGS
 
 _USE = """
 import json, sys

@@ -23,8 +23,8 @@ from points import HANGS
 
 import metadraw
 from metadraw import FewShot, InputError
-from metadraw.page.server import make_app, serve
-from metadraw.train import train
+from metadraw.training.train import train
+from metadraw.use.page.server import make_app, serve
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from torch import nn
 from torch.func import grad, vmap
 
 import metadraw
-from metadraw.adaptation import gradient_step, gradient_steps
+from metadraw.algorithms.inner_loop import gradient_step, gradient_steps
+from metadraw.algorithms.recompute import grad_by_steps
 from metadraw.errors import InputError
-from metadraw.factory import instantiate
-from metadraw.learner import MetaLearner
-from metadraw.recompute import grad_by_steps
+from metadraw.training.factory import instantiate
+from metadraw.training.learner import MetaLearner
 
 MEASURE = r"""
 import json, re, sys, torch, metadraw

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 import metadraw
 from metadraw import InputError
-from metadraw.report import report
-from metadraw.train import train
+from metadraw.results.report import report
+from metadraw.training.train import train
 
 SMALL = ["data.train_batches=2", "data.val_batches=1", "data.test_batches=1"]
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 import metadraw
 from metadraw import FewShot
-from metadraw.factory import portable, read_checkpoint
+from metadraw.training.factory import portable, read_checkpoint
 
 SHIPPED = ROOT / "checkpoints" / "best.ckpt"
 

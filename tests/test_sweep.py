@@ -10,12 +10,12 @@ from conftest import run
 from omegaconf import OmegaConf
 
 import metadraw
-from metadraw.cloudera import published, published_curves, setting_of
+from metadraw.command.names import name_of
 from metadraw.errors import InputError
-from metadraw.names import name_of
-from metadraw.report import report
-from metadraw.sweep import read_sweep
-from metadraw.train import save_config, train
+from metadraw.results.published import published, published_curves, setting_of
+from metadraw.results.report import report
+from metadraw.results.sweep import read_sweep
+from metadraw.training.train import save_config, train
 
 
 def test_names():

@@ -10,9 +10,9 @@ from conftest import ALGORITHMS
 
 import metadraw
 from metadraw import InputError
-from metadraw.evaluate import evaluate
-from metadraw.learner import MetaLearner
-from metadraw.train import train
+from metadraw.training.evaluate import evaluate
+from metadraw.training.learner import MetaLearner
+from metadraw.training.train import train
 
 
 def run(tiny, *overrides):

@@ -18,9 +18,9 @@ from omegaconf import OmegaConf
 
 import metadraw
 from metadraw import InputError
-from metadraw.cli import explain
-from metadraw.evaluate import evaluate
-from metadraw.train import make_trainer, train
+from metadraw.command.cli import explain
+from metadraw.training.evaluate import evaluate
+from metadraw.training.train import make_trainer, train
 
 SIZES = ["data.train_batches=4", "data.val_batches=2", "data.test_batches=2"]
 REFUSED = "refused"

@@ -12,7 +12,7 @@ from torch import nn
 import metadraw
 from metadraw import InputError
 from metadraw.algorithms.maml import MAML
-from metadraw.factory import build_learner
+from metadraw.training.factory import build_learner
 
 LOOP = "it works with learner.map_tasks=loop"
 

@@ -9,14 +9,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 # Which configs call.
-import metadraw.names
-import metadraw.offered  # noqa: F401
+import metadraw.command.names
+import metadraw.command.offered  # noqa: F401
 from metadraw.errors import DivergedError, InputError
 
 if TYPE_CHECKING:
-    from metadraw.classifier import Classifier, FewShot
+    from metadraw.command.config import compose
     from metadraw.data.episode import Episode
-    from metadraw.factory import build, compose, load
+    from metadraw.training.factory import build, load
+    from metadraw.use.classifier import Classifier, FewShot
 
 __all__ = [
     "Classifier",
@@ -36,12 +37,12 @@ except PackageNotFoundError:  # from a checkout's src folder, not installed
     __version__ = "unknown"
 
 _MODULES = {
-    "Classifier": "classifier",
-    "FewShot": "classifier",
+    "Classifier": "use.classifier",
+    "FewShot": "use.classifier",
     "Episode": "data.episode",
-    "build": "factory",
-    "compose": "factory",
-    "load": "factory",
+    "build": "training.factory",
+    "compose": "command.config",
+    "load": "training.factory",
 }
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metadraw.adaptation import Params, gradient_steps
 from metadraw.algorithms.base import Algorithm, positive
+from metadraw.algorithms.inner_loop import Params, gradient_steps
 
 
 class AlphaMAML(Algorithm):

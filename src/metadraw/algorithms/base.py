@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metadraw.adaptation import Params
+from metadraw.algorithms.gradient import grad
+from metadraw.algorithms.inner_loop import Params
+from metadraw.algorithms.recompute import grad_by_steps
 from metadraw.data.episode import Episode
 from metadraw.errors import InputError
-from metadraw.gradient import grad
 from metadraw.models.batch_norm import refuse_running_statistics, statistics_of_first
 from metadraw.models.functional import call
-from metadraw.recompute import grad_by_steps
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,8 +34,8 @@ class Algorithm(nn.Module, ABC):
     """A network together with a way to learn one task.
 
     Every method is about one task, without a batch dimension: whoever calls them maps them over
-    tasks (`metadraw.map_tasks`). They are pure functions of this module's parameters, which are the
-    meta-parameters: the network's, and any that a subclass adds.
+    tasks (`metadraw.training.map_tasks`). They are pure functions of this module's parameters,
+    which are the meta-parameters: the network's, and any that a subclass adds.
 
     What the network keeps to itself stays so: a parameter with ``requires_grad=False`` is neither
     adapted nor meta-learned, and a layer that is in evaluation mode when it gets here, such as the

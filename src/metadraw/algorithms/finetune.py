@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metadraw.adaptation import Params, gradient_steps
 from metadraw.algorithms.base import Algorithm, Outcome, positive
+from metadraw.algorithms.inner_loop import Params, gradient_steps
 from metadraw.data.episode import Episode
 from metadraw.errors import InputError
 from metadraw.models.head import linear, open_head

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from metadraw.adaptation import Params, gradient_steps
 from metadraw.algorithms.base import Algorithm, positive
+from metadraw.algorithms.inner_loop import Params, gradient_steps
 
 
 class MAML(Algorithm):

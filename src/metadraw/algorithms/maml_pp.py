@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metadraw.adaptation import Params, gradient_step
 from metadraw.algorithms.base import Algorithm, positive
+from metadraw.algorithms.inner_loop import Params, gradient_step
 from metadraw.data.episode import Episode
 from metadraw.errors import InputError
 from metadraw.models.batch_norm import batch_norms, batch_statistics

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metadraw.adaptation import Params
 from metadraw.algorithms.base import Algorithm
+from metadraw.algorithms.inner_loop import Params
 from metadraw.models.head import one_hot, open_head
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from metadraw.adaptation import Params
+from metadraw.algorithms.inner_loop import Params
 from metadraw.algorithms.maml import MAML
 from metadraw.models.head import class_means, nearest_prototype, open_head
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metadraw.adaptation import Params
 from metadraw.algorithms.base import Algorithm
+from metadraw.algorithms.inner_loop import Params
 from metadraw.models.head import class_means, nearest_prototype, open_head
 
 

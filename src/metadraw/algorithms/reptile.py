@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metadraw.adaptation import Params, gradient_steps
 from metadraw.algorithms.base import Algorithm, Outcome, positive
+from metadraw.algorithms.inner_loop import Params, gradient_steps
 from metadraw.data.episode import Episode
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metadraw.adaptation import Params
+from metadraw.algorithms.inner_loop import Params
 from metadraw.algorithms.maml import MAML
 from metadraw.models.head import open_head
 

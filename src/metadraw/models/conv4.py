@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metadraw.errors import InputError
 from metadraw.models.batch_norm import TaskBatchNorm2d
-from metadraw.models.conv_blocks import conv_blocks
+from metadraw.models.fused.conv_blocks import conv_blocks
 
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": TaskBatchNorm2d,

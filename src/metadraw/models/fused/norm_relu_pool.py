@@ -1,6 +1,6 @@
 """Batch norm, ReLU and 2x2 max pool in one, with first and second derivatives.
 
-Images are folded (see `metadraw.models.task_function.fold`), numbers of channels ``[T*C, 1, 1]``.
+Images are folded (see `task_function.fold`), numbers of channels ``[T*C, 1, 1]``.
 """
 
 from __future__ import annotations

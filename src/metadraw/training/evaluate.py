@@ -13,13 +13,13 @@ from hydra.utils import get_class
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from metadraw import results
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.sampling import SPLITS
 from metadraw.errors import InputError
-from metadraw.factory import read_checkpoint, restore
-from metadraw.options import check_trainer
-from metadraw.train import make_trainer, show_episode
+from metadraw.results import record
+from metadraw.training.factory import read_checkpoint, restore
+from metadraw.training.options import check_trainer
+from metadraw.training.train import make_trainer, show_episode
 
 log = logging.getLogger(__name__)
 say = rank_zero_only(log.info)  # once, not by every process
@@ -47,7 +47,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     changes = {group: _given(cfg[group]) for group in ("algorithm", "learner", "trainer")}
     # The nulls of another data set are its own.
     changes["data"] = dict(cfg.data) if "_target_" in cfg.data else _given(cfg.data)
-    git = results.git()
+    git = record.git()
     data, learner = restore(cfg.ckpt_path, OmegaConf.create(changes), [cfg.split])
     data.test_split = cfg.split
     check_trainer(cfg.trainer, {"test": data.batches["test"]})
@@ -60,10 +60,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     trainer = make_trainer(cfg, learner)
     began = time.perf_counter()
     trainer.test(learner, datamodule=data, verbose=False)
-    test = results.evaluation(trainer, learner, cfg.split, time.perf_counter() - began)
-    results.write_tasks(folder / "tasks.csv", learner.evaluated)
+    test = record.evaluation(trainer, learner, cfg.split, time.perf_counter() - began)
+    record.write_tasks(folder / "tasks.csv", learner.evaluated)
     show_episode(data, learner, folder / "episode.png")
-    found = results.write(
+    found = record.write(
         folder / "results.json",
         data,
         learner,
@@ -71,7 +71,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         checkpoint=str(cfg.ckpt_path),
         git=git,
     )
-    say("%s", results.sentence(test))
+    say("%s", record.sentence(test))
     say("results: %s", folder / "results.json")
     return found
 

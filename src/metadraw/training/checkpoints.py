@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from metadraw.errors import InputError
-from metadraw.learner import MetaLearner
+from metadraw.training.learner import MetaLearner
 
 log = logging.getLogger(__name__)
 

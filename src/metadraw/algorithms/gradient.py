@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
-from metadraw.recompute import Params
+from metadraw.algorithms.recompute import Params
 
 
 def grad(function: Callable[[Params], Any], has_aux: bool = False) -> Callable[[Params], Any]:

@@ -19,10 +19,10 @@ import torch
 import yaml  # a dependency of Hydra
 from torch import Tensor
 
-from metadraw import metrics
 from metadraw.data.cache import checksum
 from metadraw.errors import InputError
-from metadraw.sweep import read_sweep
+from metadraw.results import metrics
+from metadraw.results.sweep import read_sweep
 
 _CLASSES = ("_target_", "split_seed")  # keys of data that eval.py changes with the data set alone
 _OF_A_RUN = ("config.yaml", "results.json", "tasks.csv", "error.txt", "checkpoints", ".hydra")

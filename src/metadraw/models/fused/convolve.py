@@ -1,6 +1,6 @@
 """Convolutions of many tasks at once, each with weights of its own, and their derivatives.
 
-Images are folded (see `metadraw.models.task_function.fold`), weights ``[T*O, I, k, k]`` with odd k;
+Images are folded (see `task_function.fold`), weights ``[T*O, I, k, k]`` with odd k;
 a convolution keeps the size of its images.
 """
 

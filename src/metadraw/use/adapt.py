@@ -9,11 +9,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from metadraw.classifier import Classifier, FewShot
 from metadraw.data.pictures import SUFFIXES
 from metadraw.errors import InputError
-from metadraw.figures import draw_predictions
 from metadraw.files import write_whole
+from metadraw.results.figures import draw_predictions
+from metadraw.use.classifier import Classifier, FewShot
 
 log = logging.getLogger(__name__)
 _MOST_SHOWN = 20

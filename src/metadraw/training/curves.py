@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from metadraw.data.datamodule import EpisodeDataModule
-from metadraw.figures import draw_curves, draw_learned, layers_in_words
 from metadraw.files import write_whole
-from metadraw.learner import MetaLearner
+from metadraw.results.figures import draw_curves, draw_learned, layers_in_words
+from metadraw.training.learner import MetaLearner
 
 
 class Curves(L.Callback):

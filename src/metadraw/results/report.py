@@ -16,12 +16,12 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from metadraw.cloudera import EXPERIMENTS, published, published_curves, setting_of
+from metadraw.command.names import name_of
 from metadraw.data.cache import checksum
 from metadraw.errors import InputError
-from metadraw.figures import Curve, draw_sweep
-from metadraw.names import name_of
-from metadraw.sweep import Job, read_sweep
+from metadraw.results.figures import Curve, draw_sweep
+from metadraw.results.published import EXPERIMENTS, published, published_curves, setting_of
+from metadraw.results.sweep import Job, read_sweep
 
 _SEED = "seed"
 _NEEDED = {"val/acc", "val/loss"}  # of an epoch in a figure; not every epoch has to be validated

@@ -15,17 +15,18 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from metadraw import metrics, optimizers, resume
-from metadraw.adaptation import Params
 from metadraw.algorithms import Algorithm, Outcome
-from metadraw.chunks import bytes_of_a_task, tasks_at_once
-from metadraw.cuda_graph import CudaGraph
+from metadraw.algorithms.gradient import twice_differentiable
+from metadraw.algorithms.inner_loop import Params
 from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
-from metadraw.gradient import twice_differentiable
-from metadraw.interrupts import ctrl_c_waits
-from metadraw.map_tasks import CHOICES, map_tasks
 from metadraw.models.batch_norm import batch_norms
+from metadraw.results import metrics
+from metadraw.training import optimizers, resume
+from metadraw.training.chunks import bytes_of_a_task, tasks_at_once
+from metadraw.training.cuda_graph import CudaGraph
+from metadraw.training.interrupts import ctrl_c_waits
+from metadraw.training.map_tasks import CHOICES, map_tasks
 
 Result = TypeVar("Result")
 

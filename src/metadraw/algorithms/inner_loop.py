@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from metadraw.gradient import grad
-from metadraw.recompute import Params, can_be_recomputed
+from metadraw.algorithms.gradient import grad
+from metadraw.algorithms.recompute import Params, can_be_recomputed
 
 
 @can_be_recomputed

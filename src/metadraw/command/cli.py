@@ -22,8 +22,8 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from metadraw.command.keys import unknown
 from metadraw.errors import DivergedError, InputError
-from metadraw.keys import unknown
 
 log = logging.getLogger(__name__)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

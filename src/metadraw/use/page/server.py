@@ -31,8 +31,8 @@ from aiohttp import web
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from metadraw.classifier import Classifier, FewShot
 from metadraw.errors import InputError
+from metadraw.use.classifier import Classifier, FewShot
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from lightning import seed_everything
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from metadraw import keys, optimizers
 from metadraw.algorithms import Algorithm
-from metadraw.allocator import keep_freed_memory
+from metadraw.command import keys
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import InputError
-from metadraw.learner import MetaLearner
-from metadraw.options import batches_of
-from metadraw.trial import see_an_image, try_step
+from metadraw.training import optimizers
+from metadraw.training.allocator import keep_freed_memory
+from metadraw.training.learner import MetaLearner
+from metadraw.training.options import batches_of
+from metadraw.training.trial import see_an_image, try_step
 
-_PACKAGE = Path(__file__).resolve().parent
-#: In the package where it was installed, else at the top of the checkout.
-CONFIGS = next(p for p in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs") if p.is_dir())
 #: The images of data and network, by the same keys in both; what they were before these were there.
 _IMAGES = {"image_size": 28, "image_channels": 1}
 #: Inner steps of the trial: enough for derivatives of one through another.
@@ -36,38 +30,6 @@ _TRIAL_STEPS = 2
 _TASKS = ("ways", "shots", "queries", "tasks_per_batch", "test_batches", "seed", "eval_seed")
 #: Where a checkpoint says that drawings are kept: in the cache of the machine that reads it.
 _CACHE = "${oc.env:METADRAW_CACHE,'~/.cache/metadraw'}"
-
-
-def compose(*overrides: str, config: str = "train") -> DictConfig:
-    """The config that ``python train.py *overrides`` would run with.
-
-    Args:
-        *overrides: as on the command line, e.g. ``"algorithm=fomaml"``, ``"data.shots=5"``.
-        config: ``train`` or ``eval``.
-
-    Raises:
-        InputError: a key that nothing reads.
-    """
-    with _own_hydra(), initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = hydra_compose(config, list(overrides), return_hydra_config=True)
-        known = keys.known(config)
-    with open_dict(cfg):
-        choices = cfg.pop("hydra").runtime.choices
-        if OmegaConf.is_interpolation(cfg, "algorithm_name"):  # as a command would resolve it
-            cfg.algorithm_name = choices["algorithm"]
-    keys.check(cfg, known)
-    return cfg
-
-
-@contextmanager
-def _own_hydra() -> Iterator[None]:
-    """Within this context, a command's Hydra is set aside: there may be only one."""
-    instance = GlobalHydra.instance()
-    of_command, instance.hydra = instance.hydra, None
-    try:
-        yield
-    finally:
-        instance.hydra = of_command
 
 
 def build(

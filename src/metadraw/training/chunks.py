@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from metadraw.data.episode import Episode
-from metadraw.map_tasks import map_tasks
+from metadraw.training.map_tasks import map_tasks
 
 #: What the tensors of a chunk may take. With what a process needs anyway, and what libraries take
 #: for themselves, that makes about 2 GB.

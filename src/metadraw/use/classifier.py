@@ -20,13 +20,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from metadraw.adaptation import Params
+from metadraw.algorithms.inner_loop import Params
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.episode import Episode
 from metadraw.data.pictures import FORMATS
 from metadraw.errors import InputError
-from metadraw.factory import build_learner, check_parameters, read_checkpoint
-from metadraw.learner import MetaLearner
+from metadraw.training.factory import build_learner, check_parameters, read_checkpoint
+from metadraw.training.learner import MetaLearner
 
 #: A file, a PIL image, an array ``[H, W]`` or ``[H, W, C]``, or a tensor ``[H, W]`` or
 #: ``[C, H, W]``; uint8 in 0..255 or float in 0..1.

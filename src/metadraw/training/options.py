@@ -9,9 +9,9 @@ from lightning import Callback
 from lightning.pytorch import callbacks as shipped
 from omegaconf import DictConfig
 
-from metadraw.checkpoints import BestCheckpoint
 from metadraw.errors import InputError
-from metadraw.learner import MetaLearner
+from metadraw.training.checkpoints import BestCheckpoint
+from metadraw.training.learner import MetaLearner
 
 Wrong = Callable[[Any], bool]
 

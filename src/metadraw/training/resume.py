@@ -12,11 +12,11 @@ from lightning import Callback
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from omegaconf import DictConfig, OmegaConf
 
-from metadraw import optimizers
 from metadraw.errors import InputError
+from metadraw.training import optimizers
 
 if TYPE_CHECKING:
-    from metadraw.learner import MetaLearner
+    from metadraw.training.learner import MetaLearner
 
 #: What makes no other run of it: where it runs, what it is called and who watches.
 _ELSEWHERE = (
@@ -197,7 +197,7 @@ def _defaults(key: str, saved: Mapping[str, Any]) -> list[Any]:
 @functools.cache
 def _shipped(group: str, target: str | None) -> list[DictConfig]:
     """The shipped config with each choice of a group that has this target."""
-    from metadraw.factory import CONFIGS, compose  # which imports the learner
+    from metadraw.command.config import CONFIGS, compose  # which imports the learner
 
     choices = [f"{group}={path.stem}" for path in sorted((CONFIGS / group).glob("*.yaml"))]
     composed = [compose(choice) for choice in choices] or [compose()]

@@ -14,11 +14,11 @@ from torch.func import vmap
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
+from metadraw.algorithms.gradient import grad
 from metadraw.data.episode import Episode
 from metadraw.errors import InputError
-from metadraw.gradient import grad
-from metadraw.learner import MetaLearner
 from metadraw.models.functional import call
+from metadraw.training.learner import MetaLearner
 
 #: What may help where a step fails: settings of the learner and of its algorithm.
 _REMEDIES: list[dict[str, Any]] = [

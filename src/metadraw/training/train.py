@@ -18,15 +18,16 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from metadraw import console, loggers, results, resume
-from metadraw.checkpoints import BestCheckpoint
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.errors import DivergedError, InputError
-from metadraw.factory import build, check_parameters, read_checkpoint
-from metadraw.figures import draw_episode
 from metadraw.files import WholeCheckpoints, write_whole
-from metadraw.learner import MetaLearner
-from metadraw.options import check_callbacks, check_training
+from metadraw.results import record
+from metadraw.results.figures import draw_episode
+from metadraw.training import console, loggers, resume
+from metadraw.training.checkpoints import BestCheckpoint
+from metadraw.training.factory import build, check_parameters, read_checkpoint
+from metadraw.training.learner import MetaLearner
+from metadraw.training.options import check_callbacks, check_training
 
 log = logging.getLogger(__name__)
 say = rank_zero_only(log.info)  # once, not by every process
@@ -58,7 +59,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if (found := resume.finished(folder)) is not None:
         say("already finished: %s", folder)
         return found
-    git = results.git()
+    git = record.git()
     data, learner = build(cfg)
     learner.algorithm.check_classes(data.class_count)
     trainer = make_trainer(cfg, learner)
@@ -104,17 +105,17 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
         began_test = time.perf_counter()
         trainer.test(learner, datamodule=data, verbose=False)
-        test = results.evaluation(trainer, learner, "test", time.perf_counter() - began_test)
-        results.write_tasks(folder / "tasks.csv", learner.evaluated)
+        test = record.evaluation(trainer, learner, "test", time.perf_counter() - began_test)
+        record.write_tasks(folder / "tasks.csv", learner.evaluated)
 
         show_episode(data, learner, folder / "episode.png")
         epochs = trainer.current_epoch
-        found = results.write(
+        found = record.write(
             folder / "results.json",
             data,
             learner,
             test=test,
-            val=results.of_split(logged, "val"),
+            val=record.of_split(logged, "val"),
             train={
                 "epochs": epochs,
                 "outer_steps": trainer.global_step,
@@ -128,7 +129,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         loggers.finish(trainer.loggers, found, folder)
     finally:
         loggers.close(trainer.loggers)
-    say("%s", results.sentence(test))
+    say("%s", record.sentence(test))
     say("results: %s", folder / "results.json")
     if (folder / "curves.png").is_file():
         say("curves: %s", folder / "curves.png")

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from metadraw.factory import compose
+from metadraw.command.config import compose
 
 #: The experiment with the report's settings, by drawings a class in meta-training.
 EXPERIMENTS = {100: "report_100", 20: "report_20"}
@@ -91,7 +91,7 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
 
 
 def _published(file: str, *setting: int) -> list[Mapping[str, float]]:
-    with (files("metadraw") / "published" / file).open(encoding="utf-8") as lines:
+    with (files("metadraw.results") / "cloudera" / file).open(encoding="utf-8") as lines:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
     keys = ("samples_per_class", "ways", "shots")
     return [row for row in rows if tuple(row[key] for key in keys) == setting]

@@ -18,10 +18,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from metadraw import metrics
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.files import write_whole
-from metadraw.learner import MetaLearner
+from metadraw.results import metrics
+from metadraw.training.learner import MetaLearner
 
 _WHOSE = {"query": "its own", "support": "the support set's", "running": "running"}
 _PACKAGES = ("metadraw", "torch", "lightning", "hydra-core", "numpy", "torchmetrics")

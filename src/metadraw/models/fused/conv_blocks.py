@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metadraw.models.convolve import by_images, by_weight, convolve
-from metadraw.models.norm_relu_pool import Numbers, double_backward, norm_relu_pool
-from metadraw.models.norm_relu_pool import backward as block_backward
-from metadraw.models.task_function import LastDerivative, TaskFunction, fold, unfold
+from metadraw.models.fused.convolve import by_images, by_weight, convolve
+from metadraw.models.fused.norm_relu_pool import Numbers, double_backward, norm_relu_pool
+from metadraw.models.fused.norm_relu_pool import backward as block_backward
+from metadraw.models.fused.task_function import LastDerivative, TaskFunction, fold, unfold
 
 
 def conv_blocks(
@@ -54,7 +54,7 @@ def conv_blocks(
     return last.squeeze(0)  # not last[0], whose derivative is a copy
 
 
-# The letters are those of `metadraw.models.norm_relu_pool`: z and p are a block's images after its
+# The letters are those of `norm_relu_pool`: z and p are a block's images after its
 # convolution and its pool. A number per channel (gamma, beta, mean, r) is stored for all blocks
 # together, as ``[T, n, C']``.
 #

@@ -1,0 +1,1 @@
+"""Hydra's edge: configs, keys, names, and how errors are reported."""

@@ -1,0 +1,1 @@
+"""Convolutional blocks of many tasks, with hand-written first and second derivatives."""

@@ -1,0 +1,101 @@
+"""What an objective has to say: when a prediction is good, and by how much."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metadraw.data.episode import Episode, Examples
+from metadraw.errors import InputError
+
+
+class Metric(NamedTuple):
+    """A value that is measured of every task, and how people read it."""
+
+    name: str  # as in results: val/<name>
+    title: str  # in words
+    mode: str  # "max" if more is better, "min" if less is
+    percent: bool = False  # a share, which is shown in per cent
+
+    def show(self, value: float, half: float | None = None, sign: str = "-") -> str:
+        """A value with half the width of its interval: ``54.10 ± 0.90 %``, ``0.312 ± 0.021``."""
+        scale, digits, unit = (100, 2, " %") if self.percent else (1, 4, "")
+        interval = "" if half is None else f" ± {scale * half:.{digits}f}"
+        return f"{scale * value:{sign}.{digits}f}{interval}{unit}"
+
+
+class Objective(ABC):
+    """What the targets of a task's examples are, and what makes outputs for them good.
+
+    Every method is about one task, as an `Algorithm`'s are; its callers map it over tasks.
+
+    Args:
+        size: how many outputs a network needs for an example, at most.
+        monitor: the metric that chooses the best checkpoint and that curves, tables and
+            comparisons show.
+        mode: ``max`` if more of it is better, ``min`` if less is.
+
+    Raises:
+        InputError: a size below 1, an unknown metric, or the wrong mode for it.
+    """
+
+    #: By name, everything that is measured of a task, "loss" first.
+    measured: ClassVar[Mapping[str, Metric]]
+
+    def __init__(self, *, size: int, monitor: str, mode: str) -> None:
+        if type(size) is not int or size < 1:
+            raise InputError(f"objective.size={size}: must be a whole number of at least 1")
+        if monitor not in self.measured:
+            raise InputError(
+                f"objective.monitor={monitor}: must be one of {', '.join(self.measured)}"
+            )
+        if mode != self.measured[monitor].mode:
+            raise InputError(
+                f"objective.mode={mode}: must be {self.measured[monitor].mode} for "
+                f"objective.monitor={monitor}"
+            )
+        self.size, self.metric = size, self.measured[monitor]
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The metrics of a task by name: after adaptation, and before it with ``_before``."""
+        return (*cls.measured, *(f"{name}_before" for name in cls.measured))
+
+    def width(self, task: Episode) -> int:
+        """How many outputs an example of this task needs, at most ``size``."""
+        return self.size
+
+    def outputs(self, predict: Callable[[Tensor], Tensor], examples: Examples) -> Tensor:
+        """What is made of examples by a function from inputs ``[B, ...]`` to ``[B, width]``."""
+        return predict(examples.x)
+
+    @abstractmethod
+    def encode(self, y: Tensor, width: int) -> Tensor:
+        """Targets ``[B, ...]`` as a network can read them, float ``[B, width]``."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
+        """What learning minimises, a scalar."""
+
+    @abstractmethod
+    def metrics(self, outputs: Tensor, examples: Examples) -> dict[str, Tensor]:
+        """Everything in `measured`, scalars by name.
+
+        float32, or float64 if the outputs are: half precision would round an accuracy to three
+        digits.
+        """
+
+
+def mean(values: Tensor, examples: Examples) -> Tensor:
+    """The mean of one value for each example, ``[B]``, as much as each example counts."""
+    weight = examples.weight
+    return values.mean() if weight is None else (values * weight).sum() / weight.sum()
+
+
+def exact(outputs: Tensor) -> Tensor:
+    """Outputs without their graph, in float32 at least."""
+    return outputs.detach().to(torch.promote_types(outputs.dtype, torch.float32))

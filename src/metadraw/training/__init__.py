@@ -1,0 +1,1 @@
+"""What happens during a run, and how a run is built."""
