@@ -6,7 +6,6 @@ python compare.py logs/train/multiruns/SWEEP
 import argparse
 
 from metadraw.command.cli import one_line_errors
-from metadraw.results import metrics
 from metadraw.results.compare import compare
 
 _EXAMPLES = """\
@@ -36,7 +35,9 @@ def main() -> None:
         "--reference", metavar="RUN", help="differences are from this run; default: the first"
     )
     parser.add_argument(
-        "--metric", default="acc", help=f"{', '.join(metrics.NAMES)}; default: %(default)s"
+        "--metric",
+        help="what was measured of each task, such as loss or acc_before; default: what the runs "
+        "were judged by, such as acc",
     )
     given = parser.parse_args()
     with one_line_errors():

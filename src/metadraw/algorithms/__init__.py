@@ -1,5 +1,5 @@
 """Meta-learning algorithms, one file each: how one task is learned, what is minimised outside."""
 
-from metadraw.algorithms.base import Algorithm, Outcome
+from metadraw.algorithms.base import Algorithm, Outcome, State
 
-__all__ = ["Algorithm", "Outcome"]
+__all__ = ["Algorithm", "Outcome", "State"]

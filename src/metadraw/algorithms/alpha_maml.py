@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metadraw.algorithms.base import Algorithm, positive
-from metadraw.algorithms.inner_loop import Params, gradient_steps
+from metadraw.algorithms.base import State
+from metadraw.algorithms.inner_loop import positive
+from metadraw.algorithms.maml import MAML
+from metadraw.algorithms.recompute import Params
+from metadraw.data.episode import Episode
+from metadraw.objectives import Objective
 
 
-class AlphaMAML(Algorithm):
+class AlphaMAML(MAML):
     """MAML whose inner and outer learning rates are adapted while it trains.
 
     Both go down their hypergradient, the derivative of the outer loss with respect to the rate.
@@ -22,14 +28,14 @@ class AlphaMAML(Algorithm):
 
     Args:
         network: see `Algorithm`.
-        inner_lr: what alpha starts from, above 0.
-        inner_hyper_lr: the learning rate of alpha.
+        head: see `Algorithm`.
+        objective: see `Algorithm`.
+        inner_hyper_lr: the learning rate of alpha, which starts from ``inner_lr``.
         outer_hyper_lr: the learning rate of beta, which starts from the outer optimiser's.
-        inner_steps: see `Algorithm`.
-        eval_inner_steps: see `Algorithm`.
+        **inner: see `InnerLoop`.
 
     Raises:
-        InputError: a rate that is not above 0; see also `Algorithm`.
+        InputError: a rate that is not above 0; see also `MAML`.
     """
 
     inner_lr: Tensor
@@ -39,48 +45,48 @@ class AlphaMAML(Algorithm):
     def __init__(
         self,
         network: nn.Module,
+        head: nn.Linear,
+        objective: Objective,
         *,
-        inner_lr: float,
         inner_hyper_lr: float,
         outer_hyper_lr: float,
-        inner_steps: int,
-        eval_inner_steps: int,
+        **inner: Any,
     ) -> None:
-        super().__init__(network, inner_steps=inner_steps, eval_inner_steps=eval_inner_steps)
-        self.inner_lr = nn.Parameter(torch.tensor(positive(inner_lr=inner_lr)))
+        super().__init__(network, head, objective, **inner)
         self.inner_hyper_lr = positive(inner_hyper_lr=inner_hyper_lr)
         self.outer_hyper_lr = positive(outer_hyper_lr=outer_hyper_lr)
         # Buffers, so that a resumed run has them. NaN: not known before the first outer step.
         self.register_buffer("outer_lr", torch.tensor(float("nan")))
-        size = sum(p.numel() for p in self.network_parameters().values())
+        size = sum(p.numel() for p in self._moved())
         self.register_buffer("direction", torch.zeros(size))
+        self.inner_lr = nn.Parameter(torch.tensor(float(self.inner.inner_lr)))
 
-    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
-        """The network's parameters before and after each gradient step; see `Algorithm.adapt`."""
-        return gradient_steps(
-            self.loss_on(support_x, support_y),
-            self.network_parameters(),
-            steps=steps,
-            lr=self.inner_lr,
-        )
+    def _moved(self) -> list[Tensor]:
+        """What the outer optimiser moves."""
+        return [p for name, p in self.named_parameters() if name in self._adaptable]
+
+    def adapt(self, task: Episode, steps: int) -> list[State]:
+        """The parameters before and after each gradient step; see `Algorithm.adapt`."""
+        start = self.start(task)
+        return self.inner.path(self.loss_on(task.support), start, steps, self.inner_lr)
 
     @torch.no_grad()
     def outer_step(self, means: Params, optimizer: Optimizer) -> None:
         """A step of both rates, then one of the outer optimiser; see `Algorithm.outer_step`."""
-        slope, self.inner_lr.grad = self.inner_lr.grad, None  # not the optimiser's to move
-        assert slope is not None
+        hypergradient, self.inner_lr.grad = self.inner_lr.grad, None  # not the optimiser's to move
+        assert hypergradient is not None
         # A rate below zero would climb: the least one is next to nothing.
-        self.inner_lr.sub_(self.inner_hyper_lr * slope).clamp_(min=1e-8)
-        parameters = self.network_parameters()
-        slopes = [p.grad.flatten() for p in parameters.values() if p.grad is not None]  # clipped
-        gradient = torch.cat(slopes)
+        self.inner_lr.sub_(self.inner_hyper_lr * hypergradient).clamp_(min=1e-8)
+        parameters = self._moved()
+        # Clipped, if it was to be.
+        gradient = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         (group,) = optimizer.param_groups
         climb = self.outer_hyper_lr * (gradient @ self.direction).item()
         group["lr"] = max(group["lr"] + climb, 1e-8)
         self.outer_lr.fill_(group["lr"])
-        before = torch.cat([p.flatten() for p in parameters.values()])
+        before = torch.cat([p.flatten() for p in parameters])
         optimizer.step()
-        after = torch.cat([p.flatten() for p in parameters.values()])
+        after = torch.cat([p.flatten() for p in parameters])
         self.direction.copy_((before - after) / self.outer_lr)
 
     def learned(self) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
-"""What a meta-learning algorithm has to say, and nothing of how it is trained."""
+"""The contract of a meta-learning algorithm: how one task is learned, not how it is trained."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -12,135 +14,192 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metadraw.algorithms.gradient import grad
-from metadraw.algorithms.inner_loop import Params
-from metadraw.algorithms.recompute import grad_by_steps
-from metadraw.data.episode import Episode
+from metadraw.algorithms.inner_loop import InnerLoop
+from metadraw.algorithms.recompute import Params, grad_by_steps
+from metadraw.data.episode import Episode, Examples
 from metadraw.errors import InputError
-from metadraw.models.batch_norm import refuse_running_statistics, statistics_of_first
+from metadraw.models.batch_norm import refuse_running_statistics, statistics_of
 from metadraw.models.functional import call
+from metadraw.objectives import Objective
+from metadraw.objectives.classification import Classification
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+#: What an algorithm knows of a task: any tensors by name. For most it is parameters.
+State: TypeAlias = dict[str, Tensor]
+
 
 class Outcome(NamedTuple):
-    """Query logits of one task, ``[N*Q, N]`` each."""
+    """What one task's query set was answered with, as `Objective.outputs` gives it."""
 
-    before: Tensor  # with the parameters that adaptation starts from
-    after: Tensor  # with the adapted parameters
+    before: Tensor  # in the state that adaptation starts from
+    after: Tensor  # in the adapted state
 
 
 class Algorithm(nn.Module, ABC):
     """A network together with a way to learn one task.
 
-    Every method is about one task, without a batch dimension: whoever calls them maps them over
-    tasks (`metadraw.training.map_tasks`). They are pure functions of this module's parameters,
-    which are the meta-parameters: the network's, and any that a subclass adds.
+    Every method is about one task, without a batch dimension: callers map it over tasks
+    (`metadraw.training.map_tasks`). All are pure functions of this module's parameters, which are
+    the meta-parameters: the network's, the head's, and any that a subclass adds.
 
-    What the network keeps to itself stays so: a parameter with ``requires_grad=False`` is neither
-    adapted nor meta-learned, and a layer that is in evaluation mode when it gets here, such as the
-    batch norm of a pre-trained body, stays in it.
+    A parameter with ``requires_grad=False`` is neither adapted nor meta-learned, and a layer that
+    is in evaluation mode when it gets here, such as the batch norm of a pre-trained body, stays in
+    it.
 
-    A subclass implements `adapt`. It may change what the outer step minimises (`outer_loss`),
-    or, where that is no gradient of a loss, `meta_gradient`; what is not learned by the outer
-    optimiser, it moves in `outer_step`; what goes by the epoch, it sets in `begin_epoch`.
+    A subclass implements `adapt`. It may change what the outer step minimises (`outer_loss`) or,
+    where that is not the gradient of a loss, `meta_gradient`; update in `outer_step` what the outer
+    optimiser does not learn; and set in `begin_epoch` what depends on the epoch.
 
     Args:
-        network: any module that does not change its own buffers, ``[B, C, H, W]`` -> ``[B, N]``
-            logits.
-        inner_steps: K, adaptation steps in meta-training; 1 where there is no inner loop.
-        eval_inner_steps: adaptation steps in meta-validation and meta-test.
+        network: any module that does not change its own buffers, from inputs ``[B, ...]`` to
+            features ``[B, F]``.
+        head: an untrained linear layer from F features to as many outputs as the objective needs,
+            if the algorithm learns one.
+        objective: what the targets are, and when outputs are good.
+        inner: the inner loop, if there is one.
 
     Raises:
-        InputError: a number of steps below 1, or batch norm that would update its running
-            statistics.
+        InputError: batch norm that would update its running statistics, or an objective that is not
+            for this algorithm.
     """
 
     #: Whether a trained algorithm can be tested with another number of ways.
     any_ways = False
-    #: Whether a task is learned by inner steps.
-    inner_loop = True
+    #: Whether it learns classes and nothing else.
+    only_classes = False
     #: Whether it keeps running statistics, for ``learner.query_statistics=running``.
     running_statistics = False
-    #: Whether each inner step is computed again on the way back: slower, in memory for one.
+    #: Whether the backward pass computes each inner step again: slower, with memory for one.
     recompute_steps = False
     #: Whether batch norm normalises the query set by the support set's statistics, or its own.
     support_statistics = False
 
-    def __init__(self, network: nn.Module, *, inner_steps: int, eval_inner_steps: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        head: nn.Linear | None,
+        objective: Objective,
+        inner: InnerLoop | None = None,
+    ) -> None:
         super().__init__()
-        for key, steps in {
-            "inner_steps": inner_steps,
-            "eval_inner_steps": eval_inner_steps,
-        }.items():
-            if not isinstance(steps, int) or steps < 1:
-                raise InputError(f"algorithm.{key}={steps}: must be a whole number of at least 1")
+        if self.only_classes and not isinstance(objective, Classification):
+            raise InputError(
+                f"objective: {type(self).__name__} learns classes: must be classification, not "
+                f"{type(objective).__name__}"
+            )
         refuse_running_statistics(network)
-        self.network = network
+        self.network, self.head = network, head
+        self.objective, self.inner = objective, inner
         # By name: inside of a task other tensors stand in the parameters' places.
-        self._adaptable = {n for n, p in network.named_parameters() if p.requires_grad}
+        self._adaptable = {name for name, p in self.named_parameters() if p.requires_grad}
         self._evaluating = [m for m in network.modules() if not m.training]
-        self.inner_steps, self.eval_inner_steps = inner_steps, eval_inner_steps
+
+    @property
+    def inner_steps(self) -> int:
+        """K, adaptation steps in meta-training; 1 where there is no inner loop."""
+        return self.inner.inner_steps if self.inner else 1
+
+    @property
+    def eval_inner_steps(self) -> int:
+        """Adaptation steps in meta-validation and meta-test; 1 where there is no inner loop."""
+        return self.inner.eval_inner_steps if self.inner else 1
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode, but for layers that stay in evaluation mode."""
+        """Set training or evaluation mode, except for layers that stay in evaluation mode."""
         super().train(mode)
         for module in self._evaluating:
             module.training = False
         return self
 
     @abstractmethod
-    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
-        """Learn one task from its support set.
+    def adapt(self, task: Episode, steps: int) -> list[State]:
+        """Learn one task.
 
         Args:
-            support_x: ``[B, C, H, W]`` float, any number of examples a class.
-            support_y: ``[B]`` int64, labels 0..N-1.
+            task: with nothing in it that must not be seen, see `Episode.visible`.
             steps: adaptation steps.
 
         Returns:
             What `predict` needs, before adaptation and after each step of it.
         """
 
-    def predict(self, params: Params, x: Tensor) -> Tensor:
-        """Logits ``[B, N]`` of images ``[B, C, H, W]`` with one of the results of `adapt`."""
-        return call(self.network, params, x)
+    def predict(self, state: State, x: Tensor) -> Tensor:
+        """Outputs ``[B, width]`` for inputs ``[B, ...]`` in one of the states of `adapt`."""
+        return linear(self.features(x, state), state)
 
-    def classify(self, params: Params, episode: Episode) -> Tensor:
-        """Logits ``[N*Q, N]`` of a task's query set, normalised as `support_statistics` says."""
+    def features(self, x: Tensor, state: State | None = None) -> Tensor:
+        """Features ``[B, F]`` of inputs ``[B, ...]``, with the network's parameters of a state."""
+        own = {
+            name.removeprefix("network."): p
+            for name, p in (state or {}).items()
+            if name.startswith("network.") and "@" not in name
+        }
+        return call(self.network, own, x)
+
+    def start(self, task: Episode) -> State:
+        """Where adaptation starts: network and head, frozen parameters aside, by name.
+
+        Of a head for more ways than the task has, the first rows.
+        """
+        params: State = {n: p for n, p in self.named_parameters() if n in self._adaptable}
+        width = self.objective.width(task)
+        if self.head is not None and width < self.head.out_features:
+            params |= {n: p[:width] for n, p in params.items() if n.startswith("head.")}
+        return params
+
+    def outputs(self, state: State, examples: Examples) -> Tensor:
+        """What is made of examples in some state, `Objective.outputs`."""
+        with self.weighted(examples):
+            return self.objective.outputs(partial(self.predict, state), examples)
+
+    @contextmanager
+    def weighted(self, examples: Examples) -> Iterator[None]:
+        """Within this context, batch norm counts each of these examples as it has weight."""
+        if examples.weight is None:
+            yield
+        else:
+            with statistics_of(examples.weight, self.network):
+                yield
+
+    def answer(self, state: State, task: Episode) -> Tensor:
+        """`outputs` for a task's query set, normalised as `support_statistics` says."""
         if not self.support_statistics:
-            return self.predict(params, episode.query_x)
-        support = len(episode.support_x)
-        with statistics_of_first(support, self.network):
-            return self.predict(params, torch.cat([episode.support_x, episode.query_x]))[support:]
+            return self.outputs(state, task.query)
+        support = task.support
 
-    def network_parameters(self) -> Params:
-        """The network's parameters, frozen ones aside, by their names in it: a start of a task."""
-        named = self.network.named_parameters()
-        return {name: p for name, p in named if name in self._adaptable}
+        def predict(x: Tensor) -> Tensor:
+            known = torch.ones_like(support.x.flatten(1)[:, 0])
+            known = known if support.weight is None else support.weight
+            weight = torch.cat([known, known.new_zeros(len(x))])
+            with statistics_of(weight, self.network):
+                return self.predict(state, torch.cat([support.x, x]))[len(support.x) :]
+
+        return self.objective.outputs(predict, task.query)
+
+    def loss_on(self, examples: Examples) -> Callable[[State], Tensor]:
+        """The objective's loss on examples, as a function of the state."""
+        return lambda state: self.objective.loss(self.outputs(state, examples), examples)
 
     def meta_parameters(self) -> dict[str, nn.Parameter]:
         """What is meta-learned: this module's parameters by name, frozen ones aside."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def loss_on(self, x: Tensor, y: Tensor) -> Callable[[Params], Tensor]:
-        """The cross-entropy of images ``[B, C, H, W]`` with labels ``[B]``, of parameters."""
-        return lambda params: F.cross_entropy(self.predict(params, x), y)
-
-    def outer_loss(self, path: list[Params], episode: Episode) -> tuple[Tensor, Tensor]:
-        """What the outer step minimises for one task: by default, the adapted query loss.
+    def outer_loss(self, path: list[State], task: Episode) -> tuple[Tensor, Tensor]:
+        """What the outer step minimises for one task: by default, the query loss after adaptation.
 
         Args:
-            path: what `adapt` returned for the episode's support set.
-            episode: one task.
+            path: what `adapt` returned for the task.
+            task: one task.
 
         Returns:
-            The loss, a scalar, and the query logits ``[N*Q, N]`` after adaptation.
+            The loss, a scalar, and the query outputs after adaptation.
         """
-        logits = self.classify(path[-1], episode)
-        return F.cross_entropy(logits, episode.query_y), logits
+        outputs = self.answer(path[-1], task)
+        return self.objective.loss(outputs, task.query), outputs
 
-    def meta_gradient(self, meta: Params, episode: Episode) -> tuple[Params, Outcome]:
+    def meta_gradient(self, meta: Params, task: Episode) -> tuple[Params, Outcome]:
         """One task's gradient of the outer loss with respect to the meta-parameters.
 
         It has to be taken here, inside of the map over tasks. Averaging the loss outside and
@@ -149,39 +208,39 @@ class Algorithm(nn.Module, ABC):
 
         Args:
             meta: values of the `meta_parameters` by name.
-            episode: one task.
+            task: one task.
 
         Returns:
             The gradient by parameter name, with what `observe` adds, and the task's outcome.
         """
 
         def loss(meta: Params) -> tuple[Tensor, tuple[Outcome, Params]]:
-            loss, outcome, observed = call(self, meta, episode)
+            loss, outcome, observed = call(self, meta, task)
             return loss, (outcome, observed)
 
         of = grad_by_steps(loss) if self.recompute_steps else grad(loss, has_aux=True)
         gradient, (outcome, observed) = of(meta)
         return gradient | observed, outcome
 
-    def forward(self, episode: Episode) -> tuple[Tensor, Outcome, Params]:
+    def forward(self, task: Episode) -> tuple[Tensor, Outcome, Params]:
         """The outer loss of one meta-training task, its outcome, and what was observed."""
-        path = self.adapt(episode.support_x, episode.support_y, self.inner_steps)
-        loss, after = self.outer_loss(path, episode)
-        constant = [{name: p.detach() for name, p in params.items()} for params in path]
-        before = self.classify(constant[0], episode)
-        return loss, Outcome(before, after), self.observe(constant, episode)
+        path = self.adapt(task.visible, self.inner_steps)
+        loss, after = self.outer_loss(path, task)
+        constant = [{name: p.detach() for name, p in state.items()} for state in path]
+        before = self.answer(constant[0], task)
+        return loss, Outcome(before, after), self.observe(constant, task)
 
-    def observe(self, path: list[Params], episode: Episode) -> Params:
-        """What else `outer_step` needs the mean over tasks of, by names of its own.
+    def observe(self, path: list[State], task: Episode) -> Params:
+        """Extra per-task tensors for `outer_step`, by names of their own, averaged over the batch.
 
         Args:
-            path: what `adapt` returned for the episode's support set, as constants.
-            episode: one task.
+            path: what `adapt` returned for the task, as constants.
+            task: one task.
         """
         return {}
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set what goes by the epoch, counted from 0; a resumed run begins at a later one."""
+        """Set what depends on the epoch, counted from 0; a resumed run begins at a later one."""
 
     def outer_step(self, means: Params, optimizer: Optimizer) -> None:
         """Take one step of the outer optimiser, whose parameters have their ``grad``.
@@ -204,13 +263,6 @@ class Algorithm(nn.Module, ABC):
         """
 
 
-def positive(**setting: float) -> float:
-    """The value of the one setting given.
-
-    Raises:
-        InputError: it is not above 0.
-    """
-    ((key, value),) = setting.items()
-    if not isinstance(value, (int, float)) or not value > 0:
-        raise InputError(f"algorithm.{key}={value}: must be a number above 0")
-    return value
+def linear(features: Tensor, state: State) -> Tensor:
+    """Outputs ``[B, width]`` of features ``[B, F]``, by a state's ``head.weight`` and ``.bias``."""
+    return F.linear(features, state["head.weight"], state.get("head.bias"))

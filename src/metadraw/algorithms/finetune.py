@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metadraw.algorithms.base import Algorithm, Outcome, positive
-from metadraw.algorithms.inner_loop import Params, gradient_steps
-from metadraw.data.episode import Episode
+from metadraw.algorithms.anil import head_path
+from metadraw.algorithms.base import Outcome, State
+from metadraw.algorithms.maml import MAML
+from metadraw.algorithms.recompute import Params
+from metadraw.data.episode import Episode, joined
 from metadraw.errors import InputError
-from metadraw.models.head import linear, open_head
+from metadraw.objectives import Objective
+from metadraw.objectives.base import mean
 
 
-class FineTune(Algorithm):
+class FineTune(MAML):
     """Pre-train as a classifier of all meta-training classes, then learn a new head for each task.
 
     The "Baseline" of Chen et al. 2019 ("A Closer Look at Few-shot Classification").
@@ -23,37 +28,34 @@ class FineTune(Algorithm):
     classifier's choice among the classes of the task.
 
     Args:
-        network: see `Algorithm`; its last linear layer is the head.
+        network: see `Algorithm`.
+        head: not used, except for how many features it takes.
+        objective: classification.
         classes: how many classes the data have, all splits together.
         frozen: learn the head alone in a task, on features that stay as they are.
-        inner_lr: the learning rate in a task, above 0.
-        inner_steps: full-batch gradient steps in a task; not used in pre-training.
-        eval_inner_steps: the same in evaluation.
+        **inner: see `InnerLoop`; full-batch steps in a task, not used in pre-training.
 
     Raises:
-        InputError: a learning rate that is not above 0, or a network without a linear layer; see
-            also `Algorithm`.
+        InputError: a number of classes below 1; see also `MAML`.
     """
 
-    any_ways = True
+    any_ways = only_classes = True
 
     def __init__(
         self,
         network: nn.Module,
+        head: nn.Linear,
+        objective: Objective,
         *,
         classes: int,
         frozen: bool,
-        inner_lr: float,
-        inner_steps: int,
-        eval_inner_steps: int,
+        **inner: Any,
     ) -> None:
-        super().__init__(network, inner_steps=inner_steps, eval_inner_steps=eval_inner_steps)
+        super().__init__(network, None, objective, **inner, first_order=True)
         if classes < 1:
             raise InputError(f"algorithm.classes={classes}: must be at least 1")
-        self.place, head = open_head(network)
-        self.ways = head.out_features
         self.classifier = nn.Linear(head.in_features, classes)
-        self.frozen, self.inner_lr = frozen, positive(inner_lr=inner_lr)
+        self.frozen = frozen
 
     def check_classes(self, count: int) -> None:
         """Check that the classifier has an output for each class.
@@ -67,31 +69,26 @@ class FineTune(Algorithm):
                 f"so it must be at least {count}"
             )
 
-    def forward(self, episode: Episode) -> tuple[Tensor, Outcome, Params]:
+    def forward(self, task: Episode) -> tuple[Tensor, Outcome, Params]:
         """The pre-training loss of one task's drawings; see `Algorithm.forward`."""
-        x = torch.cat([episode.support_x, episode.query_x])
-        labels = torch.cat([episode.support_y, episode.query_y])
-        logits = self.classifier(self.network(x))  # [B, classes]
-        loss = F.cross_entropy(logits, episode.classes[labels])
-        after = logits[len(episode.support_x) :, episode.classes]
+        examples, classes = joined(task.support, task.query), task.about["classes"]
+        with self.weighted(examples):
+            logits = self.classifier(self.features(examples.x))  # [B, all classes]
+        loss = mean(F.cross_entropy(logits, classes[examples.y], reduction="none"), examples)
+        after = logits[len(task.support.x) :, classes]
         return loss, Outcome(torch.zeros_like(after), after), {}
 
-    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
-        """The head, and the body unless frozen, before and after each step; see `Algorithm`."""
-        features = self.network(support_x)
-        weight, bias = f"{self.place}.weight", f"{self.place}.bias"
-        head = {
-            weight: features.new_zeros(self.ways, features.shape[1]),
-            bias: features.new_zeros(self.ways),
-        }
-
-        def loss_of_head(head: Params) -> Tensor:
-            return F.cross_entropy(linear(features, head, self.place), support_y)
-
-        return gradient_steps(
-            loss_of_head if self.frozen else self.loss_on(support_x, support_y),
-            head if self.frozen else self.network_parameters() | head,
-            steps=steps,
-            lr=self.inner_lr,
-            first_order=True,
+    def start(self, task: Episode) -> State:
+        """The network, and a head of zeros."""
+        weight = self.classifier.weight.new_zeros(
+            self.objective.width(task), self.classifier.in_features
         )
+        network = {n: p for n, p in super().start(task).items() if n.startswith("network.")}
+        return network | {"head.weight": weight, "head.bias": torch.zeros_like(weight[:, 0])}
+
+    def adapt(self, task: Episode, steps: int) -> list[State]:
+        """The head, and the network unless frozen, before and after each step; see `Algorithm`."""
+        if not self.frozen:
+            return super().adapt(task, steps)
+        head = {name: p for name, p in self.start(task).items() if name.startswith("head.")}
+        return head_path(self, head, task, steps)

@@ -5,28 +5,33 @@ The sixth change, cosine annealing of the outer learning rate, is ``scheduler=co
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metadraw.algorithms.base import Algorithm, positive
-from metadraw.algorithms.inner_loop import Params, gradient_step
+from metadraw.algorithms.base import State
+from metadraw.algorithms.inner_loop import gradient_step
+from metadraw.algorithms.maml import MAML
+from metadraw.algorithms.recompute import Params
 from metadraw.data.episode import Episode
 from metadraw.errors import InputError
 from metadraw.models.batch_norm import batch_norms, batch_statistics
+from metadraw.objectives import Objective
 
 
-class MAMLpp(Algorithm):
+class MAMLpp(MAML):
     """MAML with any of the changes of the paper's section 4; without all of them it is MAML.
 
-    What goes by the step has one set for every point of the inner loop's path, K + 1 of them: the
+    Whatever is per step has one set for every point of the inner loop's path, K + 1 of them: the
     paper's K and one for the adapted network. An evaluation with more steps than K stays with
     the last.
 
     Args:
         network: see `Algorithm`.
-        inner_lr: alpha, above 0; what learned rates start from.
+        head: see `Algorithm`.
+        objective: see `Algorithm`.
         multi_step_epochs: epochs over which the outer loss goes from the mean of the query losses
             after each inner step to the last one's alone; 0: the last one's from the start.
         first_order_epochs: epochs without second derivatives at the start.
@@ -36,12 +41,11 @@ class MAMLpp(Algorithm):
         per_step_norm: learn batch norm's weights and biases for each inner step, where the inner
             loop then leaves them alone.
         learned_rates: learn an inner learning rate for each layer and step (LSLR).
-        inner_steps: see `Algorithm`.
-        eval_inner_steps: see `Algorithm`.
+        **inner: see `InnerLoop`.
 
     Raises:
-        InputError: an inner learning rate that is not above 0, a negative number of epochs, or
-            something for batch norm with a network that has none; see also `Algorithm`.
+        InputError: a negative number of epochs, or something for batch norm with a network that has
+            none; see also `MAML`.
     """
 
     #: Of the running statistics, PyTorch's default.
@@ -50,23 +54,23 @@ class MAMLpp(Algorithm):
     def __init__(
         self,
         network: nn.Module,
+        head: nn.Linear,
+        objective: Objective,
         *,
-        inner_lr: float,
         multi_step_epochs: int,
         first_order_epochs: int,
         per_step_statistics: bool,
         per_step_norm: bool,
         learned_rates: bool,
-        inner_steps: int,
-        eval_inner_steps: int,
+        **inner: Any,
     ) -> None:
-        super().__init__(network, inner_steps=inner_steps, eval_inner_steps=eval_inner_steps)
+        super().__init__(network, head, objective, **inner)
         epochs = {"multi_step_epochs": multi_step_epochs, "first_order_epochs": first_order_epochs}
         for key, value in epochs.items():
             if not isinstance(value, int) or value < 0:
                 raise InputError(f"algorithm.{key}={value}: must be a whole number, 0 for never")
-        norms = batch_norms(network)
-        named = self.network_parameters()
+        norms = {f"network.{name}": layer for name, layer in batch_norms(network).items()}
+        named = {name: p for name, p in self.named_parameters() if name in self._adaptable}
         of_norms = [name for name in named if name.rpartition(".")[0] in norms]
         if per_step_statistics and not norms:
             raise InputError(
@@ -85,17 +89,18 @@ class MAMLpp(Algorithm):
         self.adapted = [name for name in named if name not in self.per_step]
         # Lists, in the order of those names, because a dict of parameters takes no dots.
         self.per_step_values = nn.ParameterList(
-            named[name].detach().repeat(inner_steps + 1, 1) for name in self.per_step
+            named[name].detach().repeat(self.inner_steps + 1, 1) for name in self.per_step
         )
-        self.inner_lr = positive(inner_lr=inner_lr)
         self.inner_lrs = nn.ParameterList(
-            torch.full((inner_steps,), inner_lr) for name in self.adapted if learned_rates
+            torch.full((self.inner_steps,), float(self.inner.inner_lr))
+            for name in self.adapted
+            if learned_rates
         )
         self.statistics: list[str] = []  # of each layer, its mean and its variance
         if per_step_statistics:
             for name, layer in norms.items():
                 self.statistics += [f"{name}.running_mean", f"{name}.running_var"]
-                shape = inner_steps + 1, layer.num_features
+                shape = self.inner_steps + 1, layer.num_features
                 self.register_buffer(_buffer(self.statistics[-2]), torch.zeros(shape))
                 self.register_buffer(_buffer(self.statistics[-1]), torch.ones(shape))
         self.begin_epoch(0)
@@ -111,11 +116,11 @@ class MAMLpp(Algorithm):
         weights[-1] += 1 - share
         self.step_weights = weights
 
-    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
+    def adapt(self, task: Episode, steps: int) -> list[State]:
         """Everything `predict` needs before and after each gradient step; see `Algorithm.adapt`."""
-        everything = self.network_parameters()
-        params = {name: everything[name] for name in self.adapted}
-        loss_on_support = self.loss_on(support_x, support_y)
+        start = self.start(task)
+        params = {name: start[name] for name in self.adapted}
+        loss_on_support = self.loss_on(task.support)
         path = [params | self._of_step(0)]
         for step in range(steps):
 
@@ -127,6 +132,7 @@ class MAMLpp(Algorithm):
                 params,
                 lr=self._rates(step),
                 first_order=self.first_order,
+                optimizer=self.inner.inner_optimizer,
             )
             path.append(params | self._of_step(step + 1))
         return path
@@ -135,40 +141,40 @@ class MAMLpp(Algorithm):
         """Batch norm's weights, biases and running statistics after so many steps."""
         step = min(step, self.inner_steps)
         learned = zip(self.per_step, self.per_step_values, strict=True)
-        found = {name: values[step] for name, values in learned}
+        of_norms = {name: values[step] for name, values in learned}
         # The network only looks at these in evaluation mode, as any PyTorch batch norm.
-        return found | {name: self.get_buffer(_buffer(name))[step] for name in self.statistics}
+        return of_norms | {name: self.get_buffer(_buffer(name))[step] for name in self.statistics}
 
     def _rates(self, step: int) -> float | Params:
         """The inner learning rates of one step ("LSLR" of section 4)."""
         if not len(self.inner_lrs):
-            return self.inner_lr
+            return self.inner.inner_lr
         step = min(step, self.inner_steps - 1)
         return {name: rate[step] for name, rate in zip(self.adapted, self.inner_lrs, strict=True)}
 
-    def outer_loss(self, path: list[Params], episode: Episode) -> tuple[Tensor, Tensor]:
+    def outer_loss(self, path: list[State], task: Episode) -> tuple[Tensor, Tensor]:
         """The weighted sum of the query losses after each step; see `Algorithm.outer_loss`."""
-        loss = episode.query_x.new_zeros(())
-        for weight, params in zip(self.step_weights, path[1:], strict=True):
+        loss = path[0][self.adapted[0]].new_zeros(())
+        for weight, state in zip(self.step_weights, path[1:], strict=True):
             if weight:
-                logits = self.classify(params, episode)
-                loss = loss + weight * F.cross_entropy(logits, episode.query_y)
-        return loss, logits
+                outputs = self.answer(state, task)
+                loss = loss + weight * self.objective.loss(outputs, task.query)
+        return loss, outputs
 
-    def observe(self, path: list[Params], episode: Episode) -> Params:
+    def observe(self, path: list[State], task: Episode) -> Params:
         """The batch statistics of the support set before each step, of the query set after all.
 
         Those are the batches that evaluation normalises at these points of the path.
         """
         if not self.running_statistics:
             return {}
-        batches = [episode.support_x] * self.inner_steps + [episode.query_x]
+        batches = [task.support] * self.inner_steps + [task.query]
         seen = []
-        for params, batch in zip(path, batches, strict=True):
-            with batch_statistics(self.network) as found:
-                self.predict(params, batch)
-            seen.append(found)
-        return {name: torch.stack([found[name] for found in seen]) for name in self.statistics}
+        for state, batch in zip(path, batches, strict=True):
+            with batch_statistics(self.network) as statistics:
+                self.features(batch.x, state)
+            seen.append({f"network.{name}": values for name, values in statistics.items()})
+        return {name: torch.stack([each[name] for each in seen]) for name in self.statistics}
 
     @torch.no_grad()
     def outer_step(self, means: Params, optimizer: Optimizer) -> None:

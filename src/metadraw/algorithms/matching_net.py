@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metadraw.algorithms.base import Algorithm
-from metadraw.algorithms.inner_loop import Params
-from metadraw.models.head import one_hot, open_head
+from metadraw.algorithms.base import Algorithm, State
+from metadraw.data.episode import Episode
+from metadraw.objectives import Objective
 
 
 class MatchingNet(Algorithm):
@@ -19,31 +19,36 @@ class MatchingNet(Algorithm):
     embeddings (section 2.1.2). Before adaptation all classes are the same.
 
     Args:
-        network: see `Algorithm`; what its last linear layer takes are the features.
+        network: see `Algorithm`.
+        head: not used.
+        objective: classification.
 
     Raises:
-        InputError: a network without a linear layer; see also `Algorithm`.
+        InputError: see `Algorithm`.
     """
 
-    any_ways = True
-    inner_loop = False
+    any_ways = only_classes = True
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__(network, inner_steps=1, eval_inner_steps=1)
-        _, head = open_head(network)
-        self.ways = head.out_features
+    def __init__(self, network: nn.Module, head: nn.Linear, objective: Objective) -> None:
+        super().__init__(network, None, objective)
 
-    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
+    def adapt(self, task: Episode, steps: int) -> list[State]:
         """The support set's features ``[B, F]`` and labels ``[B, N]``; see `Algorithm.adapt`."""
-        features = self.network(support_x)
-        labels = one_hot(support_y, self.ways).to(features.dtype)
-        unknown = torch.full_like(labels, 1 / self.ways)
-        return [{"features": features, "labels": labels} for labels in (unknown, labels)]
+        support, ways = task.support, self.objective.width(task)
+        with self.weighted(support):
+            features = self.features(support.x)
+        labels = self.objective.encode(support.y, ways).to(features.dtype)
+        weight = torch.ones_like(features[:, 0]) if support.weight is None else support.weight
+        unknown = torch.full_like(labels, 1 / ways)
+        return [
+            {"features": features, "labels": labels, "weight": weight}
+            for labels in (unknown, labels)
+        ]
 
-    def predict(self, params: Params, x: Tensor) -> Tensor:
+    def predict(self, state: State, x: Tensor) -> Tensor:
         """Log-probabilities ``[B, N]`` of images ``[B, C, H, W]``."""
-        features = F.normalize(self.network(x), dim=1)
+        features = F.normalize(self.features(x), dim=1)
         # Section 2.1.1: a softmax over cosine distances c(f(x), g(x_i)) to the support examples.
-        similarity = features @ F.normalize(params["features"], dim=1).T
+        similarity = features @ F.normalize(state["features"], dim=1).T + state["weight"].log()
         # Equation 1: the attention's share of each class. Logarithms make it a logit.
-        return (similarity.softmax(dim=1) @ params["labels"]).log()
+        return (similarity.softmax(dim=1) @ state["labels"]).log()

@@ -2,46 +2,56 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from metadraw.algorithms.base import Algorithm, positive
-from metadraw.algorithms.inner_loop import Params, gradient_steps
+from metadraw.algorithms.base import State
+from metadraw.algorithms.maml import MAML
+from metadraw.data.episode import Episode
+from metadraw.objectives import Objective
 
 
-class MetaSGD(Algorithm):
+class MetaSGD(MAML):
     """MAML that also learns an inner learning rate for every single parameter (algorithm 1).
 
-    The rates have no sign imposed, so they are a direction of the step as much as its length.
+    No sign is imposed on the rates, so they set the direction of a step as much as its length.
 
     Args:
         network: see `Algorithm`.
-        inner_lr: what every rate starts from, above 0.
-        inner_steps: see `Algorithm`; the same rates in every step.
-        eval_inner_steps: see `Algorithm`.
+        head: see `Algorithm`.
+        objective: see `Algorithm`.
+        **inner: see `InnerLoop`; the same rates in every step.
 
     Raises:
-        InputError: an inner learning rate that is not above 0; see also `Algorithm`.
+        InputError: see `MAML`.
     """
 
     def __init__(
-        self, network: nn.Module, *, inner_lr: float, inner_steps: int, eval_inner_steps: int
+        self, network: nn.Module, head: nn.Linear, objective: Objective, **inner: Any
     ) -> None:
-        super().__init__(network, inner_steps=inner_steps, eval_inner_steps=eval_inner_steps)
-        positive(inner_lr=inner_lr)
-        # In the order of the network's parameters, whose names a ParameterDict would not take.
+        super().__init__(network, head, objective, **inner)
+        adapted = {name: p for name, p in self.named_parameters() if name in self._adaptable}
+        self.adapted = list(adapted)
+        # In the order of these names, because a ParameterDict takes no dots.
         self.inner_lrs = nn.ParameterList(
-            torch.full_like(p, inner_lr) for p in self.network_parameters().values()
+            torch.full_like(p, self.inner.inner_lr) for p in adapted.values()
         )
 
-    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
-        """The network's parameters before and after each gradient step; see `Algorithm.adapt`."""
-        params = self.network_parameters()
+    def adapt(self, task: Episode, steps: int) -> list[State]:
+        """The parameters before and after each gradient step; see `Algorithm.adapt`."""
+        start = self.start(task)
         # Algorithm 1, the inner update: theta' = theta - alpha o grad L(theta), by element.
-        rates = dict(zip(params, self.inner_lrs, strict=True))
-        return gradient_steps(self.loss_on(support_x, support_y), params, steps=steps, lr=rates)
+        rates = {
+            name: rate if rate.shape == start[name].shape else rate[: len(start[name])]
+            for name, rate in self._rates().items()
+        }
+        return self.inner.path(self.loss_on(task.support), start, steps, rates)
+
+    def _rates(self) -> dict[str, Tensor]:
+        return dict(zip(self.adapted, self.inner_lrs, strict=True))
 
     def learned(self) -> dict[str, Tensor]:
         """The mean rate of each layer."""
-        rates = zip(self.network_parameters(), self.inner_lrs, strict=True)
-        return {f"inner_lr/{name}": rate.mean() for name, rate in rates}
+        return {f"inner_lr/{name}": rate.mean() for name, rate in self._rates().items()}

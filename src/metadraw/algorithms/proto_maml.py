@@ -4,37 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from metadraw.algorithms.inner_loop import Params
+from metadraw.algorithms.base import State
 from metadraw.algorithms.maml import MAML
-from metadraw.models.head import class_means, nearest_prototype, open_head
+from metadraw.data.episode import Episode
+from metadraw.models.head import class_means, nearest_prototype
+from metadraw.objectives import Objective
 
 
 class ProtoMAML(MAML):
     """MAML whose head starts from the prototypes of the support set, for any number of ways.
 
-    Before adaptation it classifies as a prototypical network; the inner loop then changes body
-    and head, and the meta-gradient goes through the prototypes, too.
+    Before adaptation it classifies as a prototypical network; the inner loop then changes network
+    and head, and the meta-gradient also goes through the prototypes.
 
     Args:
-        network: see `Algorithm`; its last linear layer is the head.
-        **settings: see `MAML`.
+        network: see `Algorithm`.
+        head: not used.
+        objective: classification.
+        **inner: see `InnerLoop`.
 
     Raises:
-        InputError: a network without a linear layer; see also `MAML`.
+        InputError: see `MAML`.
     """
 
-    any_ways = True
+    any_ways = only_classes = True
 
-    def __init__(self, network: nn.Module, **settings: Any) -> None:
-        super().__init__(network, **settings)
-        self.place, head = open_head(network)
-        self.ways = head.out_features
+    def __init__(
+        self, network: nn.Module, head: nn.Linear, objective: Objective, **inner: Any
+    ) -> None:
+        super().__init__(network, None, objective, **inner)
 
-    def start(self, support_x: Tensor, support_y: Tensor) -> Params:
-        """The body, and the head that is equal to a prototypical network; see `MAML.start`."""
-        prototypes = class_means(self.network(support_x), support_y, self.ways)
+    def start(self, task: Episode) -> State:
+        """The network, and the head that is equal to a prototypical network."""
+        support, ways = task.support, self.objective.width(task)
+        with self.weighted(support):
+            features = self.features(support.x)
+        prototypes = class_means(features, support.y, ways, support.weight)
         weight, bias = nearest_prototype(prototypes)
-        head = {f"{self.place}.weight": weight, f"{self.place}.bias": bias}
-        return self.network_parameters() | head
+        return super().start(task) | {"head.weight": weight, "head.bias": bias}

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from metadraw.algorithms.base import Algorithm
-from metadraw.algorithms.inner_loop import Params
-from metadraw.models.head import class_means, nearest_prototype, open_head
+from metadraw.algorithms.base import Algorithm, State
+from metadraw.data.episode import Episode
+from metadraw.models.head import class_means, nearest_prototype
+from metadraw.objectives import Objective
 
 
 class ProtoNet(Algorithm):
     """Classify by the nearest class mean, in squared Euclidean distance of features.
 
     There is no inner loop: one look at the support set gives the prototypes (equation 1), and
-    softmax over negative distances the classes' chances (equation 2). Before adaptation, when
+    softmax over negative distances the classes' probabilities (equation 2). Before adaptation, when
     there is no prototype yet, all classes are the same.
 
     Args:
-        network: see `Algorithm`; what its last linear layer takes are the features.
+        network: see `Algorithm`.
+        head: not used.
+        objective: classification.
 
     Raises:
-        InputError: a network without a linear layer; see also `Algorithm`.
+        InputError: see `Algorithm`.
     """
 
-    any_ways = True
-    inner_loop = False
+    any_ways = only_classes = True
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__(network, inner_steps=1, eval_inner_steps=1)
-        self.place, head = open_head(network)
-        self.ways = head.out_features
+    def __init__(self, network: nn.Module, head: nn.Linear, objective: Objective) -> None:
+        super().__init__(network, None, objective)
 
-    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
+    def adapt(self, task: Episode, steps: int) -> list[State]:
         """A head that knows nothing, and the one of the prototypes; see `Algorithm.adapt`."""
-        prototypes = class_means(self.network(support_x), support_y, self.ways)
+        support, ways = task.support, self.objective.width(task)
+        with self.weighted(support):
+            features = self.features(support.x)
+        prototypes = class_means(features, support.y, ways, support.weight)
         heads = [nearest_prototype(c) for c in (torch.zeros_like(prototypes), prototypes)]
-        return [
-            {f"{self.place}.weight": weight, f"{self.place}.bias": bias} for weight, bias in heads
-        ]
+        return [{"head.weight": weight, "head.bias": bias} for weight, bias in heads]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from metadraw.algorithms.base import Algorithm, Outcome, positive
-from metadraw.algorithms.inner_loop import Params, gradient_steps
-from metadraw.data.episode import Episode
+from metadraw.algorithms.base import Outcome
+from metadraw.algorithms.maml import MAML
+from metadraw.algorithms.recompute import Params
+from metadraw.data.episode import Episode, joined
+from metadraw.models.functional import call
+from metadraw.objectives import Objective
 
 
-class Reptile(Algorithm):
+class Reptile(MAML):
     """Move the parameters towards where training on each task leads (algorithm 2).
 
     It needs no split into support and query set: in meta-training a task is learned from both
@@ -19,36 +24,35 @@ class Reptile(Algorithm):
 
     Args:
         network: see `Algorithm`.
-        inner_lr: alpha, above 0.
-        inner_steps: see `Algorithm`; at least 2, because one step is plain training.
-        eval_inner_steps: see `Algorithm`.
+        head: see `Algorithm`.
+        objective: see `Algorithm`.
+        **inner: see `InnerLoop`; at least 2 steps, because one is plain training.
 
     Raises:
-        InputError: an inner learning rate that is not above 0; see also `Algorithm`.
+        InputError: see `MAML`.
     """
 
     def __init__(
-        self, network: nn.Module, *, inner_lr: float, inner_steps: int, eval_inner_steps: int
+        self, network: nn.Module, head: nn.Linear, objective: Objective, **inner: Any
     ) -> None:
-        super().__init__(network, inner_steps=inner_steps, eval_inner_steps=eval_inner_steps)
-        self.inner_lr = positive(inner_lr=inner_lr)
+        super().__init__(network, head, objective, **inner, first_order=True)
 
-    def _learn(self, network: Params, x: Tensor, y: Tensor, steps: int) -> list[Params]:
-        return gradient_steps(
-            self.loss_on(x, y), network, steps=steps, lr=self.inner_lr, first_order=True
-        )
-
-    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
-        """The network's parameters before and after each gradient step; see `Algorithm.adapt`."""
-        return self._learn(self.network_parameters(), support_x, support_y, steps)
-
-    def meta_gradient(self, meta: Params, episode: Episode) -> tuple[Params, Outcome]:
+    def meta_gradient(self, meta: Params, task: Episode) -> tuple[Params, Outcome]:
         """(theta - theta') / alpha, which section 2 hands to the outer optimiser as a gradient."""
-        start = {name.removeprefix("network."): p for name, p in meta.items()}
-        x = torch.cat([episode.support_x, episode.query_x])
-        y = torch.cat([episode.support_y, episode.query_y])
-        joint = self._learn(start, x, y, self.inner_steps)[-1]
-        gradient = {f"network.{n}": (p - joint[n]) / self.inner_lr for n, p in start.items()}
-        path = self._learn(start, episode.support_x, episode.support_y, self.inner_steps)
-        before, after = (self.classify(params, episode) for params in (start, path[-1]))
-        return gradient, Outcome(before, after)
+        gradient, outcome = call(self, meta, task)
+        # Rows of the head for classes that the task does not have stay where they are.
+        return {name: _like(p, gradient[name]) for name, p in meta.items()}, outcome
+
+    def forward(self, task: Episode) -> tuple[Params, Outcome]:  # type: ignore[override]
+        """The gradient by name, and the outcome."""
+        path = self.adapt(task.visible, self.inner_steps)
+        both = task._replace(support=joined(task.support, task.query))
+        joint = self.adapt(both.visible, self.inner_steps)[-1]
+        gradient = {n: (p - joint[n]) / self.inner.inner_lr for n, p in path[0].items()}
+        return gradient, Outcome(*(self.answer(path[i], task) for i in (0, -1)))
+
+
+def _like(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """A gradient of the first rows of a parameter, with zeros for the others."""
+    rest = torch.zeros_like(parameter[len(gradient) :])
+    return torch.cat([gradient, rest]) if len(rest) else gradient

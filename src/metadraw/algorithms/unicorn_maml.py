@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from metadraw.algorithms.inner_loop import Params
+from metadraw.algorithms.base import State
 from metadraw.algorithms.maml import MAML
-from metadraw.models.head import open_head
+from metadraw.data.episode import Episode
+from metadraw.objectives import Objective
 
 
 class UnicornMAML(MAML):
@@ -19,25 +20,27 @@ class UnicornMAML(MAML):
     works. Before adaptation all classes are the same.
 
     Args:
-        network: see `Algorithm`; its last linear layer is the head.
-        **settings: see `MAML`; the paper finds that 15 to 20 inner steps pay.
+        network: see `Algorithm`.
+        head: its first row is what the vector starts from.
+        objective: classification.
+        **inner: see `InnerLoop`; the paper finds that 15 to 20 steps pay.
 
     Raises:
-        InputError: a network without a linear layer; see also `MAML`.
+        InputError: see `MAML`.
     """
 
-    any_ways = True
+    any_ways = only_classes = True
 
-    def __init__(self, network: nn.Module, **settings: Any) -> None:
-        super().__init__(network, **settings)
-        self.place, head = open_head(network)
-        self.ways = head.out_features
+    def __init__(
+        self, network: nn.Module, head: nn.Linear, objective: Objective, **inner: Any
+    ) -> None:
+        super().__init__(network, None, objective, **inner)
         self.vector = nn.Parameter(head.weight[0].detach().clone())
 
-    def start(self, support_x: Tensor, support_y: Tensor) -> Params:
-        """The body, and a head of one vector for all classes; see `MAML.start`."""
-        weight = self.vector.expand(self.ways, -1)
+    def start(self, task: Episode) -> State:
+        """The network, and a head of one vector for all classes."""
+        ways = self.objective.width(task)
         # The same bias for all classes would change nothing, so there is none to learn.
-        bias = torch.zeros_like(self.vector[0]).expand(self.ways)
-        head = {f"{self.place}.weight": weight, f"{self.place}.bias": bias}
-        return self.network_parameters() | head
+        bias = torch.zeros_like(self.vector[0]).expand(ways)
+        head = {"head.weight": self.vector.expand(ways, -1), "head.bias": bias}
+        return super().start(task) | head

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
@@ -105,7 +105,9 @@ def _check_arguments(node: DictConfig, path: str, cfg: DictConfig) -> None:
 def _arguments(target: str) -> set[str] | None:
     """The names of what a class or function takes, None where it takes any.
 
-    What a class hands on by ``**kwargs`` is taken by the next one of its bases.
+    What a class hands on by ``**kwargs`` is taken by the next one of its bases or, where the class
+    declares an attribute of that name, by the attribute's type: ``**inner`` with
+    ``inner: InnerLoop``.
     """
     try:
         found: Any = get_object(target)
@@ -114,13 +116,17 @@ def _arguments(target: str) -> set[str] | None:
             if isinstance(found, type)
             else [found]
         )
+        attributes = get_type_hints(found) if isinstance(found, type) else {}
         names: set[str] = set()
         for call in calls:
             parameters = inspect.signature(call).parameters.values()
             names |= {
                 p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
             }
-            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            rest = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
+            if rest in attributes:
+                return (names | set(inspect.signature(attributes[rest]).parameters)) - {"self"}
+            if rest is None:
                 return names - {"self"}
     except Exception:  # no such target, which is told when it is made, or one without a signature
         return None

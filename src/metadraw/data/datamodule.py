@@ -1,96 +1,38 @@
-"""The LightningDataModule of every data set: class splits, and loaders of episodes."""
+"""N-way k-shot episodes of classes: class splits, augmentation, and where images live."""
 
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from metadraw.data import cache
 from metadraw.data.augmentation import ORIENTATIONS
 from metadraw.data.bitmap import to_bitmap
 from metadraw.data.drawings import Drawings
-from metadraw.data.episode import Episode
+from metadraw.data.episode import Episode, Examples
+from metadraw.data.figures import draw_episode
 from metadraw.data.mapped import MappedImages
-from metadraw.data.sampling import SPLITS, EpisodeSampler
+from metadraw.data.sampling import EpisodeSampler
 from metadraw.data.splits import Names, chosen_classes, named_splits, split_classes
+from metadraw.data.tasks import Count, TaskDataModule, check_split, count, most, whole
 from metadraw.errors import InputError
 
 
-class EpisodeBatches(Dataset[Episode]):
-    """Batch b of a split as a map-style dataset: any order, any worker, the same tasks.
-
-    Batch b holds the episodes ``b*T .. b*T+T-1``. Under several ranks each one gets its part of
-    them: together they see every task once. Of a limited number of tasks, the first follows the
-    last.
-    """
-
-    def __init__(
-        self,
-        sampler: EpisodeSampler,
-        tasks: int,
-        rank: int = 0,
-        ranks: int = 1,
-        limit: int | None = None,
-    ) -> None:
-        self.sampler, self.tasks, self.limit = sampler, tasks, limit
-        self.first, self.last = tasks * rank // ranks, tasks * (rank + 1) // ranks
-
-    def __getitem__(self, batch: int) -> Episode:
-        start = batch * self.tasks
-        numbers = torch.arange(start + self.first, start + self.last)
-        return self.sampler(numbers if self.limit is None else numbers % self.limit)
-
-
-class EpochOrder(SequentialSampler):
-    """Batch numbers of one epoch: epoch e has ``e*B .. e*B+B-1``.
-
-    So a run that is resumed at epoch e sees the tasks that it would have seen. Lightning's own
-    ``set_epoch`` is of no use for that: it starts at 0 again in a resumed run. That the order is
-    sequential tells Lightning to leave it alone with ``trainer.overfit_batches``.
-
-    Args:
-        batches: B.
-        epoch: tells the epoch, counted from 0, whenever one begins.
-    """
-
-    def __init__(self, batches: int, epoch: Callable[[], int]) -> None:
-        self.batches, self.epoch = batches, epoch
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[int]:
-        # A generator, which looks at the epoch when the first batch is asked for: Lightning makes
-        # the iterator of a resumed run before it knows the epoch.
-        start = self.epoch() * self.batches
-        yield from range(start, start + self.batches)
-
-
-class EpisodeDataModule(L.LightningDataModule, ABC):
+class EpisodeDataModule(TaskDataModule):
     """Batches of N-way k-shot episodes from any drawings; a data set implements `load`.
 
     Args:
-        ways: N, classes a task, at least 2.
-        shots: K, support drawings a class.
-        queries: Q, query drawings a class.
-        tasks_per_batch: T, tasks of one outer step, over all ranks together.
-        train_batches: meta-training batches an epoch.
-        train_tasks: meta-training is on the first so many tasks, over and over; on new ones in
-            every step if None.
-        val_batches: meta-validation batches after each epoch, the same every time.
-        test_batches: meta-test batches.
-        seed: of the meta-training episodes.
-        eval_seed: of the meta-validation and meta-test episodes: runs that differ in anything
-            else, also in ``seed``, are compared on the same tasks.
+        ways: N, classes a task, at least 2; or the least and the most of it, as two numbers: then N
+            is drawn for every batch.
         split_seed: which classes are for meta-training, -validation and -test, unless they are
             named.
         new_classes: ``rotations`` (x 4) or ``rotations_mirrors`` (x 8) makes every meta-training
@@ -109,6 +51,7 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         train_classes: those for meta-training, likewise; all three of these or none.
         val_classes: those for meta-validation.
         test_classes: those for meta-test.
+        **tasks: see `TaskDataModule`.
 
     Raises:
         InputError: an impossible number, here or (what depends on the drawings) in `setup`.
@@ -118,27 +61,16 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
     ink = True
     drawings: Drawings
     splits: dict[str, list[str]]
-    #: The split that ``trainer.test`` reads, for a look at another one.
-    test_split = "test"
 
     def __init__(
         self,
         *,
-        ways: int,
-        shots: int,
-        queries: int,
-        tasks_per_batch: int,
-        train_batches: int,
-        val_batches: int,
-        test_batches: int,
-        seed: int,
-        eval_seed: int,
+        ways: Count,
         split_seed: int,
         new_classes: str,
         shift: int,
         mirror: bool,
         train_samples_per_class: int | None,
-        train_tasks: int | None = None,
         image_size: int = 28,
         image_channels: int = 1,
         classes: Names | None = None,
@@ -146,27 +78,22 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         train_classes: Names | None = None,
         val_classes: Names | None = None,
         test_classes: Names | None = None,
+        **tasks: Any,
     ) -> None:
-        super().__init__()
-        least = {
-            "ways": (ways, 2),
-            "shots": (shots, 1),
-            "queries": (queries, 1),
-            "tasks_per_batch": (tasks_per_batch, 1),
-            "train_batches": (train_batches, 1),
-            "val_batches": (val_batches, 1),
-            "test_batches": (test_batches, 1),
-            "shift": (shift, 0),
-            "image_size": (image_size, 1),
-            "image_channels": (image_channels, 1),
-        }
-        if train_tasks is not None:
-            least["train_tasks"] = (train_tasks, 1)
-        for key, (value, minimum) in least.items():
-            if type(value) is not int or value < minimum:  # bool is an int, too
-                raise InputError(
-                    f"data.{key}={value}: must be a whole number of at least {minimum}"
-                )
+        super().__init__(**tasks)
+        self.ways = count(2, ways=ways)
+        # Where all tasks have the same number of ways.
+        self.chance = 1 / self.ways if isinstance(self.ways, int) else None
+        whole(0, shift=shift)
+        whole(1, image_size=image_size, image_channels=image_channels)
+        ranges = [n for n in (self.ways, self.shots, self.queries) if not isinstance(n, int)]
+        if ranges and self.train_tasks is not None and self.train_tasks % self.tasks_per_batch:
+            raise InputError(
+                f"data.train_tasks={self.train_tasks}: with ways or shots of a range, which are "
+                f"drawn for every batch, must be a multiple of data.tasks_per_batch="
+                f"{self.tasks_per_batch}"
+            )
+        needed = most(self.shots) + most(self.queries)
         if new_classes not in tuple(ORIENTATIONS):
             raise InputError(
                 f"data.new_classes={new_classes}: must be one of {', '.join(ORIENTATIONS)}"
@@ -179,11 +106,11 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
                 "another class there: use data.mirror=false or data.new_classes=rotations"
             )
         if train_samples_per_class is not None and (
-            type(train_samples_per_class) is not int or train_samples_per_class < shots + queries
+            type(train_samples_per_class) is not int or train_samples_per_class < needed
         ):
             raise InputError(
                 f"data.train_samples_per_class={train_samples_per_class}: must be null for all, or "
-                f"a whole number of at least data.shots + data.queries = {shots + queries}"
+                f"a whole number of at least data.shots + data.queries = {needed}"
             )
         if shift >= image_size:
             raise InputError(
@@ -197,11 +124,6 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         self.classes, self.exclude_classes = classes, exclude_classes
         self.image_size, self.image_channels = image_size, image_channels
         self.train_samples = train_samples_per_class
-        self.train_tasks = train_tasks
-        self.ways, self.shots, self.queries = ways, shots, queries
-        self.tasks_per_batch = tasks_per_batch
-        self.batches = {"train": train_batches, "val": val_batches, "test": test_batches}
-        self.seeds = {"train": seed, "val": eval_seed, "test": eval_seed, "all": eval_seed}
         self.split_seed = split_seed
         self.new_classes = new_classes
         # Results are measured on drawings as they are.
@@ -228,9 +150,27 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         """Any picture as an image of this data set, for use: ``uint8 [C, H, W]``."""
         return to_bitmap(image)[None]
 
-    def prepare_data(self) -> None:
-        """Download, on one process of a machine; nothing where the drawings are at hand."""
-        self.setup()
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Of the drawings."""
+        return self.drawings.provenance
+
+    def example(self, tasks: int) -> Episode:
+        """Tasks of noise, with the most ways, shots and queries that there can be."""
+        ways = most(self.ways)
+        labels = torch.arange(ways).expand(tasks, -1)
+        support, query = (
+            Examples(torch.rand(tasks, ways * each, *self.image_shape), y)
+            for each in (most(self.shots), most(self.queries))
+            for y in [labels.repeat_interleave(each, dim=1)]
+        )
+        # Classes of number 0: however few classes the data have, they have that one.
+        about = {"classes": torch.zeros_like(labels)}
+        return Episode(support, query, torch.arange(tasks), about=about)
+
+    def picture(self, task: Episode, path: Path, before: Tensor, after: Tensor) -> None:
+        """Support and query drawings by class, with what each was taken for after adaptation."""
+        draw_episode(task, self.drawings.classes, path, after, ink=self.ink)
 
     def setup(self, stage: str | None = None) -> None:
         """Load the drawings, choose and split their classes, and check that they are as asked for.
@@ -302,7 +242,7 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         return Drawings(images, classes, cache.provenance(images, drawings.provenance))
 
     @property
-    def class_count(self) -> int:
+    def class_count(self) -> int:  # type: ignore[override]
         """How many values `Episode.classes` can take over all splits: 0 to one less than this.
 
         The classes of the drawings, times the orientations of ``new_classes``.
@@ -320,25 +260,26 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
         Raises:
             InputError: an unknown split, one of too few classes, or a class of too few drawings.
         """
-        if split not in SPLITS:
-            raise InputError(f"split={split}: must be one of {', '.join(SPLITS)}")
+        check_split(split)
         self.setup()
         assert self._images is not None
         names = self.drawings.classes if split == "all" else self.splits[split]
-        count = len(names) * self.orientations[split]
-        if self.ways > count:
+        available = len(names) * self.orientations[split]
+        if most(self.ways) > available:
             raise InputError(
-                f"data.ways={self.ways}: the meta-{split} split has only {count} classes"
+                f"data.ways={most(self.ways)}: the meta-{split} split has only {available} classes"
             )
         # Kept, so that the drawings travel to an accelerator once and all splits share them.
         self._images = self._images.to(device)
         number = {name: position for position, name in enumerate(self.drawings.classes)}
         classes = torch.tensor([number[name] for name in names])
         fewest = int(self._counts[classes].argmin())
-        if (found := int(self._counts[classes[fewest]])) < self.shots + self.queries:
+        if (found := int(self._counts[classes[fewest]])) < (
+            needed := most(self.shots) + most(self.queries)
+        ):
             raise InputError(
-                f"data.shots={self.shots} + data.queries={self.queries} = "
-                f"{self.shots + self.queries} drawings of a class, but there are {found} of "
+                f"data.shots={most(self.shots)} + data.queries={most(self.queries)} = "
+                f"{needed} drawings of a class, but there are {found} of "
                 f"{names[fewest]}: ask for fewer, add some (data.samples_per_class), or leave such "
                 "classes out with data.exclude_classes"
             )
@@ -351,49 +292,9 @@ class EpisodeDataModule(L.LightningDataModule, ABC):
             shots=self.shots,
             queries=self.queries,
             seed=self.seeds[split],
+            tasks_per_batch=self.tasks_per_batch,
             samples=self.train_samples if split == "train" else None,
             orientations=self.orientations[split],
             shift=self.shift[split],
             mirror=self.mirror[split],
         )
-
-    def loader(self, split: str, batches: int) -> DataLoader[Episode]:
-        """So many batches of a split for this rank, made on this rank's device.
-
-        Raises:
-            InputError: more ranks than tasks in a batch.
-        """
-        device, rank, ranks = torch.device("cpu"), 0, 1
-        if self.trainer is not None:
-            device = self.trainer.strategy.root_device
-            rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        if ranks > self.tasks_per_batch:
-            raise InputError(
-                f"data.tasks_per_batch={self.tasks_per_batch} cannot be divided among {ranks} "
-                f"processes: it must be at least {ranks}"
-            )
-        limit = self.train_tasks if split == "train" else None
-        dataset = EpisodeBatches(
-            self.episodes(split, device), self.tasks_per_batch, rank, ranks, limit
-        )
-
-        def epoch() -> int:
-            trainer = self.trainer
-            if split != "train" or trainer is None or getattr(trainer, "overfit_batches", False):
-                return 0  # the same tasks every time
-            return trainer.current_epoch
-
-        # batch_size=None: an item of the dataset already is a batch.
-        return DataLoader(dataset, batch_size=None, sampler=EpochOrder(batches, epoch))
-
-    def train_dataloader(self) -> DataLoader[Episode]:
-        """Meta-training: new episodes every epoch."""
-        return self.loader("train", self.batches["train"])
-
-    def val_dataloader(self) -> DataLoader[Episode]:
-        """Meta-validation: the same episodes every epoch and run."""
-        return self.loader("val", self.batches["val"])
-
-    def test_dataloader(self) -> DataLoader[Episode]:
-        """Meta-test: the same episodes every run."""
-        return self.loader(self.test_split, self.batches["test"])

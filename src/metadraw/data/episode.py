@@ -1,4 +1,4 @@
-"""What a task is: an N-way k-shot episode, alone or in a batch."""
+"""What a task is: examples to learn from, and examples to be right about."""
 
 from __future__ import annotations
 
@@ -6,32 +6,62 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
+
+
+class Examples(NamedTuple):
+    """``B`` examples of one task, or of ``T`` tasks if every tensor has a leading dimension."""
+
+    x: Tensor  # ([T,] B, ...) float inputs, such as images in 0..1
+    y: Tensor  # ([T,] B, ...) targets: int64 labels, or real values
+    #: ([T,] B, ...) by name, whatever else is known of each. "weight", float: how much it counts in
+    #: losses, metrics and batch statistics; 0 is padding. Without it, all count alike.
+    extra: dict[str, Tensor] = {}
+
+    @property
+    def weight(self) -> Tensor | None:
+        """How much each example counts, ``([T,] B)``; `None` where all count alike."""
+        return self.extra.get("weight")
 
 
 class Episode(NamedTuple):
-    """One task, or a batch of them when every field has a leading dimension ``T``.
+    """One task, or a batch of ``T`` tasks if every tensor has a leading dimension.
 
-    ``N`` ways, ``K`` shots and ``Q`` queries a class; rows are grouped by label, and the
-    label of a class is its position in the random order in which the classes were drawn.
+    An N-way k-shot episode has its rows grouped by label; the label of a class is its position in
+    the random order in which the classes were drawn.
     """
 
-    support_x: Tensor  # ([T,] N*K, channels, H, W) float32 in 0..1
-    support_y: Tensor  # ([T,] N*K) int64 in 0..N-1
-    query_x: Tensor  # ([T,] N*Q, channels, H, W) float32 in 0..1
-    query_y: Tensor  # ([T,] N*Q) int64 in 0..N-1
-    # ([T,] N) int64: the class behind each label, an index into the data's C classes. Where
-    # augmentation makes new classes, id % C is that index and id // C the orientation.
-    classes: Tensor
+    support: Examples  # to learn from
+    query: Examples  # to be right about
     number: Tensor  # ([T]) int64: which episode of its split this is
+    sets: dict[str, Examples] = {}  # further examples by name, such as "unlabelled"
+    #: ([T,] ...) by name, what is known of the task as a whole. "classes", of a classification,
+    #: ([T,] N) int64: the class behind each label, an index into the data's C classes. Where
+    #: augmentation makes new classes, id % C is that index and id // C the orientation.
+    about: dict[str, Tensor] = {}
 
     def to(self, target: torch.device | str | torch.dtype) -> Episode:
-        """The same episode on another device, or with images of another float dtype."""
-        if isinstance(target, torch.dtype):
-            return self._replace(
-                support_x=self.support_x.to(target), query_x=self.query_x.to(target)
-            )
-        return Episode(*(field.to(target) for field in self))
+        """The same episode on another device, or with another dtype for all that is float."""
+        only_floats = isinstance(target, torch.dtype)
+
+        def move(values: Tensor) -> Tensor:
+            return values.to(target) if values.is_floating_point() or not only_floats else values
+
+        return tree_map(move, self)
 
     def task(self, position: int) -> Episode:
         """The one task at ``position`` of a batch."""
-        return Episode(*(field[position] for field in self))
+        return tree_map(lambda values: values[position], self)
+
+    @property
+    def visible(self) -> Episode:
+        """What a learner may see of this task: all but the query targets, of which none is left."""
+        y = self.query.y
+        # By its own dimension: of one task, or of a batch, the examples' dimension is emptied.
+        hidden = y.narrow(self.number.ndim, 0, 0)
+        return self._replace(query=self.query._replace(y=hidden))
+
+
+def joined(*parts: Examples) -> Examples:
+    """The examples of one task in one set, such as its support and query set."""
+    return tree_map(lambda *values: torch.cat(values), *parts)

@@ -1,8 +1,6 @@
 """Episode i of a split as a pure function of (seed, split, i), vectorised on any device.
 
-A stateful generator would make an episode depend on what was drawn before it, and CPU and GPU
-generators differ. Here every choice is a hash of (seed, split, episode, what is chosen) in integer
-arithmetic, which is the same everywhere. Drawing k of n takes the same time for any n.
+Every choice is a hash, see `metadraw.data.hashing`. Drawing k of n takes the same time for any n.
 """
 
 from __future__ import annotations
@@ -11,66 +9,11 @@ import torch
 from torch import Tensor
 
 from metadraw.data import augmentation
-from metadraw.data.episode import Episode
+from metadraw.data.episode import Episode, Examples
+from metadraw.data.hashing import draw, fold, mix, start, uniform
 from metadraw.data.mapped import MappedImages
-
-#: ``all``: every class of the data, for data that nothing was trained on. The last one: a split's
-#: place is part of the hash.
-SPLITS = ("train", "val", "test", "all")
-
-
-def _signed(value: int) -> int:
-    """An unsigned 64-bit constant as the int64 with the same bits."""
-    return value - (1 << 64) if value >> 63 else value
-
-
-_GAMMA = _signed(0x9E3779B97F4A7C15)
-_LARGEST = (1 << 63) - 1
-_MULTIPLIERS = (_signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB))
-
-
-def _mix(bits: Tensor) -> Tensor:
-    """SplitMix64's finaliser (Steele, Lea and Flood 2014, "Fast splittable PRNGs", figure 17)."""
-
-    def xor_shift(x: Tensor, by: int) -> Tensor:
-        # int64's >> copies the sign bit; the mask makes it a shift of unsigned bits.
-        return x ^ ((x >> by) & ((1 << (64 - by)) - 1))
-
-    bits = xor_shift(bits, 30) * _MULTIPLIERS[0]
-    bits = xor_shift(bits, 27) * _MULTIPLIERS[1]
-    return xor_shift(bits, 31)
-
-
-def _fold(state: Tensor, data: Tensor) -> Tensor:
-    """The hash of everything in ``state`` followed by ``data``; int64, broadcast."""
-    return _mix(state + _GAMMA * (data + 1))
-
-
-def draw(state: Tensor, among: Tensor, count: int) -> Tensor:
-    """The first numbers of a random order of 0 to n-1, in a time that does not grow with n.
-
-    Each draw picks one of the numbers that are left by its rank among them, so every order is
-    equally likely and more draws only add to the result.
-
-    Args:
-        state: ``[...]`` int64, hashes: another one, another order.
-        among: ``[...]`` int64, n for each state, at least ``count``.
-        count: k, how many to draw.
-
-    Returns:
-        ``[..., k]`` int64, without repeats.
-    """
-    place = torch.arange(count, device=state.device)
-    # The sign bit is dropped; the bias of the remainder is below n / 2**63.
-    ranks = (_fold(state[..., None], place) & _LARGEST) % (among[..., None] - place)
-    drawn = in_order = ranks[..., :1]
-    for i in range(1, count):
-        rank = ranks[..., i : i + 1]
-        # in_order - place: how many numbers are left below each one drawn.
-        number = rank + (in_order - place[:i] <= rank).sum(dim=-1, keepdim=True)
-        drawn = torch.cat([drawn, number], dim=-1)
-        in_order = torch.cat([in_order, number], dim=-1).sort(dim=-1).values
-    return drawn
+from metadraw.data.tasks import SPLITS
+from metadraw.errors import InputError
 
 
 class EpisodeSampler:
@@ -91,10 +34,13 @@ class EpisodeSampler:
         counts: ``[C]`` int64, how many drawings each class has; their sum is D.
         classes: ``[M]`` int64, the classes of this split.
         split: one of `SPLITS`: part of the hash, so splits never share a stream.
-        ways: N, classes a task, at most M.
-        shots: K, support drawings a class.
-        queries: Q, query drawings a class; K + Q at most what each class of this split has.
+        ways: N, classes a task, at most M; or the least and the most of it, drawn for each batch.
+        shots: K, support drawings a class, likewise.
+        queries: Q, query drawings a class, likewise; K + Q at most what each class of this split
+            has. Of the same range as ``shots``, it is the same number in every batch.
         seed: another seed, other episodes.
+        tasks_per_batch: T, where any of those three is a range: episodes ``b*T .. b*T+T-1`` are
+            batch b, and all have the same ways, shots and queries.
         samples: only the first so many drawings of each class are drawn, all if None.
         orientations: O, in how many orientations each class is a class of its own: 1, 4 or 8.
         shift: each drawing is moved at random by up to so many pixels in each direction.
@@ -108,10 +54,11 @@ class EpisodeSampler:
         classes: Tensor,
         *,
         split: str,
-        ways: int,
-        shots: int,
-        queries: int,
+        ways: int | tuple[int, int],
+        shots: int | tuple[int, int],
+        queries: int | tuple[int, int],
         seed: int,
+        tasks_per_batch: int | None = None,
         samples: int | None = None,
         orientations: int = 1,
         shift: int = 0,
@@ -126,8 +73,9 @@ class EpisodeSampler:
         self.classes = classes.to(images.device)
         self.orientations, self.shift, self.mirror = orientations, shift, mirror
         self.ways, self.shots, self.queries = ways, shots, queries
-        start = torch.tensor(seed, dtype=torch.int64, device=images.device)
-        self._state = _fold(_mix(start), torch.tensor(SPLITS.index(split), device=images.device))
+        self.tasks_per_batch = tasks_per_batch
+        self._start = start(seed, SPLITS.index(split))
+        self._state = self._start.to(images.device)
 
     def __call__(self, number: Tensor) -> Episode:
         """The episodes with these numbers.
@@ -137,37 +85,70 @@ class EpisodeSampler:
 
         Returns:
             A batch of T tasks on the device of the drawings.
+
+        Raises:
+            InputError: episodes of several batches, whose ways and shots may differ.
         """
+        ways, shots, queries = self.sizes(number)
         number = number.to(self.images.device)
-        episode_state = _fold(self._state, number)
+        episode_state = fold(self._state, number)
         among = torch.tensor(len(self.classes), device=number.device)
         # Mixed once more: a class's own state below comes from the same one.
-        classes = self.classes[draw(_mix(episode_state), among, self.ways)]  # [T, N]
+        classes = self.classes[draw(mix(episode_state), among, ways)]  # [T, N]
         # One [T, N] state for each kind of choice within a class, from the class itself and not
         # from its label: see the class docstring.
-        class_state = _fold(episode_state[:, None], classes)[..., None]
-        order, mirror, dx, dy = _fold(class_state, torch.arange(4, device=number.device)).unbind(-1)
+        class_state = fold(episode_state[:, None], classes)[..., None]
+        order, mirror, dx, dy = fold(class_state, torch.arange(4, device=number.device)).unbind(-1)
         source = classes % len(self.counts)
-        drawn = draw(order, self.counts[source], self.shots + self.queries)  # [T, N, K+Q]
+        drawn = draw(order, self.counts[source], shots + queries)  # [T, N, K+Q]
         # [T, N, K+Q, channels, H, W]
         pictures = self.images[self.first[source][..., None] + drawn]
         orientation = classes[..., None] // len(self.counts)
         if self.mirror:
             # Mirrored before it is turned, as `orient` does it: mirrored after, a symmetric drawing
             # turned by 90 degrees would be one turned by 270, which is of another class.
-            orientation = orientation + 4 * (_fold(mirror[..., None], drawn) & 1)
+            orientation = orientation + 4 * (fold(mirror[..., None], drawn) & 1)
         if self.mirror or self.orientations > 1:
             pictures = augmentation.orient(pictures, orientation[..., None])  # all channels alike
         if self.shift:
-            by = [_fold(s[..., None], drawn) % (2 * self.shift + 1) - self.shift for s in (dx, dy)]
+            by = [fold(s[..., None], drawn) % (2 * self.shift + 1) - self.shift for s in (dx, dy)]
             pictures = augmentation.shift(pictures, *(b[..., None] for b in by))
         pictures = pictures.to(torch.float32) / 255
-        labels = torch.arange(self.ways, device=number.device).expand(len(number), -1)
-        return Episode(
-            support_x=pictures[:, :, : self.shots].flatten(1, 2),
-            support_y=labels.repeat_interleave(self.shots, dim=1),
-            query_x=pictures[:, :, self.shots :].flatten(1, 2),
-            query_y=labels.repeat_interleave(self.queries, dim=1),
-            classes=classes,
-            number=number,
+        labels = torch.arange(ways, device=number.device).expand(len(number), -1)
+        support, query = (
+            Examples(part.flatten(1, 2), labels.repeat_interleave(part.shape[2], dim=1))
+            for part in (pictures[:, :, :shots], pictures[:, :, shots:])
         )
+        return Episode(support, query, number, about={"classes": classes})
+
+    def sizes(self, number: Tensor) -> tuple[int, int, int]:
+        """Ways, shots and queries of the batch that these episodes are of.
+
+        Raises:
+            InputError: they are of several batches, whose ways and shots may differ.
+        """
+        ranges = self.ways, self.shots, self.queries
+        if all(isinstance(each, int) for each in ranges):
+            return ranges  # type: ignore[return-value]
+        assert self.tasks_per_batch is not None
+        batches = (number.cpu() // self.tasks_per_batch).unique()
+        if len(batches) != 1:
+            raise InputError(
+                f"episodes of {len(batches)} batches: their ways and shots may differ: ask for the "
+                f"{self.tasks_per_batch} of one (data.tasks_per_batch), or for part of them"
+            )
+        # One state for ways, one for both shots and queries.
+        states = fold(mix(fold(self._start, batches)), torch.arange(2))
+        ways, shots, queries = (
+            _within(each, state)
+            for each, state in zip(ranges, (states[0], states[1], states[1]), strict=True)
+        )
+        return ways, shots, queries
+
+
+def _within(number: int | tuple[int, int], state: Tensor) -> int:
+    """A number of a range, every one equally likely."""
+    if isinstance(number, int):
+        return number
+    least, most = number
+    return least + int(uniform(state) * (most - least + 1))

@@ -59,16 +59,16 @@ class TaskBatchNorm2d(nn.BatchNorm2d):
 
 
 @contextmanager
-def statistics_of_first(rows: int, network: nn.Module) -> Iterator[None]:
-    """Within this context, batch norm normalises all rows by the statistics of the first ones.
+def statistics_of(weight: Tensor, network: nn.Module) -> Iterator[None]:
+    """Within this context, batch norm normalises all rows by weighted statistics.
 
-    With the support set in those rows and the query set in the others, query examples are
-    classified one by one, as if each had come alone; without this context the query set is
-    normalised by its own statistics (transductively). Bronskill et al. 2020 ("TaskNorm",
-    section 3) compare the two.
+    Padding has weight 0. If the rows are a support set with weight 1 and a query set with weight 0,
+    query examples are predicted one by one, as if each had come alone; without this context the
+    query set is normalised by its own statistics (transductively). Bronskill et al. 2020
+    ("TaskNorm", section 3) compare the two.
 
     Args:
-        rows: how many leading rows of a batch give mean and variance.
+        weight: ``[B]`` float, how much each row of a batch counts in mean and variance.
         network: whose `torch.nn.BatchNorm` layers this concerns.
     """
 
@@ -77,7 +77,10 @@ def statistics_of_first(rows: int, network: nn.Module) -> Iterator[None]:
         affine = module.weight is not None
         x = args[0].to(module.weight.dtype) if affine else args[0]
         over = [0, *range(2, x.ndim)]
-        variance, mean = torch.var_mean(x[:rows], over, correction=0, keepdim=True)
+        share = weight.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+        share = share / (weight.sum() * x[0, 0].numel())
+        mean = (x * share).sum(over, keepdim=True)
+        variance = ((x - mean).square() * share).sum(over, keepdim=True)
         # Spelled out: PyTorch's batch norm has no gradient for statistics that are given.
         scale = (variance + module.eps).rsqrt()
         if not affine:

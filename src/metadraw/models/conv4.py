@@ -21,32 +21,30 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class Conv4(nn.Sequential):
-    """4 x [3x3 convolution, norm, ReLU, 2x2 max pool], then one linear layer.
+    """4 x [3x3 convolution, norm, ReLU, 2x2 max pool].
 
     Vinyals et al. 2016 ("Matching Networks for One Shot Learning", section 4.1.1), with the
     report's 20 channels: 28 x 28 images shrink to 20 features.
 
     Args:
-        ways: N, the number of logits.
         image_channels: channels of an image.
         image_size: height and width of an image in pixels, at least 16.
         hidden_channels: channels of every block.
         norm: ``batch`` (the statistics of the batch at hand, always), ``layer`` (each example by
             its own) or ``none``.
-        fused: compute blocks with batch norm by functions of our own, faster with the same result
-            and derivatives up to the second.
+        fused: compute blocks with batch norm by functions with hand-written first and second
+            derivatives, which are faster.
 
     Raises:
         InputError: an unknown norm, or sizes that leave nothing of an image.
 
     Shape:
-        ``[B, image_channels, image_size, image_size]`` float -> ``[B, ways]`` logits.
+        ``[B, image_channels, image_size, image_size]`` float -> ``[B, F]`` features.
     """
 
     def __init__(
         self,
         *,
-        ways: int,
         image_channels: int = 1,
         image_size: int = 28,
         hidden_channels: int = 20,
@@ -71,12 +69,11 @@ class Conv4(nn.Sequential):
             )
             for before, after in pairwise(channels)
         ]
-        features = hidden_channels * (image_size // 16) ** 2
-        super().__init__(*blocks, nn.Flatten(), nn.Linear(features, ways))
+        super().__init__(*blocks, nn.Flatten())
         self.fused = fused
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, ways]`` of images ``[B, C, H, W]``."""
+        """Features ``[B, F]`` of images ``[B, C, H, W]``."""
         blocks: list[list[Any]] = [list(block.children()) for block in list(self)[:4]]
         if not self._can_fuse(blocks, x):
             return super().forward(x)
@@ -84,7 +81,7 @@ class Conv4(nn.Sequential):
         weights, gammas, betas = zip(*parameters, strict=True)
         # Without the convolutions' biases, which batch norm takes away: their gradient is zero.
         features = conv_blocks(x, weights, gammas, betas, blocks[0][1].eps)
-        return self[5](self[4](features))
+        return self[4](features)
 
     def _can_fuse(self, blocks: list[list[Any]], x: Tensor) -> bool:
         norms = [norm for _, norm, *_ in blocks]

@@ -21,6 +21,10 @@ class Metric(NamedTuple):
     mode: str  # "max" if more is better, "min" if less is
     percent: bool = False  # a share, which is shown in per cent
 
+    def better(self, value: float, other: float) -> bool:
+        """Whether one value is better than another; NaN is not."""
+        return value > other if self.mode == "max" else value < other
+
     def show(self, value: float, half: float | None = None, sign: str = "-") -> str:
         """A value with half the width of its interval: ``54.10 ± 0.90 %``, ``0.312 ± 0.021``."""
         scale, digits, unit = (100, 2, " %") if self.percent else (1, 4, "")
@@ -59,6 +63,10 @@ class Objective(ABC):
                 f"objective.monitor={monitor}"
             )
         self.size, self.metric = size, self.measured[monitor]
+
+    def shown(self) -> list[Metric]:
+        """What curves show: the monitored metric, and the loss."""
+        return list(dict.fromkeys([self.metric, self.measured["loss"]]))
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,13 +29,15 @@ class Classification(Objective):
         InputError: see `Objective`.
     """
 
-    measured = {
+    measured: ClassVar = {
         "loss": Metric("loss", "loss (nats)", "min"),
         "acc": Metric("acc", "accuracy", "max", percent=True),
         "precision": Metric("precision", "weighted precision", "max", percent=True),
     }
 
-    def __init__(self, *, ways: int | Sequence[int], monitor: str = "acc", mode: str = "max") -> None:
+    def __init__(
+        self, *, ways: int | Sequence[int], monitor: str = "acc", mode: str = "max"
+    ) -> None:
         size = ways if isinstance(ways, int) else max(ways)
         super().__init__(size=size, monitor=monitor, mode=mode)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from metadraw.data.episode import Examples
@@ -22,7 +24,7 @@ class SquaredError(Objective):
         InputError: see `Objective`.
     """
 
-    measured = {"loss": Metric("loss", "mean squared error", "min")}
+    measured: ClassVar = {"loss": Metric("loss", "mean squared error", "min")}
 
     def __init__(self, *, size: int = 1, monitor: str = "loss", mode: str = "min") -> None:
         super().__init__(size=size, monitor=monitor, mode=mode)

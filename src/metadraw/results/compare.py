@@ -21,7 +21,8 @@ from torch import Tensor
 
 from metadraw.data.cache import checksum
 from metadraw.errors import InputError
-from metadraw.results import metrics
+from metadraw.results.measured import measured, monitored
+from metadraw.results.metrics import confidence_interval
 from metadraw.results.sweep import read_sweep
 
 _CLASSES = ("_target_", "split_seed")  # keys of data that eval.py changes with the data set alone
@@ -38,7 +39,9 @@ class Run:
         conditions: by config key, all that makes an episode number the task that it is.
         drawings: their source, for people.
         query_statistics: ``query``, ``support`` or ``running``.
-        values: a metric by episode number.
+        metric: what was measured.
+        percent: whether it is a share.
+        values: the metric by episode number.
         overrides: what was typed for the run, if that is known.
     """
 
@@ -46,12 +49,16 @@ class Run:
     conditions: dict[str, Any]
     drawings: str
     query_statistics: str
+    metric: str
+    percent: bool
     values: dict[int, float]
     overrides: list[str]
 
 
 def compare(
-    folders: Sequence[str | Path], reference: str | Path | None = None, metric: str = "acc"
+    folders: Sequence[str | Path],
+    reference: str | Path | None = None,
+    metric: str | None = None,
 ) -> str:
     """A Markdown table of runs: means, and paired differences from the reference, with notes.
 
@@ -60,13 +67,12 @@ def compare(
             stands for its finished runs in the order in which they were typed. Folders that are no
             runs, such as a sweep's report, are left out, and a note names them.
         reference: another run folder or one of these; by default the first.
-        metric: one of `metrics.NAMES`.
+        metric: what was measured of each task, such as ``loss`` or ``acc_before``; by default what
+            the runs were judged by.
 
     Raises:
         InputError: fewer than two runs, one that cannot be read, or not the same tasks.
     """
-    if metric not in metrics.NAMES:
-        raise InputError(f"metric={metric}: must be one of {', '.join(metrics.NAMES)}")
     paths, left_out = _runs_of([Path(folder) for folder in folders])
     if reference is not None and Path(reference).resolve() not in [p.resolve() for p in paths]:
         paths.insert(0, Path(reference))
@@ -88,7 +94,7 @@ def compare(
     values = torch.tensor(  # [runs, tasks]
         [[run.values[number] for number in numbers] for run in runs], dtype=torch.float64
     )
-    percent = "loss" not in metric
+    metric, percent = runs[base].metric, runs[base].percent
     scale, digits = (100, 2) if percent else (1, 4)
     mixed = len({run.query_statistics for run in runs}) > 1
     table = [
@@ -114,11 +120,15 @@ def compare(
     return "\n".join([*_markdown(table), "", *notes])
 
 
-def read(folder: Path, metric: str) -> Run:
+def read(folder: Path, metric: str | None = None) -> Run:
     """A run from its ``results.json``, its ``tasks.csv`` and, if there is one, Hydra's record.
 
+    Args:
+        folder: of the run.
+        metric: what was measured of each task; by default what the run was judged by.
+
     Raises:
-        InputError: no such folder or files, or they are damaged.
+        InputError: no such folder or files, they are damaged, or no such metric.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
@@ -126,9 +136,19 @@ def read(folder: Path, metric: str) -> Run:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         test, data, drawings = found["test"], found["config"]["data"], found["data"]
+        metrics = measured(found["config"])
+        metric = metric or monitored(found["config"]).name
+        if metric.removesuffix("_before") not in metrics:
+            raise InputError(
+                f"metric={metric}: {folder} has {', '.join(metrics)}, and of each what it was "
+                "before adaptation, e.g. loss_before"
+            )
+        percent = metrics[metric.removesuffix("_before")].percent
         own = _TRAINING if test["split"] == "train" else ("eval_seed",)
-        keys = (*_CLASSES, "ways", "shots", "queries", *own)
-        conditions = {"split": test["split"]} | {f"data.{key}": data[key] for key in keys}
+        keys = [*_CLASSES, "ways", "shots", "queries", *own]
+        if any(isinstance(data.get(key), list) for key in ("ways", "shots", "queries")):
+            keys.append("tasks_per_batch")  # of which all have the same ways and shots
+        conditions = {"split": test["split"]} | {f"data.{key}": data.get(key) for key in keys}
         # The pictures' own checksum; a data set that keeps none is known by what it does tell.
         known = checksum(drawings)
         conditions["drawings"] = (
@@ -171,7 +191,7 @@ def read(folder: Path, metric: str) -> Run:
             f"{folder}: tasks.csv is not of the test in results.json, or was cut off: test the run "
             "again with eval.py"
         )
-    return Run(folder, conditions, source, statistics, values, overrides)
+    return Run(folder, conditions, source, statistics, metric, percent, values, overrides)
 
 
 def _runs_of(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -219,9 +239,14 @@ def _check_same_tasks(base: Run, run: Run) -> None:
 
 def _mean(values: Tensor, digits: int, sign: str = "-") -> tuple[str, bool]:
     """Mean ± half its 95 % interval of ``[T]`` values, and whether that interval excludes zero."""
-    mean, half = values.mean().item(), metrics.confidence_interval(values).item()
+    mean, half = values.mean().item(), confidence_interval(values).item()
     shown = round(mean, digits) + 0.0  # never -0
     return f"{shown:{sign}.{digits}f} ± {half:.{digits}f}", abs(mean) > half
+
+
+def _many(number: int | list[int]) -> str:
+    """``5``, or ``1 to 10`` of a range."""
+    return " to ".join(map(str, number)) if isinstance(number, list) else str(number)
 
 
 def _markdown(rows: list[list[str]]) -> list[str]:
@@ -236,14 +261,16 @@ def _markdown(rows: list[list[str]]) -> list[str]:
 
 def _notes(runs: Sequence[Run], base: int, tasks: int, mixed: bool) -> list[str]:
     run = runs[base]
-    queries = run.conditions["data.queries"]
+    ways, shots, queries = (run.conditions[f"data.{key}"] for key in ("ways", "shots", "queries"))
+    kind = f"{_many(shots)}-shot with {_many(queries)} quer{'y' if queries == 1 else 'ies'}"
+    if ways is not None:
+        kind = f"{_many(ways)}-way {kind} a class"
     notes = [
         "±: half the 95 % interval over tasks, for differences paired by task; bold where it "
         "excludes zero. How much training seeds matter is not in it.",
-        f"{tasks:,} meta-{run.conditions['split']} tasks, {run.conditions['data.ways']}-way "
-        f"{run.conditions['data.shots']}-shot with {queries} quer{'y' if queries == 1 else 'ies'} "
-        f"a class; query statistics: {'see the table' if mixed else run.query_statistics}; "
-        f"drawings: {run.drawings}, {run.conditions['drawings']}.",
+        f"{tasks:,} meta-{run.conditions['split']} tasks, {kind}; query statistics: "
+        f"{'see the table' if mixed else run.query_statistics}; data: {run.drawings}, "
+        f"{run.conditions['drawings']}.",
     ]
     counts = sorted({len(each.values) for each in runs})
     if counts != [tasks]:

@@ -1,9 +1,8 @@
-"""The pictures of a run: its curves, what else it learned, and an episode with predictions."""
+"""The curves of runs, and what else they learned."""
 
 from __future__ import annotations
 
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,35 +13,39 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from torch import Tensor, nn
+from torch import nn
 
-from metadraw.data.episode import Episode
+from metadraw.objectives import Metric
+from metadraw.objectives.classification import Classification
 
-_TRAIN, _VAL, _RIGHT, _WRONG = "#4c78a8", "#e4572e", "#2e7d32", "#c0392b"
+_TRAIN, _VAL = "#4c78a8", "#e4572e"
 _STYLES, _MARKERS = ("-", "--", ":", "-."), "os^Dv*"
-_MOST_SHOWN = 3  # drawings of a class
+_SHOWN = (Classification.measured["acc"], Classification.measured["loss"])
 
 
 def draw_curves(
     rows: Sequence[Mapping[str, float]],
     path: Path,
+    metrics: Sequence[Metric],
     *,
     chance: float | None = None,
     best: float | None = None,
 ) -> None:
-    """Accuracy and loss by epoch, after adaptation (solid) and before it (dashed).
+    """Metrics by epoch, a panel each, after adaptation (solid) and before it (dashed).
 
-    The band around the meta-validation accuracy is its 95 % interval over tasks.
+    The band around the first one in meta-validation is its 95 % interval over tasks.
 
     Args:
         rows: one mapping an epoch, as in ``metrics.csv``.
         path: the picture to write.
-        chance: the accuracy of guessing, in 0..1.
+        metrics: what is shown, the monitored one first.
+        chance: what guessing gives of the first one.
         best: the epoch of the best checkpoint.
     """
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    accuracy, loss = figure.subplots(1, 2)
-    for axes, name in ((accuracy, "acc"), (loss, "loss")):
+    figure, panels = _panels(len(metrics), 4)
+    monitored, first = metrics[0].name, panels[0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        name = metric.name
         for split, colour in (("train", _TRAIN), ("val", _VAL)):
             for key, style, when in (
                 (f"{split}/{name}", "-", "adapted"),
@@ -61,17 +64,21 @@ def draw_curves(
                     )
         if best is not None:
             axes.axvline(best, color="grey", linewidth=1, label=f"best epoch ({best:.0f})")
+        axes.set(xlabel="epoch", ylabel=metric.title)
+        if metric.percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
         _frame(axes)
+    value, half = f"val/{monitored}", f"val/{monitored}_ci95"
     interval = [
-        (row["epoch"], row["val/acc"] - row["val/acc_ci95"], row["val/acc"] + row["val/acc_ci95"])
+        (row["epoch"], row[value] - row[half], row[value] + row[half])
         for row in rows
-        if {"val/acc", "val/acc_ci95"} <= row.keys()
+        if {value, half} <= row.keys()
     ]
     if interval:
         epochs, low, high = zip(*interval, strict=True)
         label = "95 % interval over tasks"
         if len(interval) == 1:  # a band has no width
-            accuracy.errorbar(
+            first.errorbar(
                 epochs,
                 [(low[0] + high[0]) / 2],
                 [(high[0] - low[0]) / 2],
@@ -80,22 +87,17 @@ def draw_curves(
                 label=label,
             )
         else:
-            accuracy.fill_between(
-                epochs, low, high, color=_VAL, alpha=0.2, linewidth=0, label=label
-            )
+            first.fill_between(epochs, low, high, color=_VAL, alpha=0.2, linewidth=0, label=label)
     if chance is not None:
-        accuracy.axhline(
+        first.axhline(
             chance, color="black", linestyle=":", linewidth=1, label=f"chance ({chance:.0%})"
         )
-    accuracy.set(xlabel="epoch", ylabel="accuracy")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
-    loss.set(xlabel="epoch", ylabel="loss (nats)")
-    figure.legend(*accuracy.get_legend_handles_labels(), **_below(4))
+    figure.legend(*first.get_legend_handles_labels(), **_below(4 if len(metrics) > 1 else 3))
     figure.savefig(path, dpi=150)
 
 
-#: Epoch, accuracy and loss of each epoch.
-Points = Sequence[tuple[float, float, float]]
+#: Epoch, and the metrics shown, of each epoch.
+Points = Sequence[tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -113,21 +115,21 @@ class Curve:
     published: Points = ()
 
 
-def draw_sweep(curves: Sequence[Curve], title: str) -> Figure:
-    """Meta-validation accuracy and loss by epoch: mean and spread over seeds.
+def draw_sweep(curves: Sequence[Curve], title: str, metrics: Sequence[Metric] = _SHOWN) -> Figure:
+    """Meta-validation metrics by epoch: mean and spread over seeds.
 
     Published curves are grey; if there are several, each is named at its end.
 
     Args:
         curves: one a setting.
         title: of the whole figure.
+        metrics: what the points of the curves are; accuracy and loss unless said.
     """
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    panels = figure.subplots(1, 2)
+    figure, panels = _panels(len(metrics), 4.2)
     # Runs with different settings of their own may share a published one.
     published = {tuple(curve.published): curve.label for curve in curves if curve.published}
     several_seeds = any(len(curve.runs) > 1 for curve in curves)
-    for position, (axes, name) in enumerate(zip(panels, ("accuracy", "loss"), strict=True), 1):
+    for position, (axes, metric) in enumerate(zip(panels, metrics, strict=True), 1):
         for points, label in published.items():
             x, y = [point[0] for point in points], [point[position] for point in points]
             axes.plot(x, y, "--", color="grey", linewidth=1.2, label="published")
@@ -160,9 +162,10 @@ def draw_sweep(curves: Sequence[Curve], title: str) -> Figure:
                     alpha=0.2,
                     linewidth=0,
                 )
-        axes.set(xlabel="epoch", ylabel=f"meta-validation {name}")
+        axes.set(xlabel="epoch", ylabel=f"meta-validation {metric.title}")
+        if metric.percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
         _frame(axes)
-    panels[0].yaxis.set_major_formatter(PercentFormatter(1))
     handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
     legend = "bands: ± a standard deviation over seeds" if several_seeds else None
     figure.legend(handles.values(), handles.keys(), title=legend, title_fontsize=8, **_below(5))
@@ -275,6 +278,12 @@ def _place(name: str, module: nn.Module) -> str:
     return " ".join([*words, known.get(kind, text)])
 
 
+def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with panels beside each other; a single one is wider."""
+    figure = Figure(figsize=(4.5 * count if count > 1 else 6, height), layout="constrained")
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
 def _frame(axes: Axes) -> None:
     """A frame with as little ink as can be, and whole epochs or steps."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -285,125 +294,3 @@ def _frame(axes: Axes) -> None:
 def _below(columns: int) -> dict[str, Any]:
     """A legend below the panels, off the lines."""
     return {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 8}
-
-
-def draw_episode(
-    episode: Episode,
-    classes: Sequence[str],
-    path: Path,
-    logits: Tensor | None = None,
-    ink: bool = True,
-) -> None:
-    """One column a class: its support drawings, below them its query drawings.
-
-    Args:
-        episode: one task; at most three support and three query drawings a class are shown, and it
-            says of how many.
-        classes: the data's class names, indexed by ``episode.classes`` in any orientation.
-        path: the picture to write.
-        logits: ``[N*Q, N]`` query logits: the class predicted, with its probability, is written
-            below each query drawing, with a green tick where it is right and a red cross where not.
-        ink: 1 is ink, shown in black; else 1 is light.
-    """
-    names = [classes[number % len(classes)] for number in episode.classes.tolist()]
-    ways = len(names)
-
-    def by_class(values: Tensor) -> Tensor:
-        """[N*K, ...] -> [at most 3, N, ...]."""
-        return values.detach().float().cpu().unflatten(0, (ways, -1)).transpose(0, 1)[:_MOST_SHOWN]
-
-    support, query = by_class(episode.support_x), by_class(episode.query_x)
-    rows = len(support) + len(query)
-    figure = Figure(figsize=(1.5 * ways + 0.6, 1.75 * rows + 0.2), layout="constrained")
-    grid = figure.subplots(rows, ways, squeeze=False)
-    for row, pictures in enumerate([*support, *query]):
-        for axes, picture in zip(grid[row], pictures, strict=True):
-            _show(axes, picture, ink)
-    for axes, name in zip(grid[0], names, strict=True):
-        axes.set_title(_lines(name), fontsize=10)
-    for first, name, images, shown in (
-        (0, "support set", episode.support_x, support),
-        (len(support), "query set", episode.query_x, query),
-    ):
-        grid[first][0].set_ylabel(f"{name}{_of(len(shown), len(images) // ways)}")
-    if logits is not None:
-        for row, predictions in enumerate(by_class(logits.softmax(dim=-1)), start=len(support)):
-            for label, (axes, chances) in enumerate(zip(grid[row], predictions, strict=True)):
-                guess = int(chances.argmax())
-                _answer(axes, names[guess], float(chances[guess]), names[label])
-    figure.savefig(path, dpi=110)
-
-
-def draw_predictions(
-    support: Tensor,
-    classes: Sequence[str],
-    query: Tensor,
-    predictions: Sequence[tuple[str, float, str]],
-    path: Path,
-    ink: bool,
-) -> None:
-    """Examples above, a column a class, and below them pictures with what they were taken for.
-
-    Args:
-        support: ``[B, C, H, W]`` in 0..1; at most three of each class are shown, and it says of
-            how many.
-        classes: the class of each, B names.
-        query: ``[Q, C, H, W]`` in 0..1.
-        predictions: of each its predicted class, that one's probability, and the right class or "".
-        path: the picture to write.
-        ink: whether 1 is ink, which is shown in black.
-    """
-    by_class: dict[str, list[Tensor]] = {name: [] for name in classes}
-    for picture, name in zip(support, classes, strict=True):
-        by_class[name].append(picture)
-    columns = max(5, min(len(by_class), 10))
-    blocks = -(-len(by_class) // columns)
-    shots = min(_MOST_SHOWN, max(len(pictures) for pictures in by_class.values()))
-    above, below = blocks * shots, -(-len(query) // columns)
-    figure = Figure(
-        figsize=(1.4 * columns + 0.6, 1.65 * (above + below) + 0.2), layout="constrained"
-    )
-    grid = figure.subplots(above + below, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for position, (name, pictures) in enumerate(by_class.items()):
-        row, column = shots * (position // columns), position % columns
-        of = _of(min(shots, len(pictures)), len(pictures))
-        grid[row][column].set_title(f"{_lines(name)}{of}", fontsize=10)
-        for shot, picture in enumerate(pictures[:shots]):
-            _show(grid[row + shot][column], picture, ink)
-    for position, (picture, (guess, chance, right)) in enumerate(
-        zip(query, predictions, strict=True)
-    ):
-        axes = grid[above + position // columns][position % columns]
-        _show(axes, picture, ink)
-        _answer(axes, guess, chance, right)
-    grid[0][0].set_ylabel("examples")
-    grid[above][0].set_ylabel("predictions")
-    figure.savefig(path, dpi=110)
-
-
-def _of(shown: int, all_of_them: int) -> str:
-    return f"\n({shown} of {all_of_them})" if shown < all_of_them else ""
-
-
-def _lines(text: str) -> str:
-    """As many lines as a column is narrow for."""
-    return textwrap.fill(text, 17)
-
-
-def _answer(axes: Axes, guess: str, chance: float, right: str) -> None:
-    """Below a picture what it was taken for, with a tick or a cross if the right class is known."""
-    mark, colour = ("✓ ", _RIGHT) if guess == right else ("✗ ", _WRONG)
-    if not right:
-        mark, colour = "", "black"
-    axes.set_xlabel(_lines(f"{mark}{guess} {chance:.0%}"), fontsize=9, color=colour)
-
-
-def _show(axes: Axes, picture: Tensor, ink: bool) -> None:
-    """An image ``[C, H, W]``, grey or RGB."""
-    axes.set_axis_on()
-    shown = (1 - picture if ink else picture).permute(1, 2, 0).numpy()
-    axes.imshow(shown, cmap="gray", vmin=0, vmax=1)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_color("#cccccc")

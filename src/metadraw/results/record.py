@@ -8,20 +8,17 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from torch import Tensor, nn
 
-from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.files import write_whole
-from metadraw.results import metrics
-from metadraw.training.learner import MetaLearner
+from metadraw.objectives import Metric
 
 _WHOSE = {"query": "its own", "support": "the support set's", "running": "running"}
 _PACKAGES = ("metadraw", "torch", "lightning", "hydra-core", "numpy", "torchmetrics")
@@ -61,45 +58,35 @@ def of_split(logged: Mapping[str, float], split: str) -> dict[str, Any]:
     return found | {"tasks": int(found["tasks"])}
 
 
-def evaluation(
-    trainer: L.Trainer, learner: MetaLearner, split: str, seconds: float
-) -> dict[str, Any]:
-    """The results of ``trainer.test``, just run: means over tasks, interval, conditions."""
-    logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    found = of_split(logged, "test")
-    return {
-        "split": split,
-        **found,
-        "inner_steps": learner.algorithm.eval_inner_steps if learner.algorithm.inner_loop else 0,
-        "query_statistics": learner.query_statistics,
-        "seconds": round(seconds, 3),
-        "tasks_per_second": round(found["tasks"] / seconds, 1),
-    }
-
-
 def write(
-    path: Path, data: EpisodeDataModule, learner: MetaLearner, **measured: Any
+    path: Path,
+    *,
+    config: Mapping[str, Any] | None,
+    data: Mapping[str, Any],
+    module: nn.Module,
+    **measured: Any,
 ) -> dict[str, Any]:
     """Write ``results.json``: what was measured, and everything that it depends on.
 
     Args:
         path: the file.
-        data: whose drawings' source and checksum are told.
-        learner: whose config is told.
+        config: the run's config.
+        data: where the tasks come from, with checksums.
+        module: whose parameters are counted.
         **measured: what was measured, and what the run was called.
 
     Returns:
         What was written.
     """
-    counts = [(p.numel(), p.requires_grad) for p in learner.parameters()]
+    counts = [(p.numel(), p.requires_grad) for p in module.parameters()]
     results = {
         **measured,
-        "algorithm": (learner.config or {}).get("algorithm_name"),
+        "algorithm": (config or {}).get("algorithm_name"),
         "parameters": {
             "total": sum(count for count, _ in counts),
             "meta_trained": sum(count for count, trained in counts if trained),
         },
-        "data": data.drawings.provenance,
+        "data": data,
         "versions": versions(),
         "machine": {
             "platform": platform.platform(),
@@ -108,7 +95,7 @@ def write(
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
-        "config": learner.config,
+        "config": config,
     }
     # That this file is there says that the run is finished.
     rank_zero_only(write_whole)(path, json.dumps(results, indent=2) + "\n")
@@ -116,28 +103,30 @@ def write(
 
 
 @rank_zero_only
-def write_tasks(path: Path, evaluated: Tensor) -> None:
+def write_tasks(path: Path, names: Sequence[str], evaluated: Tensor) -> None:
     """Write ``tasks.csv``: what each task of an evaluation gave, for paired comparisons.
 
     Args:
         path: the file.
+        names: of the metrics.
         evaluated: ``[tasks, 1 + metrics]`` float64, see `MetaLearner.evaluated`.
     """
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["number", *metrics.NAMES])
+    rows.writerow(["number", *names])
     for number, *values in evaluated.tolist():
         rows.writerow([int(number), *(f"{value:.9g}" for value in values)])
     write_whole(path, text.getvalue())
 
 
-def sentence(test: dict[str, Any]) -> str:
+def sentence(test: Mapping[str, Any], metric: Metric) -> str:
     """An evaluation in one line for people."""
     steps = test["inner_steps"]
-    told = f"{steps} inner step{'s' if steps > 1 else ''}" if steps else "no inner loop"
+    adaptation = f"{steps} inner step{'s' if steps > 1 else ''}" if steps else "no inner loop"
+    value, half, before = (test[f"{metric.name}{end}"] for end in ("", "_ci95", "_before"))
     return (
-        f"meta-{test['split']} accuracy {100 * test['acc']:.2f} ± {100 * test['acc_ci95']:.2f} % "
-        f"(95 % interval, {test['tasks']} tasks, {told}, "
+        f"meta-{test['split']} {metric.title} {metric.show(value, half)} "
+        f"(95 % interval, {test['tasks']} tasks, {adaptation}, "
         f"query set normalised by {_WHOSE[test['query_statistics']]} statistics), "
-        f"before adaptation {100 * test['acc_before']:.2f} %"
+        f"before adaptation {metric.show(before)}"
     )

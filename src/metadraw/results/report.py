@@ -19,12 +19,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from metadraw.command.names import name_of
 from metadraw.data.cache import checksum
 from metadraw.errors import InputError
+from metadraw.objectives import Metric
 from metadraw.results.figures import Curve, draw_sweep
+from metadraw.results.measured import measured, monitored
 from metadraw.results.published import EXPERIMENTS, published, published_curves, setting_of
 from metadraw.results.sweep import Job, read_sweep
 
 _SEED = "seed"
-_NEEDED = {"val/acc", "val/loss"}  # of an epoch in a figure; not every epoch has to be validated
 #: Settings in words, in the order in which a title names them.
 _PROSE = {
     "data.ways": "{}-way",
@@ -88,8 +89,9 @@ def report(folder: Path, to: Path, rows: Sequence[str] = (), column: str | None 
         if not curves:
             continue
         title = _prose(dict(zip(rows, row, strict=True)))
+        shown = _shown(next(job for job in jobs if job.curves))
         name = "curves__" + name_of(row) if row else "curves"
-        figure = draw_sweep(curves, title)
+        figure = draw_sweep(curves, title, shown)
         figure.savefig(to / f"{name}.png", dpi=150)
         figure.savefig(to / f"{name}.svg")
         pictures.append(f"![{title or 'Meta-validation curves'}]({name}.png)")
@@ -134,23 +136,28 @@ def _table(cells: Sequence[Cell], rows: Sequence[str], column: str | None) -> li
     columns = list(dict.fromkeys(cell.column for cell in cells))
     by_row: dict[tuple[str, ...], dict[str, str]] = {}
     for cell in cells:
-        by_row.setdefault(cell.row, {})[cell.column] = _accuracy(cell)
-    head = [*rows, *(f"{column}={value}" if column else "accuracy" for value in columns)]
+        by_row.setdefault(cell.row, {})[cell.column] = _result(cell)
+    title = monitored(cells[0].jobs[0].config).title
+    head = [*rows, *(f"{column}={value}" if column else title for value in columns)]
     lines = [head, ["---"] * len(head)]
     lines += [[*row, *(cell.get(c, "") for c in columns)] for row, cell in by_row.items()]
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def _accuracy(cell: Cell) -> str:
-    """Meta-test accuracy in per cent, or how far the runs are; the published one in brackets."""
+def _result(cell: Cell) -> str:
+    """The meta-test result, or how far the runs are; the published one in brackets."""
+    metric = monitored(cell.jobs[0].config)
+    scale, digits = (100, 1) if metric.percent else (1, 4)
     tests = [job.results["test"] for job in cell.finished if job.results]
     if not tests:
         text = "; ".join(dict.fromkeys(job.status.partition(":")[0] for job in cell.jobs))
     elif len(tests) == 1:
-        text = f"{100 * tests[0]['acc']:.1f} ± {100 * tests[0]['acc_ci95']:.1f}"
+        value, half = (scale * tests[0][f"{metric.name}{end}"] for end in ("", "_ci95"))
+        text = f"{value:.{digits}f} ± {half:.{digits}f}"
     else:
-        values = [100 * test["acc"] for test in tests]
-        text = f"{fmean(values):.1f}, sd {stdev(values):.1f} of {len(tests)} seeds"
+        values = [scale * test[metric.name] for test in tests]
+        spread = f"sd {stdev(values):.{digits}f} of {len(tests)} seeds"
+        text = f"{fmean(values):.{digits}f}, {spread}"
     if tests and len(tests) < len(cell.jobs):
         text += f", {len(tests)} of {len(cell.jobs)} finished"
     known = _published(cell)
@@ -165,7 +172,9 @@ def _published(cell: Cell) -> Mapping[str, float] | None:
 
 
 def _notes(jobs: Sequence[Job], cells: Sequence[Cell], varied: Sequence[str]) -> list[str]:
-    notes = ["Meta-test accuracy in per cent, ± half its 95 % interval over tasks."]
+    metric = monitored(jobs[0].config)
+    unit = " in per cent" if metric.percent else ""
+    notes = [f"Meta-test {metric.title}{unit}, ± half its 95 % interval over tasks."]
     if any(len(cell.finished) > 1 for cell in cells):
         notes.append("Several seeds: their mean and standard deviation.")
     if any(_published(cell) for cell in cells):
@@ -195,13 +204,14 @@ def _curve(cell: Cell, column: str | None) -> Curve | None:
     if not begun:
         return None
     setting = setting_of(begun[0].config) if _published(cell) else None
+    names = [f"val/{metric.name}" for metric in _shown(begun[0])]
     return Curve(
         _prose({column: cell.column}) if column else "meta-validation",
         [
             [
-                (row["epoch"], row["val/acc"], row["val/loss"])
+                (row["epoch"], *(row[name] for name in names))
                 for row in job.curves
-                if {*row} >= _NEEDED
+                if {*row} >= {*names}  # not every epoch has to be validated
             ]
             for job in begun
         ],
@@ -210,6 +220,11 @@ def _curve(cell: Cell, column: str | None) -> Curve | None:
             for row in (published_curves(*setting) if setting else ())
         ],
     )
+
+
+def _shown(job: Job) -> list[Metric]:
+    """What a figure shows of a run: what it is judged by, and the loss."""
+    return list(dict.fromkeys([monitored(job.config), measured(job.config)["loss"]]))
 
 
 def _prose(values: Mapping[str, str]) -> str:
@@ -239,9 +254,11 @@ def _run_row(job: Job) -> dict[str, Any]:
     results, setting = job.results or {}, setting_of(job.config)
     test, known = results.get("test", {}), (published(*setting) if setting else None) or {}
     row = _named(job) | {"status": job.status, "epochs": len(job.curves)}
-    for name in ("acc", "acc_ci95", "precision", "loss", "acc_before", "tasks"):
+    metric = monitored(job.config).name
+    others = [name for name in [*measured(job.config)][::-1] if name != metric]
+    for name in (metric, f"{metric}_ci95", *others, f"{metric}_before", "tasks"):
         row[f"test/{name}"] = test.get(name)
-    row["val/acc"] = results.get("val", {}).get("acc")
+    row[f"val/{metric}"] = results.get("val", {}).get(metric)
     row["train_seconds"] = results.get("train", {}).get("seconds_with_validation")
     for name in ("accuracy", "weighted_precision", "loss"):
         row[f"published/{name}"] = known.get(name)

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from metadraw.data.episode import Episode
 from metadraw.training.map_tasks import map_tasks
@@ -34,7 +34,7 @@ def bytes_of_a_task(function: Callable[[Episode], Any], batch: Episode) -> int:
         function: of one task.
         batch: of at least one task, on any device.
     """
-    first = Episode(*(values[:1].clone() for values in batch))
+    first = tree_map(lambda values: values[:1].clone(), batch)
     with isolate_rng(), _Living() as living:
         map_tasks(function, first, "vmap", None)
     return living.most

@@ -17,6 +17,8 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
+from metadraw.training.learner import MetaLearner
+
 log = logging.getLogger(__name__)
 #: Lightning's warnings that would mislead here.
 _UNTRUE_HERE = (
@@ -31,17 +33,17 @@ _UNTRUE_HERE = (
 class EpochLines(L.Callback):
     """Logs one line an epoch, whatever the progress bar does.
 
-    ``epoch  3/50  train 45.2  val 46.3 ± 2.4  best  12 s``: accuracies after adaptation in per
-    cent, half the 95 % interval over the meta-validation tasks, whether ``val/acc`` is the highest
-    so far, and how long the epoch took, with validation. An epoch without validation has no
-    ``val``.
+    ``epoch  3/50  train 45.2  val 46.3 ± 2.4  best  12 s``: the objective's metric after adaptation
+    (here accuracies in per cent), half the 95 % interval over the meta-validation tasks, whether
+    it is the best so far, and how long the epoch took, with validation. An epoch without
+    validation has no ``val``.
 
     Also logs the numbers that are known here alone: ``epoch``, counted from 1, ``lr``, the outer
     learning rate of the epoch, and ``seconds``, its duration.
     """
 
     def __init__(self) -> None:
-        self.best = -math.inf
+        self.best: float | None = None
         self.job_logging: Any = (
             OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
             if HydraConfig.initialized()
@@ -72,21 +74,25 @@ class EpochLines(L.Callback):
         logged = trainer.callback_metrics
         last = str(trainer.max_epochs)
         parts = [f"epoch {trainer.current_epoch + 1:>{len(last)}}/{last}"]
-        if "train/acc" in logged:
-            parts.append(f"train {100 * logged['train/acc'].item():4.1f}")
+        assert isinstance(learner, MetaLearner)
+        metric = learner.objective.metric
+        scale, form = (100, "4.1f") if metric.percent else (1, ".4f")
+        if f"train/{metric.name}" in logged:
+            parts.append(f"train {scale * logged[f'train/{metric.name}'].item():{form}}")
         if self.validated:
-            accuracy, half = (logged[name].item() for name in ("val/acc", "val/acc_ci95"))
+            value, half = (logged[f"val/{metric.name}{end}"].item() for end in ("", "_ci95"))
             # One task has no interval.
-            interval = "" if math.isnan(half) else f" ± {100 * half:.1f}"
-            better, self.best = accuracy > self.best, max(accuracy, self.best)
-            parts += [f"val {100 * accuracy:4.1f}{interval}", "best" if better else "    "]
+            interval = "" if math.isnan(half) else f" ± {scale * half:{form.lstrip('4')}}"
+            better = self.best is None or metric.better(value, self.best)
+            self.best = value if better else self.best
+            parts += [f"val {scale * value:{form}}{interval}", "best" if better else "    "]
         parts.append(f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s")
         # On a terminal the bars make room for the line.
         with Tqdm.external_write_mode(file=sys.stdout):
             rank_zero_only(log.info)("  ".join(parts))
 
     def state_dict(self) -> dict[str, Any]:
-        """The highest ``val/acc`` so far."""
+        """The best value so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from metadraw.data.episode import Episode
 from metadraw.errors import InputError
@@ -46,11 +46,11 @@ class CudaGraph(Generic[_Result]):
         Raises:
             InputError: it cannot be captured.
         """
-        kind = tuple((values.shape, values.dtype) for values in batch)
+        kind = tuple((values.shape, values.dtype) for values in tree_leaves(batch))
         if kind not in self._captured:
             self._captured[kind] = self._capture(batch)
         captured = self._captured[kind]
-        for into, values in zip(captured.batch, batch, strict=True):
+        for into, values in zip(tree_leaves(captured.batch), tree_leaves(batch), strict=True):
             into.copy_(values)
         captured.graph.replay()
         result: _Result = tree_map(torch.clone, captured.result)  # the next replay writes there
@@ -61,7 +61,7 @@ class CudaGraph(Generic[_Result]):
         self._captured.clear()
 
     def _capture(self, batch: Episode) -> _Captured[_Result]:
-        batch = Episode(*(values.clone() for values in batch))
+        batch = tree_map(torch.clone, batch)
         try:
             with isolate_rng():  # the first step draws what it would have drawn
                 stream = torch.cuda.Stream()

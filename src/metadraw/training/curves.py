@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
-from metadraw.data.datamodule import EpisodeDataModule
+from metadraw.data.tasks import TaskDataModule
 from metadraw.files import write_whole
 from metadraw.results.figures import draw_curves, draw_learned, layers_in_words
 from metadraw.training.learner import MetaLearner
@@ -52,13 +52,16 @@ class Curves(L.Callback):
         """Draw the curves, also if nothing was left to train."""
         if trainer.is_global_zero and self.rows:
             assert isinstance(learner, MetaLearner)
+            objective = learner.objective
             data = getattr(trainer, "datamodule", None)
-            chance = 1 / data.ways if isinstance(data, EpisodeDataModule) else None
+            chance = data.chance if isinstance(data, TaskDataModule) else None
             best = self._best_epoch(trainer.checkpoint_callback)
-            draw_curves(self.rows, self.folder / "curves.png", chance=chance, best=best)
+            draw_curves(
+                self.rows, self.folder / "curves.png", objective.shown(), chance=chance, best=best
+            )
             # What is learned is logged with meta-validation.
-            if validated := [row for row in self.rows if "val/acc" in row]:
-                words = layers_in_words(learner.algorithm.network)
+            if validated := [row for row in self.rows if f"val/{objective.metric.name}" in row]:
+                words = layers_in_words(learner.algorithm)
                 draw_learned(validated, self.folder / "learned.png", words)
 
     def _best_epoch(self, kept: Checkpoint | None) -> float | None:

@@ -14,12 +14,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from metadraw.data.datamodule import EpisodeDataModule
-from metadraw.data.sampling import SPLITS
+from metadraw.data.tasks import SPLITS, TaskDataModule
 from metadraw.errors import InputError
 from metadraw.results import record
 from metadraw.training.factory import read_checkpoint, restore
 from metadraw.training.options import check_trainer
-from metadraw.training.train import make_trainer, show_episode
+from metadraw.training.train import evaluation, make_trainer, show_episode
 
 log = logging.getLogger(__name__)
 say = rank_zero_only(log.info)  # once, not by every process
@@ -60,24 +60,27 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     trainer = make_trainer(cfg, learner)
     began = time.perf_counter()
     trainer.test(learner, datamodule=data, verbose=False)
-    test = record.evaluation(trainer, learner, cfg.split, time.perf_counter() - began)
-    record.write_tasks(folder / "tasks.csv", learner.evaluated)
+    test = evaluation(trainer, learner, cfg.split, time.perf_counter() - began)
+    record.write_tasks(folder / "tasks.csv", learner.objective.names(), learner.evaluated)
     show_episode(data, learner, folder / "episode.png")
     found = record.write(
         folder / "results.json",
-        data,
-        learner,
+        config=learner.config,
+        data=data.provenance,
+        module=learner,
         test=test,
         checkpoint=str(cfg.ckpt_path),
         git=git,
     )
-    say("%s", record.sentence(test))
+    say("%s", record.sentence(test, learner.objective.metric))
     say("results: %s", folder / "results.json")
     return found
 
 
-def _compare_grounds(cfg: DictConfig, data: EpisodeDataModule) -> None:
+def _compare_grounds(cfg: DictConfig, data: TaskDataModule) -> None:
     """Say so where a network trained on light ink on black is to see dark drawings on white."""
+    if not isinstance(data, EpisodeDataModule):
+        return
     trained = read_checkpoint(cfg.ckpt_path)["metadraw_config"]["data"]
     on_ink = trained.get("prepare") == "ink"
     with suppress(ImportError):  # of a data set that is not on this machine
@@ -85,7 +88,7 @@ def _compare_grounds(cfg: DictConfig, data: EpisodeDataModule) -> None:
     if not on_ink or data.ink:
         return
     tasks = data.episodes(cfg.split)(torch.arange(data.tasks_per_batch))
-    if tasks.query_x.mean() > 0.5:
+    if tasks.query.x.mean() > 0.5:
         say(
             "these pictures are mostly white, and the checkpoint was trained on light ink on "
             "black: data.prepare=ink makes them alike"

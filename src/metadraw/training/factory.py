@@ -9,18 +9,23 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning import seed_everything
+from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from metadraw.algorithms import Algorithm
 from metadraw.command import keys
-from metadraw.data.datamodule import EpisodeDataModule
+from metadraw.command.older import modern, modern_name
+from metadraw.data.episode import Episode
+from metadraw.data.tasks import TaskDataModule
 from metadraw.errors import InputError
+from metadraw.objectives import Objective
 from metadraw.training import optimizers
 from metadraw.training.allocator import keep_freed_memory
 from metadraw.training.learner import MetaLearner
 from metadraw.training.options import batches_of
-from metadraw.training.trial import see_an_image, try_step
+from metadraw.training.trial import count_features, try_step
 
 #: The images of data and network, by the same keys in both; what they were before these were there.
 _IMAGES = {"image_size": 28, "image_channels": 1}
@@ -34,8 +39,8 @@ _CACHE = "${oc.env:METADRAW_CACHE,'~/.cache/metadraw'}"
 
 def build(
     cfg: DictConfig, splits: Sequence[str] = ("train", "val", "test")
-) -> tuple[EpisodeDataModule, MetaLearner]:
-    """The data module, with its drawings loaded, and the learner of a config, seeded.
+) -> tuple[TaskDataModule, MetaLearner]:
+    """The data module, with its data loaded, and the learner of a config, seeded.
 
     Args:
         cfg: the config.
@@ -45,35 +50,43 @@ def build(
         InputError: an impossible value, or drawings that cannot be had.
     """
     keep_freed_memory()
-    # The drawings come last: nothing is downloaded for a config that cannot work.
-    data: EpisodeDataModule = instantiate(cfg.data)
-    if not isinstance(data, EpisodeDataModule):
+    # The data come last: nothing is downloaded for a config that cannot work.
+    data = instantiate(cfg.data)
+    if not isinstance(data, TaskDataModule):
         raise InputError("data: this choice is no data set, but what data sets have in common")
     seed_everything(cfg.seed, workers=True, verbose=False)
-    learner = build_learner(cfg)
+    learner = build_learner(cfg, data)
     data.setup()
     for split in splits:
         data.episodes(split)
     return data, learner
 
 
-def build_learner(cfg: DictConfig) -> MetaLearner:
+def build_learner(cfg: DictConfig, data: TaskDataModule) -> MetaLearner:
     """The learner of a config, with the random state at hand, after a trial step of another.
+
+    Args:
+        cfg: the config.
+        data: its data module, which need not have loaded anything.
 
     Raises:
         InputError: an impossible value, or a network that cannot take a step.
     """
-    learner = _make_learner(cfg)
+    with isolate_rng(include_cuda=False):
+        example = data.example(tasks=2)
+    learner = _make_learner(cfg, example)
     # Now, and not in the middle of a run: an outer optimiser or schedule that does not work.
     epochs, most = cfg.trainer.max_epochs or 1, cfg.trainer.get("max_steps", -1)
     steps = epochs * batches_of(cfg.trainer, "train", cfg.data.train_batches)
-    optimizers.rehearse(
+    _, scheduler = optimizers.rehearse(
         learner.outer_parameters(),
         learner.make_optimizer,
         learner.make_scheduler,
         epochs=epochs,
         steps=steps if most == -1 else min(steps, most),
     )
+    if isinstance(scheduler, ReduceLROnPlateau):
+        optimizers.monitored(scheduler, learner.objective)
 
     def shortened(changes: dict[str, Any]) -> MetaLearner:
         trial = OmegaConf.masked_copy(cfg, [str(key) for key in cfg])
@@ -82,23 +95,17 @@ def build_learner(cfg: DictConfig) -> MetaLearner:
                 trial.algorithm[key] = min(cfg.algorithm[key], _TRIAL_STEPS)
         for key, value in changes.items():
             OmegaConf.update(trial, key, value)
-        return _make_learner(trial)
+        return _make_learner(trial, example)
 
-    try_step(
-        shortened,
-        ways=cfg.data.ways,
-        shots=cfg.data.shots,
-        queries=cfg.data.queries,
-        image_shape=_image_shape(cfg),
-        model=f"model.ways={cfg.model.ways}" if "ways" in cfg.model else "model",
-    )
+    try_step(shortened, example)
     return learner
 
 
-def _make_learner(cfg: DictConfig) -> MetaLearner:
+def _make_learner(cfg: DictConfig, example: Episode) -> MetaLearner:
+    objective: Objective = instantiate(cfg.objective)
     network: nn.Module = instantiate(cfg.model)
-    see_an_image(network, _image_shape(cfg))
-    algorithm: Algorithm = instantiate(cfg.algorithm)(network)
+    head = nn.Linear(count_features(network, example.support.x[0]), objective.size)
+    algorithm: Algorithm = instantiate(cfg.algorithm)(network, head, objective)
     learner: MetaLearner = instantiate(
         cfg.learner, algorithm, instantiate(cfg.optimizer), instantiate(cfg.scheduler) or None
     )
@@ -106,15 +113,7 @@ def _make_learner(cfg: DictConfig) -> MetaLearner:
     return learner
 
 
-def _image_shape(cfg: DictConfig) -> tuple[int, int, int]:
-    channels, size = (
-        cfg.data.get(key, cfg.model.get(key, _IMAGES[key]))
-        for key in ("image_channels", "image_size")
-    )
-    return channels, size, size
-
-
-def load(path: str | Path, *overrides: str) -> tuple[EpisodeDataModule, MetaLearner]:
+def load(path: str | Path, *overrides: str) -> tuple[TaskDataModule, MetaLearner]:
     """The data module and the trained learner of a checkpoint.
 
     Args:
@@ -129,7 +128,7 @@ def load(path: str | Path, *overrides: str) -> tuple[EpisodeDataModule, MetaLear
 
 def restore(
     path: str | Path, changes: DictConfig, splits: Sequence[str] = ("train", "val", "test")
-) -> tuple[EpisodeDataModule, MetaLearner]:
+) -> tuple[TaskDataModule, MetaLearner]:
     """`load`, with the changes to its config as a config.
 
     Args:
@@ -150,25 +149,29 @@ def restore(
                 f"algorithm.{key}: {trained.algorithm._target_.rpartition('.')[2]} has no such "
                 f"setting; it has {known}"
             )
-    for key, default in _IMAGES.items():
-        trained.data.setdefault(key, trained.model.get(key, default))
+    if "ways" in trained.data:
+        for key, default in _IMAGES.items():
+            trained.data.setdefault(key, trained.model.get(key, default))
     given = changes.get("data", {})
     cfg = OmegaConf.merge(trained, changes)
     assert isinstance(cfg, DictConfig)
     if "_target_" in given:
-        kept = [key for key in (*_TASKS, *_IMAGES) if given.get(key) is None]
+        kept = [k for k in (*_TASKS, *_IMAGES) if given.get(k) is None and k in trained.data]
         cfg.data = {**given, **{key: trained.data[key] for key in kept}}
     # The checkpoint's config is resolved: what followed another key has to follow it again.
     if given.get("queries") is None and trained.data.queries == trained.data.shots:
         cfg.data.queries = cfg.data.shots
-    for key in ("ways", *_IMAGES):
+    for key in _IMAGES:
         if key in cfg.model:
             cfg.model[key] = cfg.data[key]
+    if "ways" in cfg.objective:
+        cfg.objective.ways = cfg.data.ways
     keys.check(cfg)
     data, learner = build(cfg, splits)
-    if cfg.data.ways != trained.data.ways and not learner.algorithm.any_ways:
+    ways = cfg.data.get("ways")
+    if ways != trained.data.get("ways") and not learner.algorithm.any_ways:
         raise InputError(
-            f"data.ways={cfg.data.ways}: {type(learner.algorithm).__name__} was trained with "
+            f"data.ways={ways}: {type(learner.algorithm).__name__} was trained with "
             f"{trained.data.ways} ways and can be tested with no other number"
         )
     check_parameters(path, checkpoint, learner)
@@ -193,8 +196,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     config = checkpoint.get("metadraw_config") if isinstance(checkpoint, dict) else None
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         raise InputError(f"ckpt_path={path}: not a checkpoint of a metadraw run")
-    _use_own_cache(config)
+    if "objective" not in config:
+        checkpoint = _modern(checkpoint)
+    _use_own_cache(checkpoint["metadraw_config"])
     return checkpoint
+
+
+def _modern(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of a version without objectives, in which the head was part of the network."""
+    state = {modern_name(name): value for name, value in checkpoint["state_dict"].items()}
+    config = modern(checkpoint["metadraw_config"])
+    return {**checkpoint, "state_dict": state, "metadraw_config": config}
 
 
 def _use_own_cache(config: dict[str, Any]) -> None:
@@ -223,8 +235,8 @@ def portable(cfg: DictConfig) -> dict[str, Any]:
 
     Where drawings are kept is left to the machine that uses them.
     """
-    parts = ["algorithm_name", "seed", "data", "model", "algorithm", "optimizer", "scheduler"]
-    parts += ["learner", "trainer"]
+    parts = ["algorithm_name", "seed", "data", "objective", "model", "algorithm", "optimizer"]
+    parts += ["scheduler", "learner", "trainer"]
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, parts), resolve=True)
     assert isinstance(plain, dict)
     config = {str(key): value for key, value in plain.items()}

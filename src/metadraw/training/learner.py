@@ -14,13 +14,15 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.utils._pytree import tree_leaves
 
-from metadraw.algorithms import Algorithm, Outcome
+from metadraw.algorithms import Algorithm, Outcome, State
 from metadraw.algorithms.gradient import twice_differentiable
 from metadraw.algorithms.inner_loop import Params
 from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
 from metadraw.models.batch_norm import batch_norms
+from metadraw.objectives import Objective
 from metadraw.results import metrics
 from metadraw.training import optimizers, resume
 from metadraw.training.chunks import bytes_of_a_task, tasks_at_once
@@ -35,15 +37,15 @@ class MetaLearner(L.LightningModule):
     """Meta-trains an algorithm by manual optimisation, and evaluates it.
 
     One outer step: the mean over a batch's tasks of the algorithm's meta-gradient, then a step
-    of the outer optimiser. Logs loss, accuracy and weighted precision after adaptation
-    (``train/acc``) and before it (``train/acc_before``), means over tasks.
+    of the outer optimiser. Logs the objective's metrics after adaptation (``train/acc``) and before
+    it (``train/acc_before``), means over tasks.
 
     Args:
         algorithm: how one task is learned; its parameters are the meta-parameters.
         optimizer: makes the outer optimiser from parameters.
         scheduler: makes its learning rate schedule, or none. It steps once an epoch, a
             `OneCycleLR` or `CyclicLR` after every outer step, and a `ReduceLROnPlateau` after an
-            epoch with validation, by ``val/acc`` with ``mode=max`` and ``val/loss`` with ``min``.
+            epoch with validation, by the objective's metric or loss, as its ``mode`` says.
         query_statistics: batch norm normalises the query set by its own statistics (``query``,
             transductive), by those of the ``support`` set, as if each image had come alone, or, in
             evaluation and the inner loop too, by the algorithm's ``running`` ones.
@@ -122,10 +124,15 @@ class MetaLearner(L.LightningModule):
         self._bytes: dict[Any, int] = {}  # of a task, by what is computed
         self._evaluated: list[Tensor] = []
         #: Of the latest evaluation, float64 ``[tasks, 1 + metrics]``: the episode's number and its
-        #: metrics in the order of `metrics.NAMES`, sorted by number.
+        #: metrics in the order of `Objective.names`, sorted by number.
         self.evaluated = torch.empty(0)
         #: After how many outer steps meta-validation was run last; -1 if not yet.
         self.validated_at = -1
+
+    @property
+    def objective(self) -> Objective:
+        """What the tasks are about: the algorithm's objective."""
+        return self.algorithm.objective
 
     # ---- what notebooks, tests and users call ------------------------------------------------
 
@@ -145,49 +152,47 @@ class MetaLearner(L.LightningModule):
         with self._mode(training=True):
             gradients, outcome = self._map(partial(self.algorithm.meta_gradient, meta), batch)
         mean = {name: value.mean(dim=0) for name, value in gradients.items()}
-        return mean, metrics.task_metrics(outcome, batch.query_y)
+        return mean, metrics.task_metrics(self.objective, outcome, batch.query)
 
     @torch.no_grad()
-    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int | None = None) -> Params:
+    def adapt(self, task: Episode, steps: int | None = None) -> State:
         """Learn one task.
 
         Args:
-            support_x: ``[B, C, H, W]`` float in 0..1.
-            support_y: ``[B]`` int64 labels.
-            steps: the algorithm's ``eval_inner_steps`` if none.
+            task: one task, whose query targets are not looked at.
+            steps: the algorithm's ``eval_inner_steps`` if `None`.
 
         Returns:
-            The adapted parameters by name, for `predict`.
+            The adapted state, for `predict` and `answer`.
         """
+        return self.adapt_path(task, steps)[-1]
+
+    @torch.no_grad()
+    def adapt_path(self, task: Episode, steps: int | None = None) -> list[State]:
+        """The states of `adapt` before adaptation and after each of its steps."""
         steps = self.algorithm.eval_inner_steps if steps is None else steps
-        return self.adapt_path(support_x, support_y, steps)[-1]
+        with self._mode(training=False):
+            return self.algorithm.adapt(task.visible, steps)
 
     @torch.no_grad()
-    def adapt_path(self, support_x: Tensor, support_y: Tensor, steps: int) -> list[Params]:
-        """What `adapt` gives before adaptation and after each of its steps."""
+    def predict(self, state: State, x: Tensor) -> Tensor:
+        """Outputs ``[B, width]`` for inputs ``[B, ...]`` in an adapted state."""
         with self._mode(training=False):
-            return self.algorithm.adapt(support_x, support_y, steps)
+            return self.algorithm.predict(state, x)
 
     @torch.no_grad()
-    def predict(self, params: Params, x: Tensor) -> Tensor:
-        """Logits ``[B, N]`` of images ``[B, C, H, W]`` with adapted parameters."""
+    def answer(self, state: State, task: Episode) -> Tensor:
+        """Outputs for one task's query set, normalised as ``query_statistics`` says."""
         with self._mode(training=False):
-            return self.algorithm.predict(params, x)
-
-    @torch.no_grad()
-    def classify(self, params: Params, task: Episode) -> Tensor:
-        """Logits ``[B, N]`` of one task's query set, normalised as ``query_statistics`` says."""
-        with self._mode(training=False):
-            return self.algorithm.classify(params, task)
+            return self.algorithm.answer(state, task)
 
     @torch.no_grad()
     def evaluate(self, batch: Episode) -> Outcome:
-        """Query logits ``[T, N*Q, N]`` of T tasks, before and after adaptation; changes nothing."""
+        """The outcome of T tasks, such as query logits ``[T, N*Q, N]``; changes nothing."""
 
-        def one(episode: Episode) -> Outcome:
-            steps = self.algorithm.eval_inner_steps
-            path = self.algorithm.adapt(episode.support_x, episode.support_y, steps)
-            return Outcome(*(self.algorithm.classify(path[i], episode) for i in (0, -1)))
+        def one(task: Episode) -> Outcome:
+            path = self.algorithm.adapt(task.visible, self.algorithm.eval_inner_steps)
+            return Outcome(*(self.algorithm.answer(path[i], task) for i in (0, -1)))
 
         with self._mode(training=False):
             return self._map(one, batch)
@@ -202,7 +207,7 @@ class MetaLearner(L.LightningModule):
     def _chunk(self, function: Callable[[Episode], Any], batch: Episode) -> int:
         """How many tasks fit into memory; measured once for all batches of the same kind."""
         steps = self.algorithm.inner_steps, self.algorithm.eval_inner_steps
-        kind = self.training, steps, *(values.shape[1:] for values in batch)
+        kind = self.training, steps, *(values.shape[1:] for values in tree_leaves(batch))
         if kind not in self._bytes:
             self._bytes[kind] = bytes_of_a_task(function, batch)
         return tasks_at_once(len(batch.number), self._bytes[kind], batch.number.device)
@@ -274,7 +279,8 @@ class MetaLearner(L.LightningModule):
 
         logged = {name: mean[name] for name in logged}
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-        self.log("acc", logged["train/acc"], prog_bar=True, logger=False, on_step=True)
+        name = self.objective.metric.name
+        self.log(name, logged[f"train/{name}"], prog_bar=True, logger=False, on_step=True)
         self._loss_sum += logged["train/loss"]
 
     def _mean_over_ranks(self, means: Params, tasks: int) -> Params:
@@ -324,7 +330,7 @@ class MetaLearner(L.LightningModule):
         if not isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step()
         elif self.validated_at > self._epoch_began_at:
-            value = self.trainer.callback_metrics[optimizers.monitored(scheduler)]
+            value = self.trainer.callback_metrics[optimizers.monitored(scheduler, self.objective)]
             scheduler.step(value.item())
 
     def validation_step(self, batch: Episode, batch_idx: int) -> None:
@@ -349,7 +355,7 @@ class MetaLearner(L.LightningModule):
         self._log_evaluation("test")
 
     def _evaluation_step(self, batch: Episode) -> None:
-        values = metrics.task_metrics(self.evaluate(batch), batch.query_y)
+        values = metrics.task_metrics(self.objective, self.evaluate(batch), batch.query)
         # In double before they meet: a float32 column would round large episode numbers.
         columns = [column.double() for column in (batch.number, *values.values())]
         self._evaluated.append(torch.stack(columns, dim=1))
@@ -363,14 +369,15 @@ class MetaLearner(L.LightningModule):
             rows = torch.cat(parts)
         # In the order of the episodes, so that sums do not depend on how tasks were divided.
         self.evaluated = rows[rows[:, 0].argsort()]
-        values = dict(zip(metrics.NAMES, self.evaluated[:, 1:].T, strict=True))
+        values = dict(zip(self.objective.names(), self.evaluated[:, 1:].T, strict=True))
         logged = {name: value.mean() for name, value in values.items()}
-        logged["acc_ci95"] = metrics.confidence_interval(values["acc"])
+        name = self.objective.metric.name
+        logged[f"{name}_ci95"] = metrics.confidence_interval(values[name])
         logged["tasks"] = torch.tensor(len(rows), dtype=torch.float64)
         # All ranks log the same numbers; sync_dist is what Lightning wants to hear.
         self.log_dict({f"{split}/{name}": value for name, value in logged.items()}, sync_dist=True)
         if split == "val":
-            self.log("val acc", logged["acc"], prog_bar=True, logger=False, sync_dist=True)
+            self.log(f"val {name}", logged[name], prog_bar=True, logger=False, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the config into the checkpoint, and the means that were logged of these weights."""
@@ -389,8 +396,9 @@ class MetaLearner(L.LightningModule):
 
     def logged_names(self) -> list[str]:
         """What can be monitored: the names of the values that meta-training logs."""
-        train = [f"train/{name}" for name in metrics.NAMES]
-        val = [f"val/{name}" for name in (*metrics.NAMES, "acc_ci95", "tasks")]
+        names, chosen = self.objective.names(), self.objective.metric.name
+        train = [f"train/{name}" for name in names]
+        val = [f"val/{name}" for name in (*names, f"{chosen}_ci95", "tasks")]
         return [*val, *train, *self._learned()]
 
     def _learned(self) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from metadraw.errors import InputError
+from metadraw.objectives import Objective
 
 log = logging.getLogger(__name__)
 #: Of a run folder, to be shown with the run where they are there.
@@ -118,8 +119,8 @@ def _why_offline() -> str | None:
 
 
 @rank_zero_only
-def start(loggers: Sequence[Logger], config: dict[str, Any]) -> None:
-    """Tell each tracker what is run, and W&B that best values are the highest accuracies.
+def start(loggers: Sequence[Logger], config: dict[str, Any], objective: Objective) -> None:
+    """Tell each tracker what is run, and W&B which values of each metric are best.
 
     Raises:
         InputError: W&B refuses the run, e.g. a wrong key; before any training.
@@ -139,26 +140,26 @@ def start(loggers: Sequence[Logger], config: dict[str, Any]) -> None:
         logger.log_hyperparams(config)
         # Against epochs, unless a panel says otherwise, for example tasks_seen.
         run.define_metric("val/*", step_metric="epoch")
-        run.define_metric("val/acc", step_metric="epoch", summary="max")
-        run.define_metric("val/loss", step_metric="epoch", summary="min")
+        for name, metric in objective.measured.items():
+            run.define_metric(f"val/{name}", step_metric="epoch", summary=metric.mode)
         if run.settings.mode == "online":
             log.info("W&B: %s", run.url)
 
 
 @rank_zero_only
-def finish(loggers: Sequence[Logger], results: dict[str, Any], folder: Path) -> None:
-    """Add the best validation accuracy and the run's pictures to W&B and TensorBoard."""
+def finish(loggers: Sequence[Logger], results: dict[str, Any], metric: str, folder: Path) -> None:
+    """Add the best validation result and the run's pictures to W&B and TensorBoard."""
+    best = {f"best_val_{metric}": results["val"][metric]}
     pictures = {name: folder / f"{name}.png" for name in _PICTURES}
     pictures = {name: path for name, path in pictures.items() if path.is_file()}
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.summary["best_val_acc"] = results["val"]["acc"]
+            logger.experiment.summary.update(best)
             for name, path in pictures.items():
                 logger.log_image(name, [str(path)])
         elif isinstance(logger, TensorBoardLogger):
             import matplotlib.image
 
-            best = {"best_val_acc": results["val"]["acc"]}
             logger.log_hyperparams(results["config"], best)  # for a table of runs by result
             for name, path in pictures.items():
                 pixels = matplotlib.image.imread(path)[..., :3]

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from metadraw.errors import InputError
+from metadraw.objectives import Objective
 
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler]
@@ -26,9 +27,19 @@ def interval(scheduler: LRScheduler) -> str:
     return "step" if isinstance(scheduler, _BY_STEP) else "epoch"
 
 
-def monitored(scheduler: ReduceLROnPlateau) -> str:
-    """What a schedule of plateaus watches: ``val/acc`` with ``mode=max``, ``val/loss`` with min."""
-    return {"max": "val/acc", "min": "val/loss"}[scheduler.mode]
+def monitored(scheduler: ReduceLROnPlateau, objective: Objective) -> str:
+    """What a schedule of plateaus watches: the objective's metric, or with its ``mode`` the loss.
+
+    Raises:
+        InputError: nothing is better the way the schedule's ``mode`` says.
+    """
+    for metric in objective.shown():
+        if metric.mode == scheduler.mode:
+            return f"val/{metric.name}"
+    raise InputError(
+        f"scheduler.mode={scheduler.mode}: must be {objective.metric.mode} for "
+        f"{objective.metric.title}"
+    )
 
 
 def rehearse(

@@ -229,7 +229,7 @@ def check_callbacks(
                 f"{key}.monitor={monitor}: nothing of that name is logged: must be one of "
                 f"{', '.join(names)}"
             )
-        best, mode = _better(monitor), getattr(callback, "mode", None)
+        best, mode = _better(monitor, learner), getattr(callback, "mode", None)
         if best and mode and mode != best:
             raise InputError(
                 f"{key}.mode={mode}: the best {monitor} is the "
@@ -237,10 +237,11 @@ def check_callbacks(
             )
 
 
-def _better(monitor: str) -> str | None:
-    """The ``mode`` of what is monitored, where one is better."""
+def _better(monitor: str, learner: MetaLearner) -> str | None:
+    """The ``mode`` of what is monitored, if it is a metric."""
     name = monitor.rpartition("/")[2].removesuffix("_before")
-    return {"loss": "min", "acc": "max", "precision": "max"}.get(name)
+    metric = learner.objective.measured.get(name)
+    return metric.mode if metric else None
 
 
 def _check(key: str, config: Mapping[str, Any], table: Mapping[str, tuple[Wrong, str]]) -> None:

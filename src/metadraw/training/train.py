@@ -18,11 +18,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from metadraw.data.datamodule import EpisodeDataModule
+from metadraw.data.tasks import TaskDataModule
 from metadraw.errors import DivergedError, InputError
 from metadraw.files import WholeCheckpoints, write_whole
 from metadraw.results import record
-from metadraw.results.figures import draw_episode
 from metadraw.training import console, loggers, resume
 from metadraw.training.checkpoints import BestCheckpoint
 from metadraw.training.factory import build, check_parameters, read_checkpoint
@@ -80,7 +79,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     say("run folder: %s", folder)
     try:
         loggers.start(
-            trainer.loggers, {**(learner.config or {}), "drawings": data.drawings.provenance}
+            trainer.loggers,
+            {**(learner.config or {}), "drawings": data.provenance},
+            learner.objective,
         )
         began = time.perf_counter()
         try:
@@ -100,20 +101,24 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         # Not by Trainer.test, which restores callbacks as well, and these may restore weights.
         learner.load_state_dict(checkpoint["state_dict"])
         logged = checkpoint["metadraw_metrics"]
-        if "val/acc" not in logged:  # these weights were not validated when they were saved
+        metric = learner.objective.metric
+        if (
+            f"val/{metric.name}" not in logged
+        ):  # these weights were not validated when they were saved
             trainer.validate(learner, datamodule=data, verbose=False)
             logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
         began_test = time.perf_counter()
         trainer.test(learner, datamodule=data, verbose=False)
-        test = record.evaluation(trainer, learner, "test", time.perf_counter() - began_test)
-        record.write_tasks(folder / "tasks.csv", learner.evaluated)
+        test = evaluation(trainer, learner, "test", time.perf_counter() - began_test)
+        record.write_tasks(folder / "tasks.csv", learner.objective.names(), learner.evaluated)
 
         show_episode(data, learner, folder / "episode.png")
         epochs = trainer.current_epoch
         found = record.write(
             folder / "results.json",
-            data,
-            learner,
+            config=learner.config,
+            data=data.provenance,
+            module=learner,
             test=test,
             val=record.of_split(logged, "val"),
             train={
@@ -126,10 +131,10 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             tags=list(cfg.get("tags") or []),
             notes=cfg.get("notes"),
         )
-        loggers.finish(trainer.loggers, found, folder)
+        loggers.finish(trainer.loggers, found, metric.name, folder)
     finally:
         loggers.close(trainer.loggers)
-    say("%s", record.sentence(test))
+    say("%s", record.sentence(test, metric))
     say("results: %s", folder / "results.json")
     if (folder / "curves.png").is_file():
         say("curves: %s", folder / "curves.png")
@@ -211,13 +216,29 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     write_whole(folder / "config.yaml", f"{head}defaults:\n- hydra: default\n- _self_\n{text}")
 
 
+def evaluation(
+    trainer: L.Trainer, learner: MetaLearner, split: str, seconds: float
+) -> dict[str, Any]:
+    """The results of ``trainer.test``, just run: means over tasks, interval, conditions."""
+    logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    found = record.of_split(logged, "test")
+    return {
+        "split": split,
+        **found,
+        "inner_steps": learner.algorithm.eval_inner_steps if learner.algorithm.inner else 0,
+        "query_statistics": learner.query_statistics,
+        "seconds": round(seconds, 3),
+        "tasks_per_second": round(found["tasks"] / seconds, 1),
+    }
+
+
 @rank_zero_only
-def show_episode(data: EpisodeDataModule, learner: MetaLearner, path: Path) -> None:
+def show_episode(data: TaskDataModule, learner: MetaLearner, path: Path) -> None:
     """A picture of the first episode that is tested, with the learner's predictions."""
     batch = data.episodes(data.test_split, learner.device)(torch.zeros(1, dtype=torch.int64))
     batch = batch.to(next(learner.parameters()).dtype)
-    logits = learner.evaluate(batch).after[0]
-    draw_episode(batch.task(0), data.drawings.classes, path, logits, ink=data.ink)
+    outcome = learner.evaluate(batch)
+    data.picture(batch.task(0), path, *(outputs[0] for outputs in outcome))
 
 
 def _kept(folder: Path) -> str:

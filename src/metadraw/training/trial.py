@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from textwrap import shorten
 from typing import Any
 
@@ -29,52 +30,35 @@ _REMEDIES: list[dict[str, Any]] = [
 ]
 
 
-def try_step(
-    make: Callable[[dict[str, Any]], MetaLearner],
-    *,
-    ways: int,
-    shots: int,
-    queries: int,
-    image_shape: tuple[int, int, int],
-    model: str = "model",
-) -> None:
-    """Take an outer step and an evaluation of two random tasks, with a learner of its own.
+def try_step(make: Callable[[dict[str, Any]], MetaLearner], batch: Episode) -> None:
+    """Take an outer step and an evaluation of some tasks, with a learner of its own.
 
     No random state is changed.
 
     Args:
         make: a new learner, with some settings changed, by their names in the config.
-        ways: N.
-        shots: K.
-        queries: Q.
-        image_shape: channels, height and width.
-        model: what to call the network where it has another number of ways.
+        batch: of T tasks.
 
     Raises:
-        InputError: that fails, with the layer where it does and what helps; or the network gives
-            anything but N logits for an image, or changes a buffer of its own.
+        InputError: that fails, with the layer where it does and what helps; or the network changes
+            a buffer of its own.
     """
     with isolate_rng(include_cuda=False), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself repeats whatever there is to say
         torch.manual_seed(0)
-        labels = torch.arange(ways)
-        support_y, query_y = (labels.repeat_interleave(n).expand(2, -1) for n in (shots, queries))
-        support_x, query_x = (torch.rand(*y.shape, *image_shape) for y in (support_y, query_y))
-        # Classes of number 0: however few classes the data have, they have that one.
-        classes = torch.zeros(2, ways, dtype=torch.int64)
-        batch = Episode(support_x, support_y, query_x, query_y, classes, torch.arange(2))
         learner = make({})
         try:
-            logits = _forward(learner, batch.task(0))
+            outputs = _forward(learner, batch.task(0))
         except InputError:
             raise
         except Exception as error:
             raise InputError(_line(error, learner.algorithm.network, learner.algorithm)) from error
-        if logits.shape != (len(query_y[0]), ways):
+        task = batch.task(0)
+        right = [len(task.query.x), learner.objective.width(task)]
+        if list(outputs.shape) != right:
             raise InputError(
-                f"{model}: the network gives logits of shape {list(logits.shape)} for "
-                f"{len(query_y[0])} images: with data.ways={ways} it must be "
-                f"{[len(query_y[0]), ways]}"
+                f"algorithm: {type(learner.algorithm).__name__} gives outputs of shape "
+                f"{list(outputs.shape)} for a query set of {right[0]}: must be {right}"
             )
         try:
             _step(learner, batch)
@@ -82,36 +66,44 @@ def try_step(
             raise InputError(_explain(error, learner, make, batch)) from error
 
 
-def see_an_image(network: nn.Module, image_shape: tuple[int, int, int]) -> None:
-    """Let lazy layers, such as `torch.nn.LazyLinear`, find their sizes.
+def count_features(network: nn.Module, x: Tensor) -> int:
+    """How many features a network gives; lazy layers, such as `torch.nn.LazyLinear`, find theirs.
+
+    Args:
+        network: from inputs to features.
+        x: some inputs, ``[B, ...]``.
 
     Raises:
-        InputError: the network cannot take such an image.
+        InputError: the network cannot take such inputs, or gives anything but ``[B, F]``.
     """
-    if any(is_lazy(parameter) for parameter in network.parameters()):
-        try:
-            with torch.no_grad():
-                network(torch.zeros(2, *image_shape))
-        except Exception as error:
-            raise InputError(_line(error, network, network)) from error
+    modes = {module: module.training for module in network.modules()}
+    network.eval()  # which changes no buffer
+    lazy = any(is_lazy(parameter) for parameter in network.parameters())
+    try:
+        # A lazy layer draws its parameters now, in the run's own order; nothing else may draw.
+        with torch.no_grad(), nullcontext() if lazy else isolate_rng(include_cuda=False):
+            features = network(torch.zeros_like(x))
+    except Exception as error:
+        raise InputError(_line(error, network, network)) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    name = f"model: {type(network).__name__}"
+    if not isinstance(features, Tensor):
+        raise InputError(
+            f"{name} gives a {type(features).__name__}: must be one tensor of features"
+        )
+    if features.ndim != 2 or len(features) != len(x):
+        raise InputError(
+            f"{name} gives features of shape {list(features.shape)} for {len(x)} inputs: must be "
+            f"[{len(x)}, F]"
+        )
+    return features.shape[1]
 
 
 def _forward(learner: MetaLearner, task: Episode) -> Tensor:
     """What is computed of a task's query set, without any derivative or map."""
-
-    def check(module: nn.Module, _: Any, output: Any) -> None:
-        if not isinstance(output, Tensor):
-            raise InputError(
-                f"model: {type(module).__name__} gives a {type(output).__name__}: it must give one "
-                "tensor of logits"
-            )
-
-    hook = learner.algorithm.network.register_forward_hook(check)
-    try:
-        params = learner.adapt(task.support_x, task.support_y, steps=0)
-        return learner.predict(params, task.query_x)
-    finally:
-        hook.remove()
+    return learner.answer(learner.adapt(task, steps=0), task)
 
 
 def _step(learner: MetaLearner, batch: Episode) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from metadraw.data.figures import draw_predictions
 from metadraw.data.pictures import SUFFIXES
 from metadraw.errors import InputError
 from metadraw.files import write_whole
-from metadraw.results.figures import draw_predictions
 from metadraw.use.classifier import Classifier, FewShot
 
 log = logging.getLogger(__name__)

@@ -15,14 +15,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from metadraw.algorithms.inner_loop import Params
+from metadraw.algorithms import State
+from metadraw.command.config import CONFIGS, compose
 from metadraw.data.datamodule import EpisodeDataModule
-from metadraw.data.episode import Episode
+from metadraw.data.episode import Episode, Examples
 from metadraw.data.pictures import FORMATS
 from metadraw.errors import InputError
 from metadraw.training.factory import build_learner, check_parameters, read_checkpoint
@@ -53,18 +54,13 @@ class FewShot:
         saved = read_checkpoint(checkpoint)
         self.checkpoint, self.config = str(checkpoint), saved["metadraw_config"]
         self.state = saved["state_dict"]
-        self.data, learner = _restore(self.config, self.state, self.checkpoint)
-        self._learners = {self.data.ways: learner}  # by number of ways
-
-    @property
-    def learner(self) -> MetaLearner:
-        """The learner for as many ways as the checkpoint was trained with."""
-        return self._learners[self.data.ways]
+        self.data, self.learner = _restore(self.config, self.state, self.checkpoint)
 
     @property
     def only_ways(self) -> int | None:
-        """The only number of classes that it can learn, ``None`` where any will do."""
-        return None if self.learner.algorithm.any_ways else self.data.ways
+        """The only number of classes that it can learn, `None` where there are several."""
+        ways = self.data.ways
+        return ways if isinstance(ways, int) and not self.learner.algorithm.any_ways else None
 
     def adapt(
         self, examples: Mapping[str, Sequence[Picture]], steps: int | None = None
@@ -88,17 +84,19 @@ class FewShot:
         for name, pictures in examples.items():
             if isinstance(pictures, str | Path | Image.Image) or not len(pictures):
                 raise InputError(f"class {name!r}: a list of at least one picture is needed")
-        learner = self._learner(len(classes))
+        self._check_ways(len(classes))
+        learner = self.learner
         steps = learner.algorithm.eval_inner_steps if steps is None else steps
         support_x = self.prepare([p for pictures in examples.values() for p in pictures])
         counts = torch.tensor([len(pictures) for pictures in examples.values()])
         support_y = torch.arange(len(classes)).repeat_interleave(counts)
-        path = learner.adapt_path(support_x, support_y, steps)
+        task = _task(support_x, support_y, support_x[:0], len(classes))
+        path = learner.adapt_path(task, steps)
         about = {
             "checkpoint": self.checkpoint,
             "algorithm": type(learner.algorithm).__name__,
             "examples": dict(zip(classes, counts.tolist(), strict=True)),
-            "steps": steps if learner.algorithm.inner_loop else 0,
+            "steps": steps if learner.algorithm.inner else 0,
         }
         return Classifier(
             classes, about, self, support_x, support_y, _kept(path[0]), _kept(path[-1])
@@ -138,16 +136,15 @@ class FewShot:
             raise InputError(f"{name}: not a readable image ({reason})") from error
         return torch.from_numpy(prepared).float() / 255
 
-    def _learner(self, ways: int) -> MetaLearner:
-        if ways not in self._learners:
-            if self.only_ways is not None:
-                raise InputError(
-                    f"{ways} classes: {type(self.learner.algorithm).__name__} was trained with "
-                    f"{self.only_ways} and can learn no other number; the algorithms finetune, "
-                    "matching_net, protonet, proto_maml and unicorn_maml can"
-                )
-            _, self._learners[ways] = _restore(self.config, self.state, self.checkpoint, ways)
-        return self._learners[ways]
+    def _check_ways(self, ways: int) -> None:
+        trained = self.data.ways
+        least, largest = (trained, trained) if isinstance(trained, int) else trained
+        if not self.learner.algorithm.any_ways and not least <= ways <= largest:
+            raise InputError(
+                f"{ways} classes: {type(self.learner.algorithm).__name__} was trained with "
+                f"{least if least == largest else f'{least} to {largest}'} and can learn no other "
+                f"number; these algorithms can: {', '.join(_any_ways())}"
+            )
 
 
 @dataclass(frozen=True)
@@ -169,8 +166,8 @@ class Classifier:
     meta_learner: FewShot = field(repr=False)
     support_x: Tensor = field(repr=False)
     support_y: Tensor = field(repr=False)
-    before: Params = field(repr=False)
-    after: Params = field(repr=False)
+    before: State = field(repr=False)
+    after: State = field(repr=False)
 
     def probabilities(self, pictures: Sequence[Picture], adapted: bool = True) -> Tensor:
         """Each class's probability for each picture, ``[B, N]``.
@@ -185,9 +182,8 @@ class Classifier:
         if not len(pictures):
             return torch.empty(0, len(self.classes))
         x = self.meta_learner.prepare(pictures)
-        task = Episode(self.support_x, self.support_y, x, *(torch.empty(0, dtype=torch.int64),) * 3)
-        learner = self.meta_learner._learner(len(self.classes))
-        logits = learner.classify(self.after if adapted else self.before, task)
+        task = _task(self.support_x, self.support_y, x, len(self.classes))
+        logits = self.meta_learner.learner.answer(self.after if adapted else self.before, task)
         return logits.softmax(dim=1)
 
     def predict(self, pictures: Sequence[Picture]) -> list[str]:
@@ -233,25 +229,37 @@ class Classifier:
 
 
 def _restore(
-    config: dict[str, Any], state: dict[str, Any], path: str, ways: int | None = None
+    config: dict[str, Any], state: dict[str, Any], path: str
 ) -> tuple[EpisodeDataModule, MetaLearner]:
-    """A data module, whose drawings are not loaded, and the trained learner, for so many ways."""
+    """A data module, whose drawings are not loaded, and the trained learner."""
     cfg = OmegaConf.create(config)
-    if ways is not None:
-        cfg.data.ways = ways
-        if "ways" in cfg.model:
-            cfg.model.ways = ways
     cfg.learner.query_statistics = "support"
-    data: EpisodeDataModule = instantiate(cfg.data)
-    learner = build_learner(cfg)
+    data = instantiate(cfg.data)
+    if not isinstance(data, EpisodeDataModule):
+        raise InputError(f"{path}: was trained on tasks without classes ({type(data).__name__})")
+    learner = build_learner(cfg, data)
     check_parameters(path, {"state_dict": state}, learner)
     learner.load_state_dict(state)
     return data, learner.float().eval()
 
 
-def _kept(params: Params) -> Params:
+def _task(support_x: Tensor, support_y: Tensor, query_x: Tensor, ways: int) -> Episode:
+    """Examples to learn from and pictures to classify, whose classes nobody knows."""
+    none = torch.zeros(0, dtype=torch.int64)
+    support, query = Examples(support_x, support_y), Examples(query_x, none)
+    return Episode(support, query, torch.tensor(0), about={"classes": torch.arange(ways)})
+
+
+def _any_ways() -> list[str]:
+    """The shipped algorithms that can learn any number of classes."""
+    choices = [path.stem for path in sorted((CONFIGS / "algorithm").glob("*.yaml"))]
+    targets = {name: get_class(compose(f"algorithm={name}").algorithm._target_) for name in choices}
+    return [name for name, kind in targets.items() if getattr(kind, "any_ways", False)]
+
+
+def _kept(state: State) -> State:
     """Without the graph, and without sharing memory with the meta-parameters."""
-    return {name: value.detach().clone() for name, value in params.items()}
+    return {name: value.detach().clone() for name, value in state.items()}
 
 
 def _as_array(picture: np.ndarray | Tensor) -> np.ndarray:

@@ -1,0 +1,118 @@
+"""Optimisers of the inner loop: pure functions of parameters and of what they keep of the past.
+
+Unlike those of `torch.optim`, they can be differentiated. What they keep travels with the
+parameters, by names that contain ``@``: ``head.weight@momentum``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from metadraw.algorithms.recompute import Params
+from metadraw.errors import InputError
+
+#: What the name of a kept value contains, and no parameter's name can.
+KEPT = "@"
+Rates = float | Tensor | Mapping[str, Tensor]
+
+
+class InnerOptimizer(ABC):
+    """Makes a step of a gradient."""
+
+    @abstractmethod
+    def step(self, params: Params, gradient: Params, lr: Rates, kept: Params) -> Params:
+        """One step; differentiable with respect to every tensor that goes in.
+
+        Args:
+            params: where to step from.
+            gradient: of the loss there, by the same names.
+            lr: alpha: one for all, or one by name, a scalar or of its parameter's shape.
+            kept: what the step before kept, by name; empty in the first.
+
+        Returns:
+            The parameters after the step, and what is kept.
+        """
+
+
+def descend(params: Params, direction: Params, lr: Rates) -> Params:
+    """Theta' = theta - alpha * direction (Finn et al. 2017, equation 1), one operation each."""
+    if isinstance(lr, (int, float)):
+        return {name: p.add(direction[name], alpha=-lr) for name, p in params.items()}
+    rates = lr if isinstance(lr, Mapping) else dict.fromkeys(params, lr)
+    return {name: p.addcmul(rates[name], direction[name], value=-1) for name, p in params.items()}
+
+
+class GradientDescent(InnerOptimizer):
+    """Plain gradient descent, as in all papers of the MAML family."""
+
+    def step(self, params: Params, gradient: Params, lr: Rates, kept: Params) -> Params:
+        """See `InnerOptimizer.step`; nothing is kept."""
+        return descend(params, gradient, lr)
+
+
+class Momentum(InnerOptimizer):
+    """Gradient descent with momentum, as `torch.optim.SGD` defines it.
+
+    Args:
+        momentum: the share of the last direction that remains, in 0..1.
+
+    Raises:
+        InputError: another momentum.
+    """
+
+    def __init__(self, momentum: float) -> None:
+        self.momentum = _share(momentum=momentum)
+
+    def step(self, params: Params, gradient: Params, lr: Rates, kept: Params) -> Params:
+        """See `InnerOptimizer.step`; keeps the direction."""
+        direction = {
+            name: g + self.momentum * kept[f"{name}@momentum"] if kept else g
+            for name, g in gradient.items()
+        }
+        return descend(params, direction, lr) | {f"{n}@momentum": d for n, d in direction.items()}
+
+
+class Adam(InnerOptimizer):
+    """Adam (Kingma and Ba 2015, algorithm 1), within the inner loop.
+
+    Its epsilon stands under the square root, so that a gradient of zero has a derivative.
+
+    Args:
+        beta1: decay of the mean gradient, in 0..1.
+        beta2: decay of the mean squared gradient, in 0..1.
+        eps: the least size of a denominator, above 0.
+
+    Raises:
+        InputError: another value of these.
+    """
+
+    def __init__(self, beta1: float, beta2: float, eps: float) -> None:
+        self.beta1, self.beta2, self.eps = _share(beta1=beta1), _share(beta2=beta2), eps
+        if not eps > 0:
+            raise InputError(f"algorithm.inner_optimizer.eps={eps}: must be a number above 0")
+
+    def step(self, params: Params, gradient: Params, lr: Rates, kept: Params) -> Params:
+        """See `InnerOptimizer.step`; keeps both means and the number of steps."""
+        some = next(iter(gradient.values()))
+        steps = kept.get("@steps", some.new_zeros(())) + 1
+        now: Params = {"@steps": steps}
+        direction = {}
+        for name, g in gradient.items():
+            zeros = torch.zeros_like(g)
+            first = torch.lerp(g, kept.get(f"{name}@mean", zeros), self.beta1)
+            second = torch.lerp(g.square(), kept.get(f"{name}@square", zeros), self.beta2)
+            now |= {f"{name}@mean": first, f"{name}@square": second}
+            mean, square = first / (1 - self.beta1**steps), second / (1 - self.beta2**steps)
+            direction[name] = mean / (square + self.eps**2).sqrt()
+        return descend(params, direction, lr) | now
+
+
+def _share(**setting: float) -> float:
+    ((key, value),) = setting.items()
+    if not 0 <= value < 1:
+        raise InputError(f"algorithm.inner_optimizer.{key}={value}: must be at least 0, below 1")
+    return value

@@ -1,0 +1,167 @@
+"""Pictures of tasks: drawings with predictions, and curves with fits."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from metadraw.data.episode import Episode
+
+_BEFORE, _AFTER, _RIGHT, _WRONG = "#4c78a8", "#e4572e", "#2e7d32", "#c0392b"
+_MOST_SHOWN = 3  # drawings of a class
+
+
+def draw_episode(
+    episode: Episode,
+    classes: Sequence[str],
+    path: Path,
+    logits: Tensor | None = None,
+    ink: bool = True,
+) -> None:
+    """One column a class: its support drawings, below them its query drawings.
+
+    Args:
+        episode: one task; at most three support and three query drawings a class are shown, and it
+            says of how many.
+        classes: the data's class names, indexed by ``about["classes"]`` in any orientation.
+        path: the picture to write.
+        logits: ``[N*Q, N]`` query logits: the class predicted, with its probability, is written
+            below each query drawing, with a green tick where it is right and a red cross where not.
+        ink: 1 is ink, shown in black; else 1 is light.
+    """
+    names = [classes[number % len(classes)] for number in episode.about["classes"].tolist()]
+    ways = len(names)
+
+    def by_class(values: Tensor) -> Tensor:
+        """[N*K, ...] -> [at most 3, N, ...]."""
+        return values.detach().float().cpu().unflatten(0, (ways, -1)).transpose(0, 1)[:_MOST_SHOWN]
+
+    support, query = by_class(episode.support.x), by_class(episode.query.x)
+    rows = len(support) + len(query)
+    figure = Figure(figsize=(1.5 * ways + 0.6, 1.75 * rows + 0.2), layout="constrained")
+    grid = figure.subplots(rows, ways, squeeze=False)
+    for row, pictures in enumerate([*support, *query]):
+        for axes, picture in zip(grid[row], pictures, strict=True):
+            _show(axes, picture, ink)
+    for axes, name in zip(grid[0], names, strict=True):
+        axes.set_title(_lines(name), fontsize=10)
+    for first, name, images, shown in (
+        (0, "support set", episode.support.x, support),
+        (len(support), "query set", episode.query.x, query),
+    ):
+        grid[first][0].set_ylabel(f"{name}{_of(len(shown), len(images) // ways)}")
+    if logits is not None:
+        for row, predictions in enumerate(by_class(logits.softmax(dim=-1)), start=len(support)):
+            for label, (axes, chances) in enumerate(zip(grid[row], predictions, strict=True)):
+                guess = int(chances.argmax())
+                _answer(axes, names[guess], float(chances[guess]), names[label])
+    figure.savefig(path, dpi=110)
+
+
+def draw_predictions(
+    support: Tensor,
+    classes: Sequence[str],
+    query: Tensor,
+    predictions: Sequence[tuple[str, float, str]],
+    path: Path,
+    ink: bool,
+) -> None:
+    """Examples above, a column a class, and below them pictures with what they were taken for.
+
+    Args:
+        support: ``[B, C, H, W]`` in 0..1; at most three of each class are shown, and it says of
+            how many.
+        classes: the class of each, B names.
+        query: ``[Q, C, H, W]`` in 0..1.
+        predictions: of each its predicted class, that one's probability, and the right class or "".
+        path: the picture to write.
+        ink: whether 1 is ink, which is shown in black.
+    """
+    by_class: dict[str, list[Tensor]] = {name: [] for name in classes}
+    for picture, name in zip(support, classes, strict=True):
+        by_class[name].append(picture)
+    columns = max(5, min(len(by_class), 10))
+    blocks = -(-len(by_class) // columns)
+    shots = min(_MOST_SHOWN, max(len(pictures) for pictures in by_class.values()))
+    above, below = blocks * shots, -(-len(query) // columns)
+    figure = Figure(
+        figsize=(1.4 * columns + 0.6, 1.65 * (above + below) + 0.2), layout="constrained"
+    )
+    grid = figure.subplots(above + below, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for position, (name, pictures) in enumerate(by_class.items()):
+        row, column = shots * (position // columns), position % columns
+        of = _of(min(shots, len(pictures)), len(pictures))
+        grid[row][column].set_title(f"{_lines(name)}{of}", fontsize=10)
+        for shot, picture in enumerate(pictures[:shots]):
+            _show(grid[row + shot][column], picture, ink)
+    for position, (picture, (guess, chance, right)) in enumerate(
+        zip(query, predictions, strict=True)
+    ):
+        axes = grid[above + position // columns][position % columns]
+        _show(axes, picture, ink)
+        _answer(axes, guess, chance, right)
+    grid[0][0].set_ylabel("examples")
+    grid[above][0].set_ylabel("predictions")
+    figure.savefig(path, dpi=110)
+
+
+def _of(shown: int, all_of_them: int) -> str:
+    return f"\n({shown} of {all_of_them})" if shown < all_of_them else ""
+
+
+def _lines(text: str) -> str:
+    """As many lines as a column is narrow for."""
+    return textwrap.fill(text, 17)
+
+
+def _answer(axes: Axes, guess: str, chance: float, right: str) -> None:
+    """Below a picture what it was taken for, with a tick or a cross if the right class is known."""
+    mark, colour = ("✓ ", _RIGHT) if guess == right else ("✗ ", _WRONG)
+    if not right:
+        mark, colour = "", "black"
+    axes.set_xlabel(_lines(f"{mark}{guess} {chance:.0%}"), fontsize=9, color=colour)
+
+
+def _show(axes: Axes, picture: Tensor, ink: bool) -> None:
+    """An image ``[C, H, W]``, grey or RGB."""
+    axes.set_axis_on()
+    shown = (1 - picture if ink else picture).permute(1, 2, 0).numpy()
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_color("#cccccc")
+
+
+def draw_fit(task: Episode, before: Tensor, after: Tensor, path: Path) -> None:
+    """A function of one variable: its support examples, its query set, and what is made of that.
+
+    Args:
+        task: one regression, x and y ``[B, 1]``.
+        before: ``[Q, 1]``, outputs for the query set before adaptation.
+        after: the same after it.
+        path: the picture to write.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    order = task.query.x[:, 0].argsort().cpu()
+
+    def line(values: Tensor, style: str, colour: str, label: str) -> None:
+        points = (each.detach().float().cpu()[order, 0] for each in (task.query.x, values))
+        axes.plot(*points, style, color=colour, label=label)
+
+    line(task.query.y, "-", "black", "query set")
+    line(before, "--", _BEFORE, "before adaptation")
+    line(after, "-", _AFTER, "adapted")
+    shown = (each.detach().float().cpu()[:, 0] for each in (task.support.x, task.support.y))
+    axes.plot(*shown, "^", color="black", label=f"support set ({len(task.support.x)})")
+    axes.set(xlabel="x", ylabel="y")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)

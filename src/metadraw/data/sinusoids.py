@@ -1,0 +1,141 @@
+"""Sinusoids, the regression tasks of the MAML paper: a synthetic benchmark."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metadraw.data.episode import Episode, Examples
+from metadraw.data.figures import draw_fit
+from metadraw.data.hashing import fold, start, uniform
+from metadraw.data.tasks import SPLITS, TaskDataModule, check_split
+from metadraw.errors import InputError
+
+
+class Sinusoids(TaskDataModule):
+    """Each task is to learn ``y = amplitude * sin(x - phase)`` from a few points.
+
+    Finn et al. 2017 ("Model-Agnostic Meta-Learning"), section 5.1: amplitude, phase and x are
+    drawn evenly. A task has no classes; its number of shots is that of all its support points.
+    Meta-training, -validation and -test draw from the same tasks, never the same numbers.
+
+    Args:
+        amplitude: the least and the most.
+        phase: the least and the most, in radians.
+        x: the least and the most.
+        **tasks: see `TaskDataModule`; shots and queries are numbers, not ranges.
+
+    Raises:
+        InputError: a range that is none; see also `TaskDataModule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        amplitude: Sequence[float],
+        phase: Sequence[float],
+        x: Sequence[float],
+        **tasks: Any,
+    ) -> None:
+        super().__init__(**tasks)
+        for key, number in {"shots": self.shots, "queries": self.queries}.items():
+            if not isinstance(number, int):
+                raise InputError(f"data.{key}={list(number)}: must be one whole number")
+        self.amplitude = _range(amplitude=amplitude)
+        self.phase, self.x = _range(phase=phase), _range(x=x)
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """The family of functions, with a checksum of its ranges."""
+        ranges = {"amplitude": self.amplitude, "phase": self.phase, "x": self.x}
+        shown = {name: list(ends) for name, ends in ranges.items()}
+        digest = hashlib.sha256(repr(sorted(shown.items())).encode()).hexdigest()
+        return {"source": "sinusoids (synthetic)", **shown, "sha256": digest}
+
+    def episodes(self, split: str, device: torch.device | str = "cpu") -> SinusoidSampler:
+        """See `TaskDataModule.episodes`."""
+        check_split(split)
+        return SinusoidSampler(self, split, torch.device(device))
+
+    def example(self, tasks: int) -> Episode:
+        """Tasks as they are: nothing has to be loaded."""
+        return self.episodes("train")(torch.arange(tasks))
+
+    def picture(self, task: Episode, path: Path, before: Tensor, after: Tensor) -> None:
+        """The curve, its support points, and the fit before and after adaptation."""
+        draw_fit(task, before, after, path)
+
+
+class SinusoidSampler:
+    """Sinusoid i of a split, as a pure function of (seed, split, i).
+
+    More shots or queries only add to a task.
+
+    Args:
+        data: whose ranges, shots and queries these are.
+        split: one of `SPLITS`, part of the hash.
+        device: where tasks are made.
+    """
+
+    def __init__(self, data: Sinusoids, split: str, device: torch.device) -> None:
+        self.data, self.device = data, device
+        self._state = start(data.seeds[split], SPLITS.index(split)).to(device)
+
+    def __call__(self, number: Tensor) -> Episode:
+        """The sinusoids with these numbers.
+
+        Args:
+            number: ``[T]`` int64, each at least 0.
+
+        Returns:
+            T tasks, float32 x and y ``[T, K, 1]`` and ``[T, Q, 1]``; ``about`` has ``amplitude``
+            and ``phase``, ``[T]``.
+        """
+        data, number = self.data, number.to(self.device)
+        task = fold(self._state, number)  # [T]
+
+        def draw(ends: tuple[float, float], *place: Tensor) -> Tensor:
+            state = task
+            for each in place:
+                state = fold(state[..., None], each)
+            return ends[0] + (ends[1] - ends[0]) * uniform(state)
+
+        places = torch.arange(4, device=self.device)
+        amplitude, phase = (
+            draw(ends, places[i : i + 1]) for i, ends in enumerate((data.amplitude, data.phase))
+        )  # [T, 1]
+
+        def examples(which: int, count: int) -> Examples:
+            points = torch.arange(count, device=self.device)
+            x = draw(data.x, places[which : which + 1], points)[:, 0]  # [T, count]
+            y = amplitude * (x - phase).sin()
+            return Examples(x.float()[..., None], y.float()[..., None])
+
+        assert isinstance(data.shots, int)
+        assert isinstance(data.queries, int)
+        about = {"amplitude": amplitude[:, 0].float(), "phase": phase[:, 0].float()}
+        support, query = examples(2, data.shots), examples(3, data.queries)
+        return Episode(support, query, number, about=about)
+
+
+def _range(**setting: Sequence[float]) -> tuple[float, float]:
+    """The two numbers of the one setting given.
+
+    Raises:
+        InputError: there are not two, in their order.
+    """
+    ((key, value),) = setting.items()
+    ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+    if not (
+        len(ends) == 2
+        and all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends)
+        and ends[0] <= ends[1]
+    ):
+        raise InputError(f"data.{key}={value}: must be two numbers, the least and the most")
+    return float(ends[0]), float(ends[1])

@@ -1,0 +1,257 @@
+"""The LightningDataModule of any kind of task: loaders of batches, the same on every machine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
+
+from metadraw.data.episode import Episode
+from metadraw.errors import InputError
+
+#: ``all``: everything there is, for data that nothing was trained on. The last one: a split's
+#: place is part of the hash.
+SPLITS = ("train", "val", "test", "all")
+#: A number, or the least and the most of one that is drawn for every batch.
+Count: TypeAlias = int | Sequence[int]
+
+
+class Sampler(Protocol):
+    """Episode i of a split, as a pure function of (seed, split, i)."""
+
+    def __call__(self, number: Tensor) -> Episode:
+        """The episodes with these numbers, ``[T]`` int64, as a batch of T tasks."""
+        ...
+
+
+class EpisodeBatches(Dataset[Episode]):
+    """Batch b of a split as a map-style dataset: any order, any worker, the same tasks.
+
+    Batch b holds the episodes ``b*T .. b*T+T-1``. Under several ranks each one gets its part of
+    them: together they see every task once. Of a limited number of tasks, the first follows the
+    last.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        tasks: int,
+        rank: int = 0,
+        ranks: int = 1,
+        limit: int | None = None,
+    ) -> None:
+        self.sampler, self.tasks, self.limit = sampler, tasks, limit
+        self.first, self.last = tasks * rank // ranks, tasks * (rank + 1) // ranks
+
+    def __getitem__(self, batch: int) -> Episode:
+        start = batch * self.tasks
+        numbers = torch.arange(start + self.first, start + self.last)
+        return self.sampler(numbers if self.limit is None else numbers % self.limit)
+
+
+class EpochOrder(SequentialSampler):
+    """Batch numbers of one epoch: epoch e has ``e*B .. e*B+B-1``.
+
+    So a run that is resumed at epoch e sees the tasks that it would have seen. Lightning's own
+    ``set_epoch`` is of no use for that: it starts at 0 again in a resumed run. That the order is
+    sequential tells Lightning to leave it alone with ``trainer.overfit_batches``.
+
+    Args:
+        batches: B.
+        epoch: tells the epoch, counted from 0, whenever one begins.
+    """
+
+    def __init__(self, batches: int, epoch: Callable[[], int]) -> None:
+        self.batches, self.epoch = batches, epoch
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[int]:
+        # A generator, which looks at the epoch when the first batch is asked for: Lightning makes
+        # the iterator of a resumed run before it knows the epoch.
+        start = self.epoch() * self.batches
+        yield from range(start, start + self.batches)
+
+
+class TaskDataModule(L.LightningDataModule, ABC):
+    """Batches of tasks; a kind of task implements `episodes` and `example`.
+
+    Args:
+        shots: K, support examples (of a class, where there are classes), or the least and the
+            most of them, to be drawn for every batch.
+        queries: Q, query examples, likewise.
+        tasks_per_batch: T, tasks of one outer step, over all ranks together.
+        train_batches: meta-training batches an epoch.
+        train_tasks: meta-training is on the first so many tasks, over and over; on new ones in
+            every step if `None`.
+        val_batches: meta-validation batches after each epoch, the same every time.
+        test_batches: meta-test batches.
+        seed: of the meta-training episodes.
+        eval_seed: of the meta-validation and meta-test episodes: runs that differ in anything
+            else, also in ``seed``, are compared on the same tasks.
+
+    Raises:
+        InputError: an impossible number.
+    """
+
+    #: The split that ``trainer.test`` reads, for a look at another one.
+    test_split = "test"
+    #: What guessing gives of the metric by which runs are judged, if that is known.
+    chance: float | None = None
+    #: How many classes there are in all splits together; 0 where tasks have none.
+    class_count: int = 0
+
+    def __init__(
+        self,
+        *,
+        shots: Count,
+        queries: Count,
+        tasks_per_batch: int,
+        train_batches: int,
+        val_batches: int,
+        test_batches: int,
+        seed: int,
+        eval_seed: int,
+        train_tasks: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.shots, self.queries = count(shots=shots), count(queries=queries)
+        whole(
+            1,
+            tasks_per_batch=tasks_per_batch,
+            train_batches=train_batches,
+            val_batches=val_batches,
+            test_batches=test_batches,
+        )
+        if train_tasks is not None:
+            whole(1, train_tasks=train_tasks)
+        self.train_tasks = train_tasks
+        self.tasks_per_batch = tasks_per_batch
+        self.batches = {"train": train_batches, "val": val_batches, "test": test_batches}
+        self.seeds = {"train": seed, "val": eval_seed, "test": eval_seed, "all": eval_seed}
+
+    @property
+    @abstractmethod
+    def provenance(self) -> Mapping[str, Any]:
+        """Where the tasks come from, as results say it, with checksums of what was read."""
+
+    @abstractmethod
+    def episodes(self, split: str, device: torch.device | str = "cpu") -> Sampler:
+        """The sampler of one split: ``data.episodes("test")(torch.arange(25))``.
+
+        Args:
+            split: one of `SPLITS`.
+            device: where episodes are made.
+
+        Raises:
+            InputError: an unknown split, or one that cannot have such tasks.
+        """
+
+    @abstractmethod
+    def example(self, tasks: int) -> Episode:
+        """Random tasks of the shapes of this data set's, without loading anything."""
+
+    @abstractmethod
+    def picture(self, task: Episode, path: Path, before: Tensor, after: Tensor) -> None:
+        """Draw a task with the outputs for its query set, before and after adaptation."""
+
+    def prepare_data(self) -> None:
+        """Download, on one process of a machine; nothing where the data are at hand."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load what tasks are made of, and check that it is as asked for."""
+
+    def loader(self, split: str, batches: int) -> DataLoader[Episode]:
+        """So many batches of a split for this rank, made on this rank's device.
+
+        Raises:
+            InputError: more ranks than tasks in a batch.
+        """
+        device, rank, ranks = torch.device("cpu"), 0, 1
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        if ranks > self.tasks_per_batch:
+            raise InputError(
+                f"data.tasks_per_batch={self.tasks_per_batch} cannot be divided among {ranks} "
+                f"processes: it must be at least {ranks}"
+            )
+        limit = self.train_tasks if split == "train" else None
+        dataset = EpisodeBatches(
+            self.episodes(split, device), self.tasks_per_batch, rank, ranks, limit
+        )
+
+        def epoch() -> int:
+            trainer = self.trainer
+            if split != "train" or trainer is None or getattr(trainer, "overfit_batches", False):
+                return 0  # the same tasks every time
+            return trainer.current_epoch
+
+        # batch_size=None: an item of the dataset already is a batch.
+        return DataLoader(dataset, batch_size=None, sampler=EpochOrder(batches, epoch))
+
+    def train_dataloader(self) -> DataLoader[Episode]:
+        """Meta-training: new episodes every epoch."""
+        return self.loader("train", self.batches["train"])
+
+    def val_dataloader(self) -> DataLoader[Episode]:
+        """Meta-validation: the same episodes every epoch and run."""
+        return self.loader("val", self.batches["val"])
+
+    def test_dataloader(self) -> DataLoader[Episode]:
+        """Meta-test: the same episodes every run."""
+        return self.loader(self.test_split, self.batches["test"])
+
+
+def whole(least: int, **settings: int) -> None:
+    """Check that settings of ``data`` are whole numbers.
+
+    Raises:
+        InputError: one is not, or is below the least.
+    """
+    for key, value in settings.items():
+        if type(value) is not int or value < least:  # bool is an int, too
+            raise InputError(f"data.{key}={value}: must be a whole number of at least {least}")
+
+
+def count(least: int = 1, **setting: Count) -> int | tuple[int, int]:
+    """The value of the one setting given: a number, or the least and the most of one.
+
+    Raises:
+        InputError: it is neither.
+    """
+    ((key, value),) = setting.items()
+    if type(value) is int:
+        whole(least, **{key: value})
+        return value
+    ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+    whole_ends = len(ends) == 2 and all(type(end) is int for end in ends)
+    if not (whole_ends and least <= ends[0] <= ends[1]):
+        raise InputError(
+            f"data.{key}={value}: must be a whole number of at least {least}, or two, the least "
+            f"and the most of a range, e.g. data.{key}=[{least},{5 * least}]"
+        )
+    return ends[0], ends[1]
+
+
+def most(number: int | tuple[int, int]) -> int:
+    """The number, or the most of a range."""
+    return number if isinstance(number, int) else number[1]
+
+
+def check_split(split: str) -> None:
+    """Check that there is such a split.
+
+    Raises:
+        InputError: there is not.
+    """
+    if split not in SPLITS:
+        raise InputError(f"split={split}: must be one of {', '.join(SPLITS)}")

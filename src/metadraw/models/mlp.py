@@ -1,0 +1,33 @@
+"""The fully connected network of the MAML paper's regression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from metadraw.errors import InputError
+
+
+class MLP(nn.Sequential):
+    """Linear layers with ReLU behind each: what the last one gives are the features.
+
+    Finn et al. 2017 ("Model-Agnostic Meta-Learning", section 5.1) have two of 40 units.
+
+    Args:
+        hidden: units of each layer.
+
+    Raises:
+        InputError: no layer, or one without units.
+
+    Shape:
+        ``[B, ...]`` float, of any size, -> ``[B, hidden[-1]]``.
+    """
+
+    def __init__(self, *, hidden: Sequence[int]) -> None:
+        if not hidden or min(hidden) < 1:
+            raise InputError(f"model.hidden={list(hidden)}: must be whole numbers of at least 1")
+        layers: list[nn.Module] = [nn.Flatten(), nn.LazyLinear(hidden[0]), nn.ReLU()]
+        for before, after in zip(hidden, hidden[1:], strict=False):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        super().__init__(*layers)

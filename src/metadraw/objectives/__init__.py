@@ -1,0 +1,5 @@
+"""What makes a prediction good: losses and metrics of one task."""
+
+from metadraw.objectives.base import Metric, Objective
+
+__all__ = ["Metric", "Objective"]
