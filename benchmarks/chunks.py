@@ -22,7 +22,7 @@ import torch
 from speed import maml_by_loop  # beside this file
 
 import metadraw
-from metadraw.data.episode import Episode
+from metadraw.data.episode import Episode, Examples
 from metadraw.training.allocator import keep_freed_memory
 from metadraw.training.chunks import tasks_at_once
 from metadraw.training.factory import build_learner
@@ -49,7 +49,8 @@ def episodes(
         torch.rand(*labels.shape, channels, size, size) for labels in (support_y, query_y)
     )
     classes = torch.arange(WAYS).expand(tasks, -1)
-    return Episode(support_x, support_y, query_x, query_y, classes, torch.arange(tasks))
+    support, query = Examples(support_x, support_y), Examples(query_x, query_y)
+    return Episode(support, query, torch.arange(tasks), about={"classes": classes})
 
 
 def measure(chunk: str, setting: tuple[int, ...]) -> dict[str, float]:

@@ -74,7 +74,7 @@ def measure_steps(who: str) -> None:
     for setting in SETTINGS:
         size, channels, hidden, tasks, *_ = setting
         batch = episodes(*setting)
-        batch = Episode(*(values.cuda() for values in batch))
+        batch = batch.to("cuda")
         each = [batch.task(i) for i in range(tasks)]
         shape = [f"data.image_size={size}", f"data.image_channels={channels}"]
         for way in JAX if who == "jax" else WAYS:

@@ -32,7 +32,7 @@ def accuracies(checkpoint: str) -> tuple[str, Tensor]:
         per_batch = []
         for first in range(0, TASKS, BATCH):
             batch = episodes(torch.arange(first, first + BATCH))
-            support_y, query_y = order[batch.support_y], order[batch.query_y]
+            support_y, query_y = order[batch.support.y], order[batch.query.y]
             logits = learner.evaluate(batch._replace(support_y=support_y, query_y=query_y)).after
             per_batch.append((logits.argmax(dim=-1) == query_y).double().mean(dim=1))
         found.append(torch.cat(per_batch))

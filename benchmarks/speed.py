@@ -57,11 +57,11 @@ def maml_by_loop(network: nn.Module, algorithm: nn.Module, task: Episode) -> lis
     meta = dict(network.named_parameters())
     fast, first_order = meta, algorithm.first_order
     for _ in range(algorithm.inner_steps):
-        loss = F.cross_entropy(functional_call(network, fast, (task.support_x,)), task.support_y)
+        loss = F.cross_entropy(functional_call(network, fast, (task.support.x,)), task.support.y)
         slopes = torch.autograd.grad(loss, list(fast.values()), create_graph=not first_order)
         rows = zip(fast.items(), slopes, strict=True)
         fast = {name: p - algorithm.inner_lr * slope for (name, p), slope in rows}
-    loss = F.cross_entropy(functional_call(network, fast, (task.query_x,)), task.query_y)
+    loss = F.cross_entropy(functional_call(network, fast, (task.query.x,)), task.query.y)
     return list(torch.autograd.grad(loss, list(meta.values())))
 
 
@@ -70,12 +70,12 @@ def evaluate_by_loop(network: nn.Module, algorithm: nn.Module, task: Episode) ->
     before = dict(network.named_parameters())
     fast = before
     for _ in range(algorithm.eval_inner_steps):
-        loss = F.cross_entropy(functional_call(network, fast, (task.support_x,)), task.support_y)
+        loss = F.cross_entropy(functional_call(network, fast, (task.support.x,)), task.support.y)
         rows = zip(fast.items(), torch.autograd.grad(loss, list(fast.values())), strict=True)
         stepped = {name: p - algorithm.inner_lr * slope for (name, p), slope in rows}
         fast = {name: p.detach().requires_grad_() for name, p in stepped.items()}
     with torch.no_grad():
-        return [functional_call(network, params, (task.query_x,)) for params in (before, fast)]
+        return [functional_call(network, params, (task.query.x,)) for params in (before, fast)]
 
 
 def maml_by_higher(network: nn.Module, algorithm: nn.Module, task: Episode) -> list[Tensor]:
@@ -87,8 +87,8 @@ def maml_by_higher(network: nn.Module, algorithm: nn.Module, task: Episode) -> l
         network, inner, copy_initial_weights=False, track_higher_grads=not algorithm.first_order
     ) as (fast, optimizer):
         for _ in range(algorithm.inner_steps):
-            optimizer.step(F.cross_entropy(fast(task.support_x), task.support_y))
-        loss = F.cross_entropy(fast(task.query_x), task.query_y)
+            optimizer.step(F.cross_entropy(fast(task.support.x), task.support.y))
+        loss = F.cross_entropy(fast(task.query.x), task.query.y)
         return list(torch.autograd.grad(loss, list(network.parameters())))
 
 
@@ -100,8 +100,8 @@ def maml_by_torchopt(network: nn.Module, algorithm: nn.Module, task: Episode) ->
     inner = torchopt.MetaSGD(network, lr=algorithm.inner_lr)
     start = torchopt.extract_state_dict(network, by="reference")
     for _ in range(algorithm.inner_steps):
-        inner.step(F.cross_entropy(network(task.support_x), task.support_y))
-    loss = F.cross_entropy(network(task.query_x), task.query_y)
+        inner.step(F.cross_entropy(network(task.support.x), task.support.y))
+    loss = F.cross_entropy(network(task.query.x), task.query.y)
     gradient = list(torch.autograd.grad(loss, meta))
     torchopt.recover_state_dict(network, start)
     return gradient

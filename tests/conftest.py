@@ -14,6 +14,7 @@ from points import ENVIRONMENT, HANGS
 import metadraw
 from metadraw.command.config import CONFIGS
 from metadraw.data.drawings import QUICKDRAW_CLASSES, load_quickdraw
+from metadraw.data.episode import Episode, Examples
 from metadraw.data.sampling import EpisodeSampler
 from metadraw.errors import InputError
 from metadraw.training.train import train
@@ -48,6 +49,17 @@ def sampler_of(images, **options):
         torch.arange(classes),
         **usual | options,
     )
+
+
+def tasks_of(support_x, query_x, ways):
+    """Tasks of these images ``[T, N*K, ...]`` and ``[T, N*Q, ...]``, whose rows go by label."""
+    labels = torch.arange(ways, device=support_x.device).expand(len(support_x), -1)
+    support, query = (
+        Examples(x, labels.repeat_interleave(x.shape[1] // ways, dim=1))
+        for x in (support_x, query_x)
+    )
+    number = torch.arange(len(labels), device=support_x.device)
+    return Episode(support, query, number, about={"classes": labels})
 
 
 @pytest.fixture(scope="session")

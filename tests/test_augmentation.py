@@ -109,7 +109,7 @@ def test_a_new_class_is_its_class_in_one_orientation(marked, count, mirror):
     """Drawings are named by the picture alone: every one is as its class says, and drawn once."""
     draw = sampler(marked, shots=3, queries=4, orientations=count, mirror=mirror)
     batch = draw(torch.arange(200))
-    pictures = torch.cat([by_class(batch.support_x, 5), by_class(batch.query_x, 5)], dim=2)
+    pictures = torch.cat([by_class(batch.support.x, 5), by_class(batch.query.x, 5)], dim=2)
     names = {
         seen.tobytes(): (c, s, number)
         for c in range(CLASSES)
@@ -117,7 +117,7 @@ def test_a_new_class_is_its_class_in_one_orientation(marked, count, mirror):
         for number, seen in enumerate(orientations(marked[c, s].numpy()))
     }
     found = {True: 0, False: 0}
-    for classes, task in zip(batch.classes.tolist(), pictures, strict=True):
+    for classes, task in zip(batch.about["classes"].tolist(), pictures, strict=True):
         assert len(set(classes)) == 5
         for id_, of_class in zip(classes, task, strict=True):
             named = [names[picture.numpy().tobytes()] for picture in of_class]
@@ -126,7 +126,7 @@ def test_a_new_class_is_its_class_in_one_orientation(marked, count, mirror):
                 assert c == id_ % CLASSES
                 assert number == id_ // CLASSES or (mirror and number == id_ // CLASSES + 4)
                 found[number == id_ // CLASSES] += 1
-    assert set(batch.classes.unique().tolist()) == set(range(CLASSES * count))
+    assert set(batch.about["classes"].unique().tolist()) == set(range(CLASSES * count))
     # Half are mirrored (6 standard deviations).
     expected = sum(found.values()) / 2 if mirror else 0
     assert abs(found[False] - expected) <= 6 * (expected / 2) ** 0.5
@@ -142,7 +142,7 @@ def test_orientations_of_a_class_meet_in_a_task(marked):
 def test_every_shift_is_equally_likely_and_independent(marked):
     """By where the brightest pixel of each drawing went (6 standard deviations)."""
     batch = sampler(marked, shift=2)(torch.arange(1000))
-    for x in (batch.support_x, batch.query_x):
+    for x in (batch.support.x, batch.query.x):
         at = x.flatten(2).argmax(2).flatten()
         dy, dx = at // 28 - 6, at % 28 - 4
         assert dy.abs().max() == dx.abs().max() == 2
@@ -157,10 +157,10 @@ def test_more_ways_or_shots_extend_an_augmented_episode(marked):
         for ways, shots in ((3, 1), (6, 4))
     )
     assert torch.equal(small.classes, large.classes[:, :3])
-    assert torch.equal(small.support_x, large.support_x[:, [0, 4, 8]])
+    assert torch.equal(small.support.x, large.support.x[:, [0, 4, 8]])
     # The small episode's queries come next in the order of drawing: they are support drawings here.
-    expected = by_class(large.support_x, 6)[:, :3, 1:3]
-    assert torch.equal(by_class(small.query_x, 3), expected)
+    expected = by_class(large.support.x, 6)[:, :3, 1:3]
+    assert torch.equal(by_class(small.query.x, 3), expected)
     first_five = sampler(marked, ways=5, **EVERYTHING)(torch.arange(30)).classes
     assert torch.equal(
         first_five, sampler(marked, ways=10, **EVERYTHING)(torch.arange(30)).classes[:, :5]
@@ -172,7 +172,7 @@ def test_a_drawing_is_augmented_alike_at_any_place_in_an_episode(marked):
     many = sampler(marked, shots=5, queries=4, **EVERYTHING)(torch.arange(30))
     few = sampler(marked[:, :5], shots=3, queries=2, **EVERYTHING)(torch.arange(30))
     all_nine, all_five = (
-        torch.cat([by_class(batch.support_x, 5), by_class(batch.query_x, 5)], dim=2).flatten(-2)
+        torch.cat([by_class(batch.support.x, 5), by_class(batch.query.x, 5)], dim=2).flatten(-2)
         for batch in (many, few)
     )
     found = (all_five[:, :, :, None] == all_nine[:, :, None]).all(-1)  # [T, N, 5, 9]
@@ -193,7 +193,7 @@ def test_a_drawing_is_augmented_anew_in_another_episode(marked):
     options = {"ways": 2, "shots": 4, "queries": 5, "shift": 1, "mirror": True}
     draw = sampler_of(marked[:1].expand(2, -1, -1, -1), **options)
     batch = draw(torch.arange(200))
-    pictures = torch.cat([by_class(batch.support_x, 2), by_class(batch.query_x, 2)], dim=2)
+    pictures = torch.cat([by_class(batch.support.x, 2), by_class(batch.query.x, 2)], dim=2)
     assert len(pictures.flatten(0, 2).flatten(1).unique(dim=0)) == 9 * 9 * 2
 
 
@@ -215,8 +215,8 @@ def test_only_meta_training_is_augmented(tiny_learner):
     for split in ("val", "test"):
         assert equal(plain.episodes(split)(number), augmented.episodes(split)(number))
     one, other = plain.episodes("train")(number), augmented.episodes("train")(number)
-    assert not torch.equal(one.support_x, other.support_x)
-    assert one.classes.max() < 345 <= other.classes.max() < 4 * 345
+    assert not torch.equal(one.support.x, other.support.x)
+    assert one.about["classes"].max() < 345 <= other.about["classes"].max() < 4 * 345
     assert (plain.class_count, augmented.class_count) == (345, 4 * 345)
 
 
@@ -247,7 +247,7 @@ def small():
 
 def test_drawings_of_another_size(small):
     batch = small(shift=9, mirror=True).episodes("train")(torch.arange(3))
-    assert batch.query_x.shape == (3, 3, 1, 10, 10)
+    assert batch.query.x.shape == (3, 3, 1, 10, 10)
     with pytest.raises(InputError, match="shift=10: must be below 10"):
         small(shift=10)
     with pytest.raises(InputError, match=r"image_size=28, .* the drawings are 10 x 10 pixels"):

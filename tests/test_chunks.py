@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from conftest import tasks_of
 from test_meta_gradients import relative_error
 
 import metadraw
-from metadraw.data.episode import Episode
 from metadraw.training import chunks
 from metadraw.training.factory import build_learner
 
@@ -13,26 +13,18 @@ FLOATS = 1000  # in an image
 
 
 def episodes(tasks, images, shape):
-    labels = torch.arange(images).expand(tasks, -1) % 5
-    return Episode(
-        support_x=torch.rand(tasks, images, *shape),
-        support_y=labels,
-        query_x=torch.rand(tasks, images, *shape),
-        query_y=labels,
-        classes=torch.arange(5).expand(tasks, -1),
-        number=torch.arange(tasks),
-    )
+    return tasks_of(*torch.rand(2, tasks, images, *shape), ways=min(images, 5))
 
 
 def one_after_the_other(episode):
-    x = episode.support_x
+    x = episode.support.x
     for _ in range(9):
         x = x * 2
     return x  # the one before it is there until then
 
 
 def all_are_kept(episode):
-    return [episode.support_x * factor for factor in range(9)]
+    return [episode.support.x * factor for factor in range(9)]
 
 
 def kept_for_the_way_back(episode):
@@ -41,7 +33,7 @@ def kept_for_the_way_back(episode):
             x = x.sin()
         return x.sum()
 
-    return torch.func.grad(loss)(episode.support_x)
+    return torch.func.grad(loss)(episode.support.x)
 
 
 @pytest.mark.parametrize(

@@ -29,19 +29,19 @@ def test_every_algorithm_says_what_evaluation_says(algorithm, checkpoint_of, tmp
     outcome = learner.evaluate(batch)
     for t in range(2):
         task = batch.task(t)
-        pixels = (255 * task.support_x).round().byte()
+        pixels = (255 * task.support.x).round().byte()
         classifier = meta_learner.adapt({f"class {i}": pixels[i : i + 1] for i in range(5)})
         for adapted, logits in ((True, outcome.after[t]), (False, outcome.before[t])):
-            found = classifier.probabilities(task.query_x, adapted)
+            found = classifier.probabilities(task.query.x, adapted)
             torch.testing.assert_close(found, logits.softmax(1), rtol=1e-3, atol=1e-5)
         # One by one or together, it is the same.
-        alone = torch.cat([classifier.probabilities([x]) for x in task.query_x])
-        torch.testing.assert_close(alone, classifier.probabilities(task.query_x))
+        alone = torch.cat([classifier.probabilities([x]) for x in task.query.x])
+        torch.testing.assert_close(alone, classifier.probabilities(task.query.x))
     classifier.save(tmp_path / "classifier.pt")
     again = Classifier.load(tmp_path / "classifier.pt")
     assert again.about == classifier.about
     assert again.about["examples"] == {f"class {i}": 1 for i in range(5)}
-    assert torch.equal(again.probabilities(task.query_x), classifier.probabilities(task.query_x))
+    assert torch.equal(again.probabilities(task.query.x), classifier.probabilities(task.query.x))
 
 
 def drawing(size=300, mode="L", dark=True, offset=0, width=9):
@@ -224,7 +224,7 @@ def test_eval_and_adapt_see_the_same(checkpoint_of, tmp_path, caplog):
     overrides = [*data, "data.prepare=ink"]
     seen = instantiate(metadraw.compose("data=image_folder", *overrides).data).episodes("all")
     tasks = seen(torch.arange(30))
-    pictures = torch.cat([tasks.support_x, tasks.query_x], 1).flatten(0, 1).flatten(1)
+    pictures = torch.cat([tasks.support.x, tasks.query.x], 1).flatten(0, 1).flatten(1)
     expected = FewShot(path).prepare([file for of_class in files for file in of_class]).flatten(1)
     assert set(map(tuple, pictures.tolist())) == set(map(tuple, expected.tolist()))
     assert len(set(map(tuple, expected.tolist()))) == 20

@@ -14,13 +14,15 @@ from test_command_line import ROOT, command
 import metadraw
 from metadraw import InputError
 from metadraw.command.cli import one_line_errors
-from metadraw.results import metrics
+from metadraw.objectives.classification import Classification
 from metadraw.results.compare import compare
 from metadraw.results.report import report
 from metadraw.training.evaluate import evaluate
 from metadraw.training.train import train
 
 ONE, OTHER = [0.2, 0.4, 0.9], [0.4, 0.5, 1.0]
+
+NAMES = Classification.names()
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def make_run(tmp_path):
                 "split": "test",
                 "query_statistics": "query",
                 "tasks": len(acc),
-                **{metric: fmean(acc) for metric in metrics.NAMES},
+                **{metric: fmean(acc) for metric in NAMES},
                 **(test or {}),
             },
             "data": {"source": "npm", "sha256": "0123456789abcdef", **(drawings or {})},
@@ -56,8 +58,8 @@ def make_run(tmp_path):
             },
         }
         (folder / "results.json").write_text(json.dumps(found))
-        lines = [",".join(["number", *metrics.NAMES])]
-        lines += [",".join([str(i), *[repr(a)] * len(metrics.NAMES)]) for i, a in enumerate(acc)]
+        lines = [",".join(["number", *NAMES])]
+        lines += [",".join([str(i), *[repr(a)] * len(NAMES)]) for i, a in enumerate(acc)]
         (folder / "tasks.csv").write_text("\n".join(lines) + "\n")
         if typed is not None:
             (folder / ".hydra").mkdir()
@@ -233,7 +235,7 @@ def broken(name, content):
     return change
 
 
-HEAD = ",".join(["number", *metrics.NAMES])
+HEAD = ",".join(["number", *NAMES])
 BROKEN = {
     "no results": (broken("results.json", None), "/b has no results.json", "eval.py"),
     "no tasks": (broken("tasks.csv", None), "/b has no tasks.csv", "/b/checkpoints/best.ckpt"),
@@ -306,7 +308,7 @@ def test_two_whole_runs_and_one_tested_again(tiny, tmp_path):
         with open(folder / "tasks.csv") as file:
             rows = list(csv.DictReader(file))
         assert [row["number"] for row in rows] == [str(number) for number in range(8)]
-        for name in metrics.NAMES:
+        for name in NAMES:
             mean = fmean(float(row[name]) for row in rows)
             assert mean == pytest.approx(found["test"][name], abs=1e-6)
         folders.append(folder)

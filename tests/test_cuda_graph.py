@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from conftest import tasks_of
 from torch import nn
 
 import metadraw
 from metadraw.algorithms.maml import MAML
-from metadraw.data.episode import Episode
+from metadraw.objectives.classification import Classification
 from metadraw.training.factory import build_learner
 from metadraw.training.learner import MetaLearner
 
@@ -17,9 +18,7 @@ TASKS, WAYS = 4, 5
 def episodes(seed):
     random = torch.Generator().manual_seed(seed)
     images = torch.rand(2, TASKS, WAYS, 1, 28, 28, generator=random)
-    labels = torch.arange(WAYS).expand(TASKS, -1)
-    batch = Episode(images[0], labels, images[1], labels, labels, torch.arange(TASKS))
-    return Episode(*(values.cuda() for values in batch))
+    return tasks_of(*images.cuda(), WAYS)
 
 
 @pytest.mark.parametrize("algorithm", ["maml", "fomaml", "maml_pp", "protonet", "unicorn_maml"])
@@ -50,8 +49,9 @@ def test_same_gradients(algorithm):
 
 
 def test_random_numbers_are_new_in_each_replay():
-    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, WAYS))
-    algorithm = MAML(network, inner_lr=0.1, first_order=False, inner_steps=2, eval_inner_steps=2)
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5))
+    settings = {"inner_lr": 0.1, "inner_steps": 2, "eval_inner_steps": 2}
+    algorithm = MAML(network, nn.Linear(784, WAYS), Classification(ways=WAYS), **settings)
     learner = MetaLearner(algorithm, torch.optim.SGD, cuda_graph=True).cuda()
     first, second = (learner.meta_gradients(episodes(0))[0] for _ in range(2))
     assert any(not torch.equal(first[name], second[name]) for name in first)

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from conftest import ALGORITHMS
+from conftest import ALGORITHMS, tasks_of
 
 import metadraw
-from metadraw.data.episode import Episode
 from metadraw.training.factory import build_learner
 
 TASKS, WAYS, SHOTS = 3, 5, 2
@@ -13,9 +12,7 @@ TASKS, WAYS, SHOTS = 3, 5, 2
 
 def episodes():
     images = torch.empty(TASKS, WAYS * SHOTS, 1, 28, 28)
-    labels = torch.empty(TASKS, WAYS * SHOTS, dtype=torch.int64)
-    classes = torch.empty(TASKS, WAYS, dtype=torch.int64)
-    return Episode(images, labels, images, labels, classes, classes[:, 0])
+    return tasks_of(images, images, WAYS)
 
 
 CASES = [

@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader
 
 from metadraw import InputError
 from metadraw.command.cli import explain
-from metadraw.data.datamodule import EpisodeBatches
 from metadraw.data.drawings import QUICKDRAW_CLASSES
-from metadraw.data.sampling import EpisodeSampler, draw
+from metadraw.data.hashing import draw
+from metadraw.data.sampling import EpisodeSampler
 from metadraw.data.splits import split_classes
+from metadraw.data.tasks import EpisodeBatches
 
 
 def equal(one, other):
@@ -26,13 +27,13 @@ def equal(one, other):
 )
 def test_shapes_and_labels(make_sampler, ways, shots, queries):
     batch = make_sampler(ways, shots, queries)(torch.arange(7))
-    assert batch.support_x.shape == (7, ways * shots, 1, 28, 28)
-    assert batch.query_x.shape == (7, ways * queries, 1, 28, 28)
-    assert batch.support_x.dtype == batch.query_x.dtype == torch.float32
-    assert batch.support_y.dtype == batch.query_y.dtype == torch.int64
-    assert batch.support_x.min() == 0
-    assert batch.support_x.max() == 1
-    for labels, each in ((batch.support_y, shots), (batch.query_y, queries)):
+    assert batch.support.x.shape == (7, ways * shots, 1, 28, 28)
+    assert batch.query.x.shape == (7, ways * queries, 1, 28, 28)
+    assert batch.support.x.dtype == batch.query.x.dtype == torch.float32
+    assert batch.support.y.dtype == batch.query.y.dtype == torch.int64
+    assert batch.support.x.min() == 0
+    assert batch.support.x.max() == 1
+    for labels, each in ((batch.support.y, shots), (batch.query.y, queries)):
         for row in labels:
             assert torch.equal(row.bincount(), torch.full((ways,), each))
 
@@ -42,13 +43,13 @@ def test_drawings_are_of_their_class_and_disjoint():
     number = torch.arange(6 * 9, dtype=torch.uint8).view(6, 9, 1, 1)
     sampler = sampler_of(number, ways=4, shots=4, queries=5, seed=1)
     batch = sampler(torch.arange(50))
-    for x, y in ((batch.support_x, batch.support_y), (batch.query_x, batch.query_y)):
+    for x, y in ((batch.support.x, batch.support.y), (batch.query.x, batch.query.y)):
         drawn = (x[:, :, 0, 0, 0] * 255).round().long()
-        assert torch.equal(drawn // 9, batch.classes.gather(1, y))
-    drawn = torch.cat([batch.support_x, batch.query_x], dim=1)[:, :, 0, 0, 0] * 255
+        assert torch.equal(drawn // 9, batch.about["classes"].gather(1, y))
+    drawn = torch.cat([batch.support.x, batch.query.x], dim=1)[:, :, 0, 0, 0] * 255
     for task in drawn:
         assert len(task.unique()) == len(task)
-    for classes in batch.classes:
+    for classes in batch.about["classes"]:
         assert len(classes.unique()) == 4
 
 
@@ -57,7 +58,7 @@ def test_draws_are_uniform(make_sampler):
     tasks = 4000
     batch = make_sampler(ways=3)(torch.arange(tasks))
     for label in range(3):
-        counts = batch.classes[:, label].bincount(minlength=12).double()
+        counts = batch.about["classes"][:, label].bincount(minlength=12).double()
         expected = tasks / 12
         assert (counts - expected).abs().max() < 6 * (expected * 11 / 12) ** 0.5
 
@@ -85,8 +86,8 @@ def test_classes_and_drawings_without_number(synthetic_images):
         seed=0,
     )
     batch = sampler(torch.arange(2))
-    assert batch.query_x.shape == (2, 300, 1, 28, 28)
-    assert all(len(classes.unique()) == 20 for classes in batch.classes)
+    assert batch.query.x.shape == (2, 300, 1, 28, 28)
+    assert all(len(classes.unique()) == 20 for classes in batch.about["classes"])
     drawn = draw(torch.arange(50), torch.full((50,), million), 100)
     assert all(len(numbers.unique()) == 100 for numbers in drawn)
     assert (drawn > 0.99 * million).any()
@@ -114,7 +115,7 @@ def test_more_ways_or_shots_extend_an_episode(make_sampler):
         make_sampler(ways, shots, 2)(torch.arange(4)) for ways, shots in ((3, 1), (5, 3))
     )
     assert torch.equal(small.classes, large.classes[:, :3])
-    assert torch.equal(small.support_x, large.support_x[:, [0, 3, 6]])
+    assert torch.equal(small.support.x, large.support.x[:, [0, 3, 6]])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -8,16 +8,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import nn
 
+from metadraw.data.figures import draw_episode, draw_predictions
 from metadraw.models.conv4 import Conv4
-from metadraw.results.figures import (
-    Curve,
-    draw_curves,
-    draw_episode,
-    draw_learned,
-    draw_predictions,
-    draw_sweep,
-    layers_in_words,
-)
+from metadraw.results.figures import Curve, draw_curves, draw_learned, draw_sweep, layers_in_words
 from metadraw.training.curves import Curves
 
 
@@ -154,7 +147,7 @@ class Named(nn.Module):
     ("network", "expected"),
     [
         (
-            Conv4(ways=5),
+            Conv4(),
             {
                 "1.0.weight": ("block 2 convolution", "weight"),
                 "3.1": ("block 4 batch norm", ""),

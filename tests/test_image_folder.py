@@ -89,9 +89,9 @@ def test_shapes_and_the_same_episodes_twice(module, channels):
     assert [images.shape for images in data.drawings.images] == [(5, channels, 20, 20)] * 10
     assert {images.dtype for images in data.drawings.images} == {np.dtype(np.uint8)}
     assert data.drawings.classes == tuple(NAMES)
-    assert batch.support_x.shape == (3, 2, channels, 20, 20)
-    assert batch.support_x.min() >= 0
-    assert batch.support_x.max() <= 1
+    assert batch.support.x.shape == (3, 2, channels, 20, 20)
+    assert batch.support.x.min() >= 0
+    assert batch.support.x.max() <= 1
     again = module(image_channels=channels).episodes("train")(torch.arange(3))
     assert all(torch.equal(one, other) for one, other in zip(batch, again, strict=True))
 
@@ -110,8 +110,8 @@ def test_augmentation_moves_all_channels_alike(module):
     grey = data.episodes("train")
     grey.images = grey.images[:, :1]
     colour = data.episodes("train")(torch.arange(4))
-    assert colour.query_x.shape == (4, 2, 3, 20, 20)
-    assert torch.equal(colour.query_x[:, :, :1], grey(torch.arange(4)).query_x)
+    assert colour.query.x.shape == (4, 2, 3, 20, 20)
+    assert torch.equal(colour.query.x[:, :, :1], grey(torch.arange(4)).query.x)
 
 
 def test_the_centre_square_on_white_as_seen(module):
@@ -195,7 +195,7 @@ def test_classes_of_unequal_size_are_used_as_they_are(module, folder):
     batch = data.episodes("all")(torch.arange(300))
     assert "c04" not in data.drawings.classes
     seen = [set() for _ in data.drawings.classes]
-    for classes, x in zip(batch.classes, batch.query_x, strict=True):
+    for classes, x in zip(batch.about["classes"], batch.query.x, strict=True):
         for number, image in zip(classes.tolist(), x, strict=True):
             pixels = (image * 255).round().to(torch.uint8).numpy()
             own = data.drawings.images[number]
@@ -229,7 +229,7 @@ def test_lists_and_files_in_any_order(tmp_path):
     assert listed.drawings.provenance == from_file.drawings.provenance
     assert listed.class_count == 3
     batch = listed.episodes("all")(torch.arange(20))
-    assert set(batch.classes.flatten().tolist()) == {0, 1, 2}
+    assert set(batch.about["classes"].flatten().tolist()) == {0, 1, 2}
     with pytest.raises(InputError, match="ways=2: the meta-test split has only 1 classes"):
         listed.episodes("test")
 
@@ -241,7 +241,7 @@ def test_splits_by_name(tmp_path):
     data = Squares(**NUMBERS, **named)
     batch = data.episodes("test")(torch.arange(20))
     assert data.splits == {"train": NAMES[:3], "val": ["c04", "c05"], "test": ["c08", "c09"]}
-    assert set(batch.classes.flatten().tolist()) == {8, 9}
+    assert set(batch.about["classes"].flatten().tolist()) == {8, 9}
     assert len(data.drawings.provenance["test_classes"]) == 64
 
 

@@ -12,14 +12,13 @@ from itertools import groupby
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, tasks_of
 from test_meta_gradients import maml, reference_mean, relative_error
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import metadraw
 from metadraw import InputError
-from metadraw.data.episode import Episode
 from metadraw.training.factory import _make_learner, build_learner
 
 TABLE = ROOT / "docs" / "layers.md"
@@ -182,8 +181,7 @@ def config(name, how, first_order):
 def tasks(number):
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(2, number, 2 * WAYS, 1, SIZE, SIZE, generator=generator, dtype=torch.float64)
-    y = torch.arange(WAYS).repeat_interleave(2).expand(number, -1)
-    return Episode(x[0], y, x[1], y, y[:, :WAYS], torch.arange(number))
+    return tasks_of(*x, WAYS)
 
 
 def draws(network):
@@ -207,7 +205,7 @@ def attempt(learner, batch):
 def works(name, how, first_order):
     """Whether the meta-gradient is right, the only other way being one clear line."""
     cfg = config(name, how, first_order)
-    learner = _make_learner(cfg)
+    learner = _make_learner(cfg, tasks(2).to(torch.float32))
     # Random numbers of one task come in the order of the reference.
     batch = tasks(1 if draws(learner.algorithm.network) else 2)
     try:

@@ -15,7 +15,9 @@ import metadraw
 from metadraw import DivergedError, InputError
 from metadraw.algorithms import Outcome
 from metadraw.algorithms.maml import MAML
+from metadraw.data.episode import Examples
 from metadraw.models.conv4 import Conv4
+from metadraw.objectives.classification import Classification
 from metadraw.results.metrics import confidence_interval, task_metrics
 from metadraw.training.learner import MetaLearner
 from metadraw.training.train import train
@@ -134,10 +136,10 @@ def test_adapting_one_task_is_what_evaluation_does(tiny_learner):
     batch = data.episodes("test")(torch.arange(3))
     outcome = learner.evaluate(batch)
     task = batch.task(1)
-    adapted = learner.adapt(task.support_x, task.support_y)
-    torch.testing.assert_close(learner.predict(adapted, task.query_x), outcome.after[1])
-    start = learner.adapt(task.support_x, task.support_y, steps=0)
-    torch.testing.assert_close(learner.predict(start, task.query_x), outcome.before[1])
+    adapted = learner.adapt(task)
+    torch.testing.assert_close(learner.predict(adapted, task.query.x), outcome.after[1])
+    start = learner.adapt(task, steps=0)
+    torch.testing.assert_close(learner.predict(start, task.query.x), outcome.before[1])
 
 
 def test_query_statistics(tiny_learner):
@@ -146,19 +148,19 @@ def test_query_statistics(tiny_learner):
         data, learner = tiny_learner("data.shots=3", f"learner.query_statistics={statistics}")
         batch = data.episodes("test")(torch.arange(2))
         whole = learner.evaluate(batch).after[:, :5]
-        part = batch._replace(query_x=batch.query_x[:, :5], query_y=batch.query_y[:, :5])
+        part = batch._replace(query=Examples(batch.query.x[:, :5], batch.query.y[:, :5]))
         assert torch.allclose(learner.evaluate(part).after, whole, atol=1e-5) == independent
 
 
 def test_support_statistics_against_batch_norm_by_hand():
-    from metadraw.models.batch_norm import statistics_of_first
+    from metadraw.models.batch_norm import statistics_of
 
     layer = nn.BatchNorm2d(3, track_running_stats=False)
     with torch.no_grad():
         layer.weight.uniform_(0.5, 2)
         layer.bias.uniform_(-1, 1)
     x = torch.randn(7, 3, 4, 4)
-    with statistics_of_first(5, nn.Sequential(layer)):
+    with statistics_of(torch.tensor([1.0] * 5 + [0.0] * 2), nn.Sequential(layer)):
         found = layer(x)
     mean, variance = x[:5].mean((0, 2, 3)), x[:5].var((0, 2, 3), unbiased=False)
     shape = (1, 3, 1, 1)
@@ -173,8 +175,8 @@ def test_more_inner_steps_at_evaluation(tiny_learner):
     assert (learner.algorithm.inner_steps, learner.algorithm.eval_inner_steps) == (2, 7)
     batch = data.episodes("test")(torch.arange(1))
     seven = learner.evaluate(batch).after[0]
-    adapted = learner.adapt(batch.support_x[0], batch.support_y[0], steps=7)
-    torch.testing.assert_close(seven, learner.predict(adapted, batch.query_x[0]))
+    adapted = learner.adapt(batch.task(0), steps=7)
+    torch.testing.assert_close(seven, learner.predict(adapted, batch.query.x[0]))
 
 
 def test_diverged_training_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path):
@@ -205,7 +207,7 @@ def test_a_task_that_is_not_finite_stops_before_the_next_checkpoint(tiny_learner
     class Spoiled(L.LightningDataModule):
         def train_dataloader(self):
             batches = [images(torch.arange(b * 4, b * 4 + 4)) for b in range(3)]
-            batches[1].support_x[2, 0] = float("nan")
+            batches[1].support.x[2, 0] = float("nan")
             return DataLoader(batches, batch_size=None)
 
     checkpoint = ModelCheckpoint(dirpath=tmp_path / "kept", save_last=True)
@@ -221,8 +223,8 @@ def test_classes_of_identical_and_of_empty_drawings(algorithm, tiny_for):
     """No difference to learn from, and for batch norm no variance: still finite."""
     data, learner = metadraw.build(metadraw.compose(*tiny_for(algorithm)))
     batch = data.episodes("train")(torch.arange(4))
-    batch.support_x[:2], batch.query_x[:2] = 0.5, 0.5
-    batch.support_x[2:], batch.query_x[2:] = 0.0, 0.0
+    batch.support.x[:2], batch.query.x[:2] = 0.5, 0.5
+    batch.support.x[2:], batch.query.x[2:] = 0.0, 0.0
     if any(p.requires_grad for p in learner.algorithm.parameters()):
         gradients, values = learner.meta_gradients(batch)
         assert all(gradient.isfinite().all() for gradient in gradients.values())
@@ -246,9 +248,10 @@ def test_sixty_ways(algorithm, tiny_for):
 def test_any_network_can_take_its_place(make_sampler):
     """Dropout, no batch norm, another structure: nothing in the learner knows of it."""
     network = nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 16), nn.Tanh(), nn.Dropout(0.1), nn.Linear(16, 5)
+        nn.Flatten(), nn.Linear(784, 16), nn.Tanh(), nn.Dropout(0.1), nn.Linear(16, 6)
     )
-    algorithm = MAML(network, inner_lr=0.1, first_order=False, inner_steps=2, eval_inner_steps=2)
+    settings = {"inner_lr": 0.1, "inner_steps": 2, "eval_inner_steps": 2}
+    algorithm = MAML(network, nn.Linear(6, 5), Classification(ways=5), **settings)
     learner = MetaLearner(algorithm, torch.optim.Adam)
     gradients, _ = learner.meta_gradients(make_sampler()(torch.arange(3)))
     assert all(g.isfinite().all() and g.abs().max() > 0 for g in gradients.values())
@@ -264,18 +267,19 @@ def test_any_network_can_take_its_place(make_sampler):
 )
 def test_conv4_refuses(options, says):
     with pytest.raises(InputError, match=says):
-        Conv4(ways=5, **options)
+        Conv4(**options)
 
 
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (84, 3), (32, 3)])
 def test_conv4_takes_other_images(size, channels):
-    network = Conv4(ways=7, image_size=size, image_channels=channels)
-    assert network(torch.rand(4, channels, size, size)).shape == (4, 7)
+    network = Conv4(image_size=size, image_channels=channels)
+    assert network(torch.rand(4, channels, size, size)).shape == (4, 20 * (size // 16) ** 2)
 
 
 def test_conv4_is_the_reports_network():
-    assert sum(p.numel() for p in Conv4(ways=5).parameters()) == (
-        (9 * 1 * 20 + 20) + 3 * (9 * 20 * 20 + 20) + 4 * 2 * 20 + (20 * 5 + 5)
+    """With a head of 20 * N + N."""
+    assert sum(p.numel() for p in Conv4().parameters()) == (
+        (9 * 1 * 20 + 20) + 3 * (9 * 20 * 20 + 20) + 4 * 2 * 20
     )
 
 
@@ -286,7 +290,8 @@ def test_metrics_worked_by_hand():
     logits = 50.0 * nn.functional.one_hot(predicted, 3)
     # Before adaptation class 0 always: precision 1/4, weighted by the one example of class 0.
     always = torch.zeros(2, 4, 3)
-    values = task_metrics(Outcome(before=always, after=logits), y)
+    outcome = Outcome(before=always, after=logits)
+    values = task_metrics(Classification(ways=3), outcome, Examples(logits, y))
     assert values["acc"].tolist() == [0.75, 1.0]
     assert values["precision"].tolist() == [0.875, 1.0]
     assert values["acc_before"].tolist() == [0.25, 0.25]

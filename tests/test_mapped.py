@@ -111,7 +111,7 @@ def test_memory_does_not_grow_with_39_gigabytes(tmp_path, monkeypatch):
     for split in ("train", "val", "test"):
         for batch in range(20):
             episodes = data.episodes(split)(torch.arange(25 * batch, 25 * (batch + 1)))
-    assert episodes.support_x.shape == (25, 5, 1, 28, 28)
+    assert episodes.support.x.shape == (25, 5, 1, 28, 28)
     assert data.episodes("train").images.shape.numel() > 38 * 10**9
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # kB
     assert grown * 1024 < GB // 2

@@ -44,9 +44,24 @@ LR = 0.1
 
 
 def network_of(meta):
-    """The network's own among the meta-parameters."""
-    own = [name for name in meta if name.startswith("network.")]
-    return {name.removeprefix("network."): meta[name] for name in own}
+    """Network and head among the meta-parameters."""
+    return {name: p for name, p in meta.items() if name.startswith(("network.", "head."))}
+
+
+def features_of(algorithm, params, x):
+    """What the network gives."""
+    return functional_call(algorithm.network, body_of(params), (x,))
+
+
+def body_of(params):
+    """The network's own, by their names in it."""
+    own = [name for name in params if name.startswith("network.")]
+    return {name.removeprefix("network."): params[name] for name in own}
+
+
+def logits_of(algorithm, params, x):
+    """What the head makes of that."""
+    return features_of(algorithm, params, x) @ params["head.weight"].T + params["head.bias"]
 
 
 def descend(loss, fast, lr, first_order=False):
@@ -61,10 +76,9 @@ def maml(algorithm, meta, task, *, first_order=False, steps, rates=None):
     """Finn et al. 2017, algorithm 2. ``rates`` gives each step's list of rates, or one for all."""
     fast = network_of(meta)
     for step in range(steps):
-        logits = functional_call(algorithm.network, fast, (task.support_x,))
-        loss = F.cross_entropy(logits, task.support_y)
+        loss = F.cross_entropy(logits_of(algorithm, fast, task.support.x), task.support.y)
         fast = descend(loss, fast, rates(meta, step) if rates else LR, first_order)
-    return F.cross_entropy(functional_call(algorithm.network, fast, (task.query_x,)), task.query_y)
+    return F.cross_entropy(logits_of(algorithm, fast, task.query.x), task.query.y)
 
 
 def rates_by_step(meta, step):
@@ -79,63 +93,57 @@ def rates_by_element(meta, step):
 
 def maml_pp(algorithm, meta, task, *, steps, epoch, norm=True):
     """MAML++ with multi-step loss over 4 epochs and first order for 2 epochs."""
-    norms = ["0.1", "1.1", "2.1", "3.1"]
+    norms = [f"network.{block}.1" for block in range(4)]
     names = [f"{layer}.{kind}" for layer in norms for kind in ("weight", "bias")] if norm else []
 
     def of_step(step):
         return {name: meta[f"per_step_values.{i}"][step] for i, name in enumerate(names)}
 
     def loss_at(fast, step, x, y):
-        return F.cross_entropy(functional_call(algorithm.network, fast | of_step(step), (x,)), y)
+        return F.cross_entropy(logits_of(algorithm, fast | of_step(step), x), y)
 
     fast = {name: p for name, p in network_of(meta).items() if name not in names}
     total = 0.0
     for step in range(steps):
-        loss = loss_at(fast, step, task.support_x, task.support_y)
+        loss = loss_at(fast, step, task.support.x, task.support.y)
         fast = descend(loss, fast, rates_by_step(meta, step), first_order=epoch < 2)
         anneal = max(0.0, 1 - epoch / 4)
         weight = anneal / steps + (1 - anneal if step == steps - 1 else 0)
-        total = total + weight * loss_at(fast, step + 1, task.query_x, task.query_y)
+        total = total + weight * loss_at(fast, step + 1, task.query.x, task.query.y)
     return total
 
 
 def head_only(algorithm, meta, task, *, steps):
     """ANIL: features once, gradient descent on the head."""
-    body = network_of(meta)
-    support, query = (
-        functional_call(algorithm.network, body, (x,)) for x in (task.support_x, task.query_x)
-    )
+    support, query = (features_of(algorithm, meta, x) for x in (task.support.x, task.query.x))
     head = {name: p for name, p in meta.items() if name.startswith("head.")}
 
     def logits(features):
         return features @ head["head.weight"].T + head.get("head.bias", 0)
 
     for _ in range(steps):
-        head = descend(F.cross_entropy(logits(support), task.support_y), head, LR)
-    return F.cross_entropy(logits(query), task.query_y)
+        head = descend(F.cross_entropy(logits(support), task.support.y), head, LR)
+    return F.cross_entropy(logits(query), task.query.y)
 
 
 def new_head(algorithm, meta, task, *, steps, start):
     """Body and a head that ``start`` makes, both adapted."""
-    body = network_of(meta)
-    features = functional_call(algorithm.network, body, (task.support_x,))
-    # Clones: the inner loop's slope along the body is the one with the head held still.
-    fast = {name: p.clone() for name, p in body.items()}
-    fast["W"], fast["b"] = start(meta, features, task)
+    features = features_of(algorithm, meta, task.support.x)
+    # Clones: the inner loop's gradient with respect to the network holds the head still.
+    fast = {name: p.clone() for name, p in network_of(meta).items()}
+    fast["head.weight"], fast["head.bias"] = start(meta, features, task)
 
     def loss_of(fast, x, y):
-        body = {name: p for name, p in fast.items() if name not in ("W", "b")}
-        features = functional_call(algorithm.network, body, (x,))
-        return F.cross_entropy(features @ fast["W"].T + fast["b"], y)
+        return F.cross_entropy(logits_of(algorithm, fast, x), y)
 
     for _ in range(steps):
-        fast = descend(loss_of(fast, task.support_x, task.support_y), fast, LR)
-    return loss_of(fast, task.query_x, task.query_y)
+        fast = descend(loss_of(fast, task.support.x, task.support.y), fast, LR)
+    return loss_of(fast, task.query.x, task.query.y)
 
 
 def prototypes(meta, features, task):
     """Triantafillou et al. 2020: W_k = 2 c_k, b_k = -|c_k|^2."""
-    means = [features[task.support_y == label].mean(dim=0) for label in range(5)]
+    means = [features[task.support.y == label].mean(dim=0) for label in range(5)]
     return torch.stack([2 * c for c in means]), torch.stack([-(c @ c) for c in means])
 
 
@@ -149,10 +157,10 @@ def reptile(algorithm, meta, task, *, steps):
     over the rate; here as the loss whose gradient it is."""
     start = network_of(meta)
     fast = {name: p.detach().requires_grad_() for name, p in start.items()}
-    x, y = torch.cat([task.support_x, task.query_x]), torch.cat([task.support_y, task.query_y])
+    x, y = torch.cat([task.support.x, task.query.x]), torch.cat([task.support.y, task.query.y])
     total = dict.fromkeys(fast, 0.0)
     for _ in range(steps):
-        loss = F.cross_entropy(functional_call(algorithm.network, fast, (x,)), y)
+        loss = F.cross_entropy(logits_of(algorithm, fast, x), y)
         slopes = torch.autograd.grad(loss, list(fast.values()))
         total = {n: t + s for (n, t), s in zip(total.items(), slopes, strict=True)}
         fast = {
@@ -164,33 +172,29 @@ def reptile(algorithm, meta, task, *, steps):
 
 def protonet(algorithm, meta, task, *, steps):
     """Snell et al. 2017, equations 1 and 2."""
-    body = network_of(meta)
-    support = functional_call(algorithm.network, body, (task.support_x,))
-    query = functional_call(algorithm.network, body, (task.query_x,))
-    means = torch.stack([support[task.support_y == label].mean(dim=0) for label in range(5)])
+    support, query = (features_of(algorithm, meta, x) for x in (task.support.x, task.query.x))
+    means = torch.stack([support[task.support.y == label].mean(dim=0) for label in range(5)])
     distances = ((query[:, None] - means) ** 2).sum(dim=2)
-    return F.cross_entropy(-distances, task.query_y)
+    return F.cross_entropy(-distances, task.query.y)
 
 
 def matching_net(algorithm, meta, task, *, steps):
     """Vinyals et al. 2016, equation 1, example by example."""
-    body = network_of(meta)
-    support = functional_call(algorithm.network, body, (task.support_x,))
-    query = functional_call(algorithm.network, body, (task.query_x,))
+    support, query = (features_of(algorithm, meta, x) for x in (task.support.x, task.query.x))
     losses = []
-    for x, label in zip(query, task.query_y, strict=True):
+    for x, label in zip(query, task.query.y, strict=True):
         attention = torch.stack([F.cosine_similarity(x, s, dim=0) for s in support]).exp()
-        chance = attention[task.support_y == label].sum() / attention.sum()
+        chance = attention[task.support.y == label].sum() / attention.sum()
         losses.append(-chance.log())
     return torch.stack(losses).mean()
 
 
 def finetune(algorithm, meta, task, *, steps):
     """Cross-entropy among all classes of the data, of every drawing."""
-    x, y = torch.cat([task.support_x, task.query_x]), torch.cat([task.support_y, task.query_y])
-    features = functional_call(algorithm.network, network_of(meta), (x,))
+    x, y = torch.cat([task.support.x, task.query.x]), torch.cat([task.support.y, task.query.y])
+    features = features_of(algorithm, meta, x)
     logits = features @ meta["classifier.weight"].T + meta["classifier.bias"]
-    return F.cross_entropy(logits, task.classes[y])
+    return F.cross_entropy(logits, task.about["classes"][y])
 
 
 STEPS = ["algorithm.inner_steps=%d", f"algorithm.inner_lr={LR}"]
@@ -233,10 +237,9 @@ def make_learner(algorithm, steps, overrides=STEPS, chunk=None, norm="batch", fu
     model = ["model.hidden_channels=6", f"model.norm={norm}", f"model.fused={fused}"]
     cfg = compose(f"algorithm={algorithm}", *overrides, *model)
     torch.manual_seed(3)
-    network = instantiate(cfg.model)
-    learner = MetaLearner(
-        instantiate(cfg.algorithm)(network), instantiate(cfg.optimizer), tasks_per_chunk=chunk
-    ).double()
+    network, head = instantiate(cfg.model), torch.nn.Linear(6, 5)
+    algorithm = instantiate(cfg.algorithm)(network, head, instantiate(cfg.objective))
+    learner = MetaLearner(algorithm, instantiate(cfg.optimizer), tasks_per_chunk=chunk).double()
     # Away from the start, where steps and layers are all alike.
     for name, p in learner.algorithm.named_parameters():
         if "network" not in name:
@@ -323,9 +326,9 @@ def test_recomputed_steps_change_nothing(name, fused, make_sampler):
 class ByTorchFunc(MAML):
     """As an algorithm of a user may be: ``torch.func`` at first hand."""
 
-    def adapt(self, support_x, support_y, steps):
-        slope = torch.func.grad(self.loss_on(support_x, support_y))
-        path = [self.network_parameters()]
+    def adapt(self, task, steps):
+        slope = torch.func.grad(self.loss_on(task.support))
+        path = [self.start(task)]
         for _ in range(steps):
             gradient = slope(path[-1])
             path.append({name: p - LR * gradient[name] for name, p in path[-1].items()})
@@ -363,23 +366,25 @@ def by_support_statistics(algorithm, meta, task, *, steps):
     """MAML whose query set is normalised by what batch norm saw of the support set."""
     fast = network_of(meta)
     for _ in range(steps):
-        logits = functional_call(algorithm.network, fast, (task.support_x,))
-        fast = descend(F.cross_entropy(logits, task.support_y), fast, LR)
-    support, query = task.support_x, task.query_x
+        logits = logits_of(algorithm, fast, task.support.x)
+        fast = descend(F.cross_entropy(logits, task.support.y), fast, LR)
+    support, query = task.support.x, task.query.x
     for block in range(4):
-        names = f"{block}.0.weight", f"{block}.0.bias"
+        names = f"network.{block}.0.weight", f"network.{block}.0.bias"
         support, query = (
             F.conv2d(x, *(fast[n] for n in names), padding=1) for x in (support, query)
         )
         mean = support.mean((0, 2, 3), keepdim=True)
         variance = ((support - mean) ** 2).mean((0, 2, 3), keepdim=True)
-        scale, shift = (fast[f"{block}.1.{n}"].reshape(1, -1, 1, 1) for n in ("weight", "bias"))
+        scale, shift = (
+            fast[f"network.{block}.1.{n}"].reshape(1, -1, 1, 1) for n in ("weight", "bias")
+        )
         support, query = (
             F.max_pool2d(F.relu((x - mean) / (variance + 1e-5).sqrt() * scale + shift), 2)
             for x in (support, query)
         )
-    logits = query.flatten(1) @ fast["5.weight"].T + fast["5.bias"]
-    return F.cross_entropy(logits, task.query_y)
+    logits = query.flatten(1) @ fast["head.weight"].T + fast["head.bias"]
+    return F.cross_entropy(logits, task.query.y)
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -10,6 +10,7 @@ from torch import nn
 
 import metadraw
 from metadraw import InputError
+from metadraw.data.episode import Examples
 from metadraw.training.factory import instantiate
 from metadraw.training.learner import MetaLearner
 
@@ -17,7 +18,7 @@ WIDTH = 12
 
 
 class Network(nn.Module):
-    """784 pixels -> tanh layers, the middle ones as the subclass has them -> 5 logits."""
+    """784 pixels -> tanh layers, the middle ones as the subclass has them -> 5 features."""
 
     def __init__(self, bias=True):
         super().__init__()
@@ -93,11 +94,17 @@ ANY_NETWORK = [name for name in REFERENCES if "_pp" not in name and name not in 
 ANY_NETWORK.remove("multi-step loss")
 
 
-def learner_of(network, algorithm="maml", steps=3, overrides=STEPS, optimizer="adam", **options):
+def learner_of(
+    network, algorithm="maml", steps=3, overrides=STEPS, optimizer="adam", bias=True, **options
+):
     overrides = [override.replace("%d", str(steps)) for override in overrides]
     cfg = metadraw.compose(f"algorithm={algorithm}", f"optimizer={optimizer}", *overrides)
     make = partial(instantiate(cfg.optimizer), **options.pop("outer", {}))
-    return MetaLearner(instantiate(cfg.algorithm)(network), make, **options).double()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(9)
+        head = nn.Linear(5, 5, bias=bias)
+    algorithm = instantiate(cfg.algorithm)(network, head, instantiate(cfg.objective))
+    return MetaLearner(algorithm, make, **options).double()
 
 
 @pytest.mark.parametrize("name", ANY_NETWORK)
@@ -164,8 +171,8 @@ def test_what_is_frozen_stays_bit_identical(algorithm, outer, train_steps, make_
     assert not torch.equal(before["network.last.weight"], after["network.last.weight"])
     assert all(p.grad is None for p in learner.parameters() if not p.requires_grad)
     task = make_sampler()(torch.arange(1)).to(torch.float64).task(0)
-    adapted = learner.adapt(task.support_x, task.support_y)
-    assert not {"first.weight", "first.bias", "middle.weight", "middle.bias"} & adapted.keys()
+    adapted = learner.adapt(task)
+    assert not any(".first." in name or ".middle." in name for name in adapted)
 
 
 def test_a_shared_layer_moves(train_steps):
@@ -205,7 +212,7 @@ def test_support_statistics_of_batch_norm_without_weights(network, make_sampler)
     # Statistics of its own are one's own whatever the batch.
     assert torch.allclose(own, of_support) == isinstance(network, FrozenBatchNorm)
     one_by_one = learner_of(network, query_statistics="support").evaluate(
-        batch._replace(query_x=batch.query_x[:, :1], query_y=batch.query_y[:, :1])
+        batch._replace(query=Examples(batch.query.x[:, :1], batch.query.y[:, :1]))
     )
     torch.testing.assert_close(one_by_one.after, of_support[:, :1])
 

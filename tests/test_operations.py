@@ -5,12 +5,11 @@
 
 import pytest
 import torch
-from conftest import ALGORITHMS, ROOT
+from conftest import ALGORITHMS, ROOT, tasks_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import metadraw
-from metadraw.data.episode import Episode
 from metadraw.training.factory import build_learner
 
 TABLE = ROOT / "docs" / "operations.md"
@@ -36,9 +35,7 @@ def storages(values):
 
 
 def episodes():
-    images = torch.rand(TASKS, WAYS, 1, 28, 28)
-    labels = torch.arange(WAYS).expand(TASKS, -1)
-    return Episode(images, labels, images.clone(), labels, labels, torch.arange(TASKS))
+    return tasks_of(*torch.rand(2, TASKS, WAYS, 1, 28, 28), WAYS)
 
 
 def find(algorithm, network):

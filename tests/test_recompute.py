@@ -118,7 +118,7 @@ def test_the_same_random_numbers_again(kind, algorithm, make_sampler):
     options = [*(f"algorithm.{key}=false" for key in off), "algorithm.inner_lr=0.1"]
     cfg = metadraw.compose(f"algorithm={algorithm}", *options, "algorithm.inner_steps=3")
     torch.manual_seed(0)
-    algorithm = instantiate(cfg.algorithm)(Noisy(kind))
+    algorithm = instantiate(cfg.algorithm)(Noisy(kind), nn.Linear(5, 5), instantiate(cfg.objective))
     learner = MetaLearner(algorithm, torch.optim.SGD, tasks_per_chunk=2).double()
     batch = make_sampler()(torch.arange(3)).to(torch.float64)
 

@@ -25,7 +25,7 @@ def evaluated(from_npm):
     def of(count):
         batches = [data.episodes("test")(part) for part in torch.arange(count).split(25)]
         answers = [learner.evaluate(batch).after.argmax(-1) for batch in batches]
-        right = [found == batch.query_y for found, batch in zip(answers, batches, strict=True)]
+        right = [found == batch.query.y for found, batch in zip(answers, batches, strict=True)]
         return [batch.task(i) for batch in batches for i in range(25)], torch.cat(right)
 
     return of
@@ -37,15 +37,15 @@ def in_use(tasks, rendered):
     for task in tasks:
         support, query = (
             [rendered(np.uint8(np.rint(255 * x[0].numpy()))) for x in images]
-            for images in (task.support_x, task.query_x)
+            for images in (task.support.x, task.query.x)
         )
-        labels = task.support_y.tolist()
+        labels = task.support.y.tolist()
         examples = {
             str(label): [x for x, y in zip(support, labels, strict=True) if y == label]
             for label in range(5)
         }
         predicted = meta_learner.adapt(examples).predict(query)
-        right.append([int(found) == y for found, y in zip(predicted, task.query_y, strict=True)])
+        right.append([int(found) == y for found, y in zip(predicted, task.query.y, strict=True)])
     return torch.tensor(right)
 
 

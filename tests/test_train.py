@@ -169,7 +169,7 @@ def test_loading_a_checkpoint_in_one_line(tiny):
     _, folder = run(tiny)
     data, learner = metadraw.load(folder / "checkpoints" / "best.ckpt")
     task = data.episodes("test")(torch.arange(1)).task(0)
-    assert learner.predict(learner.adapt(task.support_x, task.support_y), task.query_x).shape == (
+    assert learner.predict(learner.adapt(task), task.query.x).shape == (
         5,
         5,
     )
@@ -246,10 +246,10 @@ def test_only_meta_training_can_have_fewer_drawings(tiny_learner):
     seen = {}
     for split in ("train", "val"):
         episodes = data.episodes(split)(batch)
-        drawings = torch.cat([episodes.support_x, episodes.query_x], dim=1).flatten(2)
+        drawings = torch.cat([episodes.support.x, episodes.query.x], dim=1).flatten(2)
         classes = episodes.classes
         first = classes == classes[0, 0]
-        labels = torch.cat([episodes.support_y, episodes.query_y], dim=1)
+        labels = torch.cat([episodes.support.y, episodes.query.y], dim=1)
         mine = (first.long().argmax(dim=1)[:, None] == labels) & first.any(dim=1)[:, None]
         seen[split] = len(drawings[mine].unique(dim=0))
     assert seen["train"] == 2

@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import ALGORITHMS
 from torch import nn
 
 import metadraw
@@ -18,12 +17,12 @@ LOOP = "it works with learner.map_tasks=loop"
 
 
 class Net(nn.Module):
-    """A linear body, something in the middle, and a head."""
+    """A linear layer, something in the middle, and another."""
 
-    def __init__(self, *, ways=5, size=784, middle=None):
+    def __init__(self, *, size=784, middle=None):
         super().__init__()
         self.body, self.middle = nn.Linear(size, 8), middle() if middle else nn.Tanh()
-        self.head = nn.Linear(8, ways)
+        self.head = nn.Linear(8, 5)
 
     def forward(self, x):
         return self.head(self.middle(self.body(x.flatten(1))))
@@ -128,7 +127,7 @@ NETWORKS = {
     "compiled": compiled,
     "pair": Pair,
     "size": partial(Net, size=700),
-    "seven": partial(Net, ways=7),
+    "image": nn.Identity,
     "noisy": noisy,
     "plain": Net,
 }
@@ -156,9 +155,9 @@ def build(name, *overrides):
         ("counts", r"layer middle \(Counts\)", "buffers stay as they are"),
         ("spectral", r"layer body.parametrizations.weight.0 \(_SpectralNorm\)", "buffers stay"),
         ("old spectral", r"layer body \(Linear\) changes its buffer weight_u", "buffers stay"),
-        ("pair", "Pair", "gives a tuple: it must give one tensor of logits"),
+        ("pair", "Pair", "gives a tuple: it must give one tensor of features"),
         ("size", r"layer body \(Linear\)", "5x784 and 700x8"),
-        ("seven", "the network gives logits of shape", r"data.ways=5 it must be \[5, 5\]"),
+        ("image", "Identity gives features of", r"\[5, 1, 28, 28\] for 5 inputs: must be \[5, F\]"),
     ],
 )
 def test_one_line_names_the_layer_and_what_helps(name, layer, help):
@@ -196,7 +195,7 @@ def test_compiled(make_sampler):
 
 
 class Broken(MAML):
-    def adapt(self, support_x, support_y, steps):
+    def adapt(self, task, steps):
         return [{}["nothing"]]
 
 
@@ -212,11 +211,16 @@ def test_recomputed_steps_are_by_torch_func():
         build("old function", "learner.recompute_steps=true")
 
 
-@pytest.mark.parametrize("ways", [3, 7])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_as_many_logits_as_ways(algorithm, ways):
-    with pytest.raises(InputError, match=rf"model.ways={ways}.*data.ways=5"):
-        build_learner(metadraw.compose(f"algorithm={algorithm}", f"model.ways={ways}"))
+class Short(MAML):
+    def predict(self, state, x):
+        return super().predict(state, x)[1:]
+
+
+def test_an_algorithm_has_an_output_for_each_query_and_way():
+    cfg = metadraw.compose()
+    cfg.algorithm._target_ = f"{__name__}.Short"
+    with pytest.raises(InputError, match=r"algorithm: Short gives .*\[4, 5\].*must be \[5, 5\]"):
+        build_learner(cfg)
 
 
 def test_leaves_no_trace():
@@ -231,7 +235,8 @@ def test_leaves_no_trace():
         torch.manual_seed(1)
 
     seeded()
-    made, expected = make("noisy"), states()
+    made, _ = make("noisy"), nn.Linear(5, 5)  # the head
+    expected = states()
     seeded()
     learner = build("noisy", "learner.map_tasks=loop")
     assert states() == expected

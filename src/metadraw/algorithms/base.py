@@ -132,7 +132,7 @@ class Algorithm(nn.Module, ABC):
     def features(self, x: Tensor, state: State | None = None) -> Tensor:
         """Features ``[B, F]`` of inputs ``[B, ...]``, with the network's parameters of a state."""
         own = {
-            name.removeprefix("network."): p
+            place(name): p
             for name, p in (state or {}).items()
             if name.startswith("network.") and "@" not in name
         }
@@ -261,6 +261,11 @@ class Algorithm(nn.Module, ABC):
         Raises:
             InputError: it cannot.
         """
+
+
+def place(name: str) -> str:
+    """Where in the network a parameter of an algorithm is, or ``head.weight`` and the like."""
+    return name.removeprefix("network.")
 
 
 def linear(features: Tensor, state: State) -> Tensor:

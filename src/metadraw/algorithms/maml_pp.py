@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metadraw.algorithms.base import State
+from metadraw.algorithms.base import State, place
 from metadraw.algorithms.inner_loop import gradient_step
 from metadraw.algorithms.maml import MAML
 from metadraw.algorithms.recompute import Params
@@ -186,16 +186,16 @@ class MAMLpp(MAML):
     def learned(self) -> dict[str, Tensor]:
         """Rates and batch norm's values by layer and step, the latter as means over channels."""
         rates = zip(self.adapted, self.inner_lrs, strict=False)  # there may be none
-        watched: dict[str, Tensor] = {f"inner_lr/{name}": rate for name, rate in rates}
+        watched: dict[str, Tensor] = {f"inner_lr/{place(name)}": rate for name, rate in rates}
         for name, values in zip(self.per_step, self.per_step_values, strict=True):
-            layer, _, kind = name.rpartition(".")
+            layer, _, kind = place(name).rpartition(".")
             watched[f"norm_{kind}/{layer}"] = values.mean(dim=1)
         for name in self.statistics:
-            layer, _, kind = name.rpartition(".")
+            layer, _, kind = place(name).rpartition(".")
             watched[f"{kind}/{layer}"] = self.get_buffer(_buffer(name)).mean(dim=1)
         return watched
 
 
 def _buffer(name: str) -> str:
     """A buffer's name may have no dots."""
-    return name.replace(".", "-")
+    return place(name).replace(".", "-")

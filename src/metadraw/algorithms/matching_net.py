@@ -38,17 +38,18 @@ class MatchingNet(Algorithm):
         with self.weighted(support):
             features = self.features(support.x)
         labels = self.objective.encode(support.y, ways).to(features.dtype)
-        weight = torch.ones_like(features[:, 0]) if support.weight is None else support.weight
         unknown = torch.full_like(labels, 1 / ways)
-        return [
-            {"features": features, "labels": labels, "weight": weight}
-            for labels in (unknown, labels)
-        ]
+        known: State = {"features": features}
+        if support.weight is not None:
+            known["weight"] = support.weight
+        return [known | {"labels": labels} for labels in (unknown, labels)]
 
     def predict(self, state: State, x: Tensor) -> Tensor:
         """Log-probabilities ``[B, N]`` of images ``[B, C, H, W]``."""
         features = F.normalize(self.features(x), dim=1)
         # Section 2.1.1: a softmax over cosine distances c(f(x), g(x_i)) to the support examples.
-        similarity = features @ F.normalize(state["features"], dim=1).T + state["weight"].log()
+        similarity = features @ F.normalize(state["features"], dim=1).T
+        if "weight" in state:
+            similarity = similarity + state["weight"].log()
         # Equation 1: the attention's share of each class. Logarithms make it a logit.
         return (similarity.softmax(dim=1) @ state["labels"]).log()

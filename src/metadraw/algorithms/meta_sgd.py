@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metadraw.algorithms.base import State
+from metadraw.algorithms.base import State, place
 from metadraw.algorithms.maml import MAML
 from metadraw.data.episode import Episode
 from metadraw.objectives import Objective
@@ -54,4 +54,4 @@ class MetaSGD(MAML):
 
     def learned(self) -> dict[str, Tensor]:
         """The mean rate of each layer."""
-        return {f"inner_lr/{name}": rate.mean() for name, rate in self._rates().items()}
+        return {f"inner_lr/{place(name)}": rate.mean() for name, rate in self._rates().items()}

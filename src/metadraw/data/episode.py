@@ -16,7 +16,7 @@ class Examples(NamedTuple):
     y: Tensor  # ([T,] B, ...) targets: int64 labels, or real values
     #: ([T,] B, ...) by name, whatever else is known of each. "weight", float: how much it counts in
     #: losses, metrics and batch statistics; 0 is padding. Without it, all count alike.
-    extra: dict[str, Tensor] = {}
+    extra: dict[str, Tensor] = {}  # noqa: RUF012  (nothing is ever put into it)
 
     @property
     def weight(self) -> Tensor | None:
@@ -34,11 +34,12 @@ class Episode(NamedTuple):
     support: Examples  # to learn from
     query: Examples  # to be right about
     number: Tensor  # ([T]) int64: which episode of its split this is
-    sets: dict[str, Examples] = {}  # further examples by name, such as "unlabelled"
+    #: further examples by name, such as "unlabelled"
+    sets: dict[str, Examples] = {}  # noqa: RUF012
     #: ([T,] ...) by name, what is known of the task as a whole. "classes", of a classification,
     #: ([T,] N) int64: the class behind each label, an index into the data's C classes. Where
     #: augmentation makes new classes, id % C is that index and id // C the orientation.
-    about: dict[str, Tensor] = {}
+    about: dict[str, Tensor] = {}  # noqa: RUF012
 
     def to(self, target: torch.device | str | torch.dtype) -> Episode:
         """The same episode on another device, or with another dtype for all that is float."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -28,6 +29,6 @@ class MLP(nn.Sequential):
         if not hidden or min(hidden) < 1:
             raise InputError(f"model.hidden={list(hidden)}: must be whole numbers of at least 1")
         layers: list[nn.Module] = [nn.Flatten(), nn.LazyLinear(hidden[0]), nn.ReLU()]
-        for before, after in zip(hidden, hidden[1:], strict=False):
+        for before, after in pairwise(hidden):
             layers += [nn.Linear(before, after), nn.ReLU()]
         super().__init__(*layers)

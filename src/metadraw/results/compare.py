@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -136,14 +136,7 @@ def read(folder: Path, metric: str | None = None) -> Run:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         test, data, drawings = found["test"], found["config"]["data"], found["data"]
-        metrics = measured(found["config"])
-        metric = metric or monitored(found["config"]).name
-        if metric.removesuffix("_before") not in metrics:
-            raise InputError(
-                f"metric={metric}: {folder} has {', '.join(metrics)}, and of each what it was "
-                "before adaptation, e.g. loss_before"
-            )
-        percent = metrics[metric.removesuffix("_before")].percent
+        metrics, usual = measured(found["config"]), monitored(found["config"]).name
         own = _TRAINING if test["split"] == "train" else ("eval_seed",)
         keys = [*_CLASSES, "ways", "shots", "queries", *own]
         if any(isinstance(data.get(key), list) for key in ("ways", "shots", "queries")):
@@ -158,10 +151,11 @@ def read(folder: Path, metric: str | None = None) -> Run:
         conditions[f"data.{named}"] = drawings.get(named)
         source = drawings.get("source", "of an unknown source")
         statistics = str(test["query_statistics"])
-        tasks, mean = int(test["tasks"]), float(test[metric])
+        tasks, means = int(test["tasks"]), {k: float(test[k]) for k in _with_before(metrics)}
         path = folder / "tasks.csv"
         with path.open(encoding="utf-8", newline="") as file:
-            values = {int(row["number"]): float(row[metric]) for row in csv.DictReader(file)}
+            rows = list(csv.DictReader(file))
+        by_metric = {k: {int(row["number"]): float(row[k]) for row in rows} for k in means}
         path = folder / ".hydra" / "overrides.yaml"
         typed = path.read_text(encoding="utf-8") if path.exists() else ""
         overrides = list(map(str, yaml.safe_load(typed) or []))
@@ -181,16 +175,21 @@ def read(folder: Path, metric: str | None = None) -> Run:
         AttributeError,
     ) as error:
         raise InputError(f"{path}: damaged: test the run again with eval.py") from error
+    metric = metric or usual
+    if metric not in means:
+        raise InputError(f"metric={metric}: must be one of {', '.join(means)}")
+    values = by_metric[metric]
     for number, value in values.items():
         if not math.isfinite(value):
             raise InputError(f"{folder}: {metric} of task {number} is {value}: no mean to compare")
     if len(values) != tasks or not math.isclose(
-        fmean(values.values()), mean, rel_tol=1e-6, abs_tol=1e-5
+        fmean(values.values()), means[metric], rel_tol=1e-6, abs_tol=1e-5
     ):
         raise InputError(
             f"{folder}: tasks.csv is not of the test in results.json, or was cut off: test the run "
             "again with eval.py"
         )
+    percent = metrics[metric.removesuffix("_before")].percent
     return Run(folder, conditions, source, statistics, metric, percent, values, overrides)
 
 
@@ -242,6 +241,11 @@ def _mean(values: Tensor, digits: int, sign: str = "-") -> tuple[str, bool]:
     mean, half = values.mean().item(), confidence_interval(values).item()
     shown = round(mean, digits) + 0.0  # never -0
     return f"{shown:{sign}.{digits}f} ± {half:.{digits}f}", abs(mean) > half
+
+
+def _with_before(metrics: Iterable[str]) -> list[str]:
+    """Each metric, and what it was before adaptation."""
+    return [*metrics, *(f"{name}_before" for name in metrics)]
 
 
 def _many(number: int | list[int]) -> str:

@@ -26,7 +26,7 @@ _SHOWN = (Classification.measured["acc"], Classification.measured["loss"])
 def draw_curves(
     rows: Sequence[Mapping[str, float]],
     path: Path,
-    metrics: Sequence[Metric],
+    metrics: Sequence[Metric] = _SHOWN,
     *,
     chance: float | None = None,
     best: float | None = None,
@@ -38,7 +38,7 @@ def draw_curves(
     Args:
         rows: one mapping an epoch, as in ``metrics.csv``.
         path: the picture to write.
-        metrics: what is shown, the monitored one first.
+        metrics: what is shown, the monitored one first; accuracy and loss unless said.
         chance: what guessing gives of the first one.
         best: the epoch of the best checkpoint.
     """

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
 
 from metadraw.data.tasks import TaskDataModule
 from metadraw.files import write_whole
@@ -61,7 +62,10 @@ class Curves(L.Callback):
             )
             # What is learned is logged with meta-validation.
             if validated := [row for row in self.rows if f"val/{objective.metric.name}" in row]:
-                words = layers_in_words(learner.algorithm)
+                algorithm = learner.algorithm
+                words = layers_in_words(algorithm.network)
+                if algorithm.head is not None:
+                    words |= layers_in_words(nn.ModuleDict({"head": algorithm.head}))
                 draw_learned(validated, self.folder / "learned.png", words)
 
     def _best_epoch(self, kept: Checkpoint | None) -> float | None:

@@ -62,18 +62,18 @@ def build(
     return data, learner
 
 
-def build_learner(cfg: DictConfig, data: TaskDataModule) -> MetaLearner:
+def build_learner(cfg: DictConfig, data: TaskDataModule | None = None) -> MetaLearner:
     """The learner of a config, with the random state at hand, after a trial step of another.
 
     Args:
         cfg: the config.
-        data: its data module, which need not have loaded anything.
+        data: its data module, which need not have loaded anything; made for this if `None`.
 
     Raises:
         InputError: an impossible value, or a network that cannot take a step.
     """
     with isolate_rng(include_cuda=False):
-        example = data.example(tasks=2)
+        example = (data or instantiate(cfg.data)).example(tasks=2)
     learner = _make_learner(cfg, example)
     # Now, and not in the middle of a run: an outer optimiser or schedule that does not work.
     epochs, most = cfg.trainer.max_epochs or 1, cfg.trainer.get("max_steps", -1)

@@ -90,9 +90,8 @@ def count_features(network: nn.Module, x: Tensor) -> int:
             module.training = mode
     name = f"model: {type(network).__name__}"
     if not isinstance(features, Tensor):
-        raise InputError(
-            f"{name} gives a {type(features).__name__}: must be one tensor of features"
-        )
+        kind = type(features).__name__
+        raise InputError(f"{name} gives a {kind}: it must give one tensor of features")
     if features.ndim != 2 or len(features) != len(x):
         raise InputError(
             f"{name} gives features of shape {list(features.shape)} for {len(x)} inputs: must be "
