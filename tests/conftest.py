@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from points import ENVIRONMENT, HANGS
+from torch.utils._pytree import tree_leaves
 
 import metadraw
 from metadraw.command.config import CONFIGS
@@ -60,6 +61,12 @@ def tasks_of(support_x, query_x, ways):
     )
     number = torch.arange(len(labels), device=support_x.device)
     return Episode(support, query, number, about={"classes": labels})
+
+
+def equal(one, other):
+    """Whether two episodes are the same, bit for bit."""
+    leaves = zip(tree_leaves(one), tree_leaves(other), strict=True)
+    return all(torch.equal(a, b) for a, b in leaves)
 
 
 @pytest.fixture(scope="session")

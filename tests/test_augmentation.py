@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import sampler_of
+from conftest import equal, sampler_of
 
 import metadraw
 from metadraw import InputError
@@ -28,10 +28,6 @@ def marked():
 
 def sampler(images, *, split="train", ways=5, shots=2, queries=2, **options):
     return sampler_of(images, split=split, ways=ways, shots=shots, queries=queries, **options)
-
-
-def equal(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def by_class(x, ways):
@@ -133,7 +129,7 @@ def test_a_new_class_is_its_class_in_one_orientation(marked, count, mirror):
 
 
 def test_orientations_of_a_class_meet_in_a_task(marked):
-    classes = sampler(marked, ways=40, orientations=4)(torch.arange(3)).classes
+    classes = sampler(marked, ways=40, orientations=4)(torch.arange(3)).about["classes"]
     for task in classes:
         assert len(task.unique()) == 40
         assert len((task % CLASSES).unique()) == CLASSES
@@ -156,14 +152,14 @@ def test_more_ways_or_shots_extend_an_augmented_episode(marked):
         sampler(marked, ways=ways, shots=shots, **EVERYTHING)(torch.arange(30))
         for ways, shots in ((3, 1), (6, 4))
     )
-    assert torch.equal(small.classes, large.classes[:, :3])
+    assert torch.equal(small.about["classes"], large.about["classes"][:, :3])
     assert torch.equal(small.support.x, large.support.x[:, [0, 4, 8]])
     # The small episode's queries come next in the order of drawing: they are support drawings here.
     expected = by_class(large.support.x, 6)[:, :3, 1:3]
     assert torch.equal(by_class(small.query.x, 3), expected)
-    first_five = sampler(marked, ways=5, **EVERYTHING)(torch.arange(30)).classes
+    first_five = sampler(marked, ways=5, **EVERYTHING)(torch.arange(30)).about["classes"]
     assert torch.equal(
-        first_five, sampler(marked, ways=10, **EVERYTHING)(torch.arange(30)).classes[:, :5]
+        first_five, sampler(marked, ways=10, **EVERYTHING)(torch.arange(30)).about["classes"][:, :5]
     )
 
 

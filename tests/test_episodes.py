@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 import torch
-from conftest import sampler_of
+from conftest import equal, sampler_of
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
@@ -16,10 +16,6 @@ from metadraw.data.hashing import draw
 from metadraw.data.sampling import EpisodeSampler
 from metadraw.data.splits import split_classes
 from metadraw.data.tasks import EpisodeBatches
-
-
-def equal(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +102,7 @@ def test_an_episode_depends_on_nothing_but_seed_split_and_index(make_sampler):
 
 def test_known_episodes(make_sampler):
     """The hash is a promise: these classes were drawn when it was made, and on every machine."""
-    classes = make_sampler(seed=42)(torch.tensor([0, 1, 10**12])).classes
+    classes = make_sampler(seed=42)(torch.tensor([0, 1, 10**12])).about["classes"]
     assert classes.tolist() == [[11, 10, 7, 0, 6], [9, 8, 11, 1, 0], [7, 3, 2, 6, 1]]
 
 
@@ -114,7 +110,7 @@ def test_more_ways_or_shots_extend_an_episode(make_sampler):
     small, large = (
         make_sampler(ways, shots, 2)(torch.arange(4)) for ways, shots in ((3, 1), (5, 3))
     )
-    assert torch.equal(small.classes, large.classes[:, :3])
+    assert torch.equal(small.about["classes"], large.about["classes"][:, :3])
     assert torch.equal(small.support.x, large.support.x[:, [0, 3, 6]])
 
 

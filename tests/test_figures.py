@@ -151,8 +151,11 @@ class Named(nn.Module):
             {
                 "1.0.weight": ("block 2 convolution", "weight"),
                 "3.1": ("block 4 batch norm", ""),
-                "5.bias": ("linear layer", "bias"),
             },
+        ),
+        (
+            nn.ModuleDict({"head": nn.Linear(4, 5)}),
+            {"head.bias": ("head", "bias")},
         ),
         (
             nn.Sequential(nn.Flatten(), nn.Linear(784, 4), nn.ReLU(), nn.Linear(4, 5)),

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import equal
 from PIL import Image
 
 import metadraw
@@ -93,7 +94,7 @@ def test_shapes_and_the_same_episodes_twice(module, channels):
     assert batch.support.x.min() >= 0
     assert batch.support.x.max() <= 1
     again = module(image_channels=channels).episodes("train")(torch.arange(3))
-    assert all(torch.equal(one, other) for one, other in zip(batch, again, strict=True))
+    assert equal(batch, again)
 
 
 def test_fewer_samples_are_the_first_of_more(module):

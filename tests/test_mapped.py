@@ -54,8 +54,7 @@ def test_the_same_episodes_as_in_memory(real, options):
 
     mapped = MappedImages(arrays, (1, 28, 28))
     assert mapped.shape == whole.shape
-    for found, right in zip(episodes(mapped), episodes(whole), strict=True):
-        assert torch.equal(found, right)
+    assert equal(episodes(mapped), episodes(whole))
     elsewhere = MappedImages(arrays, (1, 28, 28)).to("meta")
     assert isinstance(elsewhere, MappedImages)
     assert elsewhere.device.type == "meta"
@@ -127,6 +126,5 @@ def test_an_image_folder_above_the_limit_stays_on_disk(module, monkeypatch):  # 
     mapped = module()
     mapped.setup()
     assert isinstance(mapped.episodes("train").images, MappedImages)
-    for found, right in zip(mapped.episodes("train")(torch.arange(3)), in_memory, strict=True):
-        assert torch.equal(found, right)
+    assert equal(mapped.episodes("train")(torch.arange(3)), in_memory)
     assert mapped.drawings.provenance == usual.drawings.provenance

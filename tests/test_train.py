@@ -247,7 +247,7 @@ def test_only_meta_training_can_have_fewer_drawings(tiny_learner):
     for split in ("train", "val"):
         episodes = data.episodes(split)(batch)
         drawings = torch.cat([episodes.support.x, episodes.query.x], dim=1).flatten(2)
-        classes = episodes.classes
+        classes = episodes.about["classes"]
         first = classes == classes[0, 0]
         labels = torch.cat([episodes.support.y, episodes.query.y], dim=1)
         mine = (first.long().argmax(dim=1)[:, None] == labels) & first.any(dim=1)[:, None]

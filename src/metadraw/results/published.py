@@ -11,12 +11,14 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from metadraw.command.config import compose
+from metadraw.command.older import modern
 
 #: The experiment with the report's settings, by drawings a class in meta-training.
 EXPERIMENTS = {100: "report_100", 20: "report_20"}
 # Parts of a config that make a result; and of these, the keys under which the report's settings
 # still hold: which random numbers, where drawings come from, and how the same is computed.
-_PARTS = ("data", "model", "algorithm", "optimizer", "scheduler", "learner", "trainer", "callbacks")
+_PARTS = ("data", "objective", "model", "algorithm", "optimizer", "scheduler", "learner")
+_PARTS += ("trainer", "callbacks")
 _FREE = (
     *("data.seed", "data.eval_seed", "data.drawings_seed"),
     *("data.source", "data.path", "data.cache_dir", "data.base_url"),
@@ -57,6 +59,7 @@ def setting_of(config: Mapping[str, Any]) -> tuple[int, int, int] | None:
     Args:
         config: of a run, as its ``config.yaml`` has it; empty for a run that has not begun.
     """
+    config = modern(config)
     data = config.get("data") or {}
     ways, shots = data.get("ways", 0), data.get("shots", 0)
     run = _flat({part: config.get(part) for part in _PARTS})

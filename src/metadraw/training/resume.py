@@ -12,6 +12,8 @@ from lightning import Callback
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from omegaconf import DictConfig, OmegaConf
 
+from metadraw.command.config import CONFIGS, compose
+from metadraw.command.older import modern
 from metadraw.errors import InputError
 from metadraw.training import optimizers
 
@@ -42,7 +44,7 @@ def refuse_another_config(cfg: DictConfig, folder: Path) -> None:
     """
     if not (folder / "config.yaml").is_file():
         return
-    before, now = (_plain(config) for config in (_read(folder), _resolved(cfg)))
+    before, now = modern(_plain(_read(folder))), _plain(_resolved(cfg))
     for key in sorted(_changed(before, now)):
         was, typed = (_flat(config).get(key) for config in (before, now))
         raise InputError(
@@ -197,8 +199,6 @@ def _defaults(key: str, saved: Mapping[str, Any]) -> list[Any]:
 @functools.cache
 def _shipped(group: str, target: str | None) -> list[DictConfig]:
     """The shipped config with each choice of a group that has this target."""
-    from metadraw.command.config import CONFIGS, compose  # which imports the learner
-
     choices = [f"{group}={path.stem}" for path in sorted((CONFIGS / group).glob("*.yaml"))]
     composed = [compose(choice) for choice in choices] or [compose()]
     for config in composed:
