@@ -479,7 +479,7 @@ def gpu() -> list[str]:
         *markdown(head, rows),
         "",
         f"On one {device}, in float32 ([gpu-steps.md](benchmarks/results/gpu-steps.md)). On it, "
-        f"`experiment=quickstart` reaches {'; '.join(runs)} "
+        f"`experiment=quickstart`, timed from start to finish, reaches {'; '.join(runs)} "
         "([gpu-precision.md](benchmarks/results/gpu-precision.md)).",
     ]
 
