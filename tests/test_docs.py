@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 from points import ENVIRONMENT, HANGS
 
 import metadraw
+from metadraw.factory import CONFIGS
 from metadraw.train import train
 
 DOCS = ROOT / "docs"
@@ -175,6 +176,21 @@ def test_commands_are_right(program, arguments, monkeypatch):
         with pytest.raises(SystemExit):
             module.main()
         assert read
+
+
+def first_cells(page, column):
+    """By the code in the first cell of each row of a page's first table: the code in a column."""
+    table = re.search(r"(?:^\|.*\n)+", PAGES[page], re.MULTILINE)[0].splitlines()[2:]
+    rows = [row.strip("|").split(" | ") for row in table]
+    return {row[0].strip("` "): set(re.findall(r"`(\w+)`", row[column])) for row in rows}
+
+
+def test_tables_have_every_choice_of_the_configs():
+    offered = first_cells("docs/configs.md", 1)
+    offered["algorithm"] |= set(first_cells("docs/algorithms.md", 0))
+    offered["data"] |= {"episodes", "as_trained"}  # what data sets share, and that of eval.py
+    for group, choices in offered.items():
+        assert choices == {path.stem for path in (CONFIGS / group).glob("*.yaml")}, group
 
 
 # ---- links -----------------------------------------------------------------------------------
