@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-oldest clean
+.PHONY: train test test-oldest docs clean
 
 # A real meta-training on real drawings, about 5 minutes on 2 CPU cores.
 train: .venv/installed
@@ -23,11 +23,15 @@ test-oldest:
 		--resolution lowest-direct --editable '.[wandb,tensorboard,notebooks,sweeps,dev]'
 	.venv-oldest/bin/pytest --numprocesses=logical --dist=worksteal
 
+# The documentation site, in site/; a broken link fails.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "metadraw needs Python 3.10 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[wandb,tensorboard,notebooks,sweeps,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[wandb,tensorboard,notebooks,sweeps,docs,dev]'
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest site .mypy_cache .pytest_cache .ruff_cache

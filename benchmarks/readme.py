@@ -1,9 +1,10 @@
-"""README's figures, each from a committed file: rewrites what stands between its markers.
+"""The figures of README.md and docs/, each from a committed file: rewrites the marked blocks.
 
 python benchmarks/readme.py
 
-A block begins with ``<!-- made by benchmarks/readme.py: NAME -->``, ends with ``<!-- end -->``, and
-is made by the function of that name here. The files are made by
+A block begins with ``<!-- made by benchmarks/readme.py: NAME -->`` and ends with ``<!-- end -->``.
+The function of that name writes it; each is used once, in any of the pages. These commands make the
+files:
 
     python benchmarks/algorithms.py --jobs 2 data.source=npm
     python benchmarks/label_permutations.py CHECKPOINTS  # of maml, anil, proto_maml, unicorn_maml
@@ -19,12 +20,13 @@ is made by the function of that name here. The files are made by
     python report.py SWEEP --rows experiment data.ways --column data.shots --to results/report
     python report.py SWEEP --to results/best
 
-SWEEP being the one that README names.
+docs/report.md names the SWEEP.
 """
 
 from __future__ import annotations
 
 import csv
+import posixpath
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -32,13 +34,14 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 from algorithms import ABLATION, ALGORITHMS  # beside this file
-
-from metadraw.results.published import EXPERIMENTS, published, published_curves
+from metadraw.results.record.published import EXPERIMENTS, published, published_curves
 
 ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = re.compile(
     r"(<!-- made by benchmarks/readme\.py: (\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL
 )
+#: The target of a link that is no address.
+_LINK = re.compile(r"(?<=\]\()(?!\w+:|#)[^)]+(?=\))")
 SETTINGS = [(ways, shots) for ways in (5, 10) for shots in (1, 5, 10)]
 
 
@@ -133,18 +136,61 @@ def study(file: str, labels: Sequence[str]) -> dict[str, list[str]]:
     return dict(zip(labels, table(file).values(), strict=True))
 
 
+def named(label: str) -> str:
+    """A label of benchmarks/algorithms.py with the algorithm's name, before any comma, as code."""
+    name, comma, rest = label.partition(",")
+    return f"`{name}`{comma}{rest}"
+
+
+def tasks_of(file: str) -> tuple[str, str]:
+    """How many meta-training and meta-test tasks a study of benchmarks/algorithms.py had."""
+    patterns = (r"same ([\d,]+) tasks", r"([\d,]+) meta-test tasks")
+    trained, tested = (said(pattern, file)[0] for pattern in patterns)
+    return trained, tested
+
+
+#: How each algorithm learns a task, in a few words.
+METHODS = {
+    "maml, the report's recipe": "MAML with the report's learning rates (0.001 outer, 0.01 inner)",
+    "maml": "MAML: a learned initialisation, then gradient steps (Finn et al. 2017)",
+    "fomaml": "MAML without second derivatives",
+    "reptile": "Reptile: moves towards the adapted weights (Nichol et al. 2018)",
+    "anil": "ANIL: adapts only the head (Raghu et al. 2020)",
+    "lslr": "MAML with a learned rate for each layer and step",
+    "maml_pp": "MAML++ (Antoniou et al. 2019)",
+    "meta_sgd": "Meta-SGD: a learned rate for each parameter (Li et al. 2017)",
+    "alpha_maml": "Alpha MAML: hypergradients tune both rates (Behl et al. 2019)",
+    "proto_maml": "Proto-MAML: the head starts at the prototypes (Triantafillou et al. 2020)",
+    "unicorn_maml": "UNICORN-MAML: one learned vector starts the head (Ye and Chao 2022)",
+    "protonet": "Prototypical network: nearest class mean (Snell et al. 2017)",
+    "matching_net": "Matching network: attention over the support set (Vinyals et al. 2016)",
+    "scratch": "an untrained network, fitted to the support set",
+    "finetune": "pre-trained classifier with a new head (Chen et al. 2019)",
+    "finetune, whole network": "the same, fine-tuning all layers",
+}
+
+
+def accuracy() -> list[str]:
+    """One accuracy of each algorithm, for README."""
+    runs = study(ONE, list(ALGORITHMS))
+    trained, tested = tasks_of(ONE)
+    rows = [[named(label), METHODS[label], short(runs[label][0])] for label in ALGORITHMS]
+    return [
+        *markdown(["algorithm", "how it learns a task", "5-way 1-shot, %"], rows),
+        "",
+        f"Meta-test accuracy ± half its 95 % interval over {tested} tasks, after only {trained} "
+        f"meta-training tasks; one seed ([5-way-1-shot.md]({ONE})).",
+    ]
+
+
 def algorithms() -> list[str]:
-    """All algorithms at equal tasks, for one and for five shots."""
+    """All algorithms after equally many tasks, for one and for five shots."""
     one, five = (study(file, list(ALGORITHMS)) for file in (ONE, FIVE))
-    rows = []
-    for label in ALGORITHMS:
-        name, _, rest = label.partition(",")
-        cells = [short(cell) for runs in (one, five) for cell in runs[label][:2]]
-        rows.append([f"`{name}`{rest and ','}{rest}", *cells])
-    trained, tested = (
-        [said(pattern, file)[0] for file in (ONE, FIVE)]
-        for pattern in (r"same ([\d,]+) tasks", r"([\d,]+) meta-test tasks")
-    )
+    rows = [
+        [named(label), *(short(cell) for runs in (one, five) for cell in runs[label][:2])]
+        for label in ALGORITHMS
+    ]
+    trained, tested = zip(*map(tasks_of, (ONE, FIVE)), strict=True)
     return [
         *markdown(
             ["algorithm", *["5-way 1-shot", "difference", "5-way 5-shot", "difference"]], rows
@@ -164,14 +210,15 @@ def findings() -> list[str]:
     spread = {name: row[2] for name, row in permuted.items()}
     worst, top = (float(figure) for figure in permuted["MAML"][1].split(", "))
     return [
-        f"- with one shot, the report's recipe is at {recipe} % after so few tasks, and an "
-        f"untrained network that takes 50 steps of 0.1 (`scratch`) at {scratch} %: five steps of "
-        "0.01 change little;",
-        f"- the best recipe for 1 shot is `{best[0]}`, for 5 shots `{best[1]}`;",
-        "- plain MAML depends on which class has which label: over 12 permutations of a task's "
-        f"labels its accuracy has a standard deviation of {spread['MAML']} points, and there are "
-        f"{top - worst:.1f} points between the worst and the best; `unicorn_maml` and `proto_maml` "
-        f"have deviations of {spread['UnicornMAML']} and {spread['ProtoMAML']} "
+        f"- With one shot and so few tasks, the report's recipe reaches {recipe} %. An untrained "
+        f"network that takes 50 steps of 0.1 (`scratch`) reaches {scratch} %. Five steps of 0.01 "
+        "change little.",
+        f"- The best recipe for 1 shot is `{best[0]}`, and for 5 shots `{best[1]}`.",
+        "- The accuracy of plain MAML depends on which class gets which label: over 12 "
+        f"permutations of a task's labels its standard deviation is {spread['MAML']} points, and "
+        f"the best permutation is {top - worst:.1f} points above the worst. For `unicorn_maml` and "
+        f"`proto_maml` the standard deviations are {spread['UnicornMAML']} and "
+        f"{spread['ProtoMAML']} "
         "([label-permutations.md](benchmarks/results/label-permutations.md)).",
     ]
 
@@ -184,11 +231,12 @@ def ablation() -> list[str]:
         ["recipe", "5-way 1-shot", "difference"],
         [[label, short(row[0]), short(row[1])] for label, row in runs.items()],
     )
-    return [*lines, "", f"Better than MAML beyond the interval: {listed(clear) or 'none of them'}."]
+    verdict = listed(clear) or "none"
+    return [*lines, "", f"Changes whose interval lies above zero: {verdict}."]
 
 
 def reproduced() -> list[str]:
-    """The report's runs beside its figures."""
+    """The runs with the report's settings, beside its figures."""
     runs = {
         (row["experiment"], int(row["data.ways"]), int(row["data.shots"])): row
         for row in csv_rows("results/report/runs.csv")
@@ -222,7 +270,7 @@ def reproduced() -> list[str]:
         key for key in done if abs(done[key] - known(*key)) <= float(runs[key]["test/acc_ci95"])
     ]
     lines = markdown(
-        ["", "100 drawings a class", "published", "20 drawings a class", "published"],
+        ["", "100 drawings per class", "published", "20 drawings per class", "published"],
         [
             [f"{ways}-way {shots}-shot", *cells(large, ways, shots), *cells(small, ways, shots)]
             for ways, shots in SETTINGS
@@ -231,18 +279,18 @@ def reproduced() -> list[str]:
     )
     more = [(f"for {w}-way {k}-shot", (large, w, k), (small, w, k)) for w, k in SETTINGS]
     fewer_ways = [
-        (f"for {k} shot{'s' * (k > 1)} of {n} drawings a class", (e, 5, k), (e, 10, k))
+        (f"for {k} shot{'s' * (k > 1)} with {n} drawings per class", (e, 5, k), (e, 10, k))
         for n, e in EXPERIMENTS.items()
         for k in (1, 5, 10)
     ]
     lines += [
         "",
-        f"{len(done)} of these runs are finished. In {len(agree)} of them, the published figure "
+        f"{len(done)} of these runs are finished. For {len(agree)} of them, the published figure "
         "lies within the 95 % interval.",
         "",
-        "What the report found, in these runs:",
+        "The report's findings in these runs:",
         "",
-        f"- *More drawings help.* 100 instead of 20 a class bring {gains(more)}.",
+        f"- *More drawings help.* Using 100 instead of 20 per class gains {gains(more)}.",
         f"- *5-way is easier than 10-way*, by {gains(fewer_ways)}.",
     ]
     last = [
@@ -253,11 +301,11 @@ def reproduced() -> list[str]:
     if last:
         first, *_, end = last
         lines.append(
-            f"- *10-way 1-shot on 20 drawings overfits.* From epoch {float(first['epoch']):.0f} to "
-            f"{float(end['epoch']):.0f}, training accuracy goes from {percent(first['train/acc'])} "
-            f"to {percent(end['train/acc'])} %, validation accuracy from "
-            f"{percent(first['val/acc'])} to {percent(end['val/acc'])} %, and validation loss from "
-            f"{float(first['val/loss']):.2f} to {float(end['val/loss']):.2f}."
+            f"- *10-way 1-shot with 20 drawings overfits.* From epoch {float(first['epoch']):.0f} "
+            f"to {float(end['epoch']):.0f}, training accuracy changes from "
+            f"{percent(first['train/acc'])} to {percent(end['train/acc'])} %, validation accuracy "
+            f"from {percent(first['val/acc'])} to {percent(end['val/acc'])} %, and validation loss "
+            f"from {float(first['val/loss']):.2f} to {float(end['val/loss']):.2f}."
         )
     return lines
 
@@ -293,14 +341,15 @@ def best() -> list[str]:
     )
     return [
         *markdown(
-            ["", "one picture at a time", "the query set at once", "published, a run for each"],
+            ["", "one picture at a time", "whole query set", "published, one run per setting"],
             shown,
         ),
         "",
-        "Made by `python benchmarks/shipped.py` ([results.md](checkpoints/results.md)). Five shots "
-        f"instead of one bring {gain(5, 1)}, ten instead of five another {gain(10, 5)}. Trained "
-        f"with the query set at once, the recipe is at 62 % in 5-way 1-shot meta-validation {ours},"
-        f" the report's {theirs} ([results/best](results/best/report.md)).",
+        "Measured by `python benchmarks/shipped.py` ([results.md](checkpoints/results.md)). Five "
+        f"shots instead of one gain {gain(5, 1)}, and ten instead of five another {gain(10, 5)}. "
+        "When batch norm uses the whole query set, this recipe reaches 62 % in 5-way 1-shot "
+        f"meta-validation {ours}, and the report's {theirs} "
+        "([results/best](results/best/report.md)).",
     ]
 
 
@@ -319,7 +368,7 @@ def epoch_line() -> list[str]:
 
 
 def measured() -> list[str]:
-    """Runs of a few minutes, and the drawing of tasks."""
+    """Runs of a few minutes, and how long it takes to draw tasks."""
     (quick,) = csv_rows("results/quickstart/runs.csv")
     first = [
         percent(row["val/acc"])
@@ -339,14 +388,14 @@ def measured() -> list[str]:
             ],
             [
                 "`python train.py experiment=report_100 data.source=npm`",
-                "validation accuracy after epochs 1 to 5 "
+                "meta-validation accuracy after epochs 1 to 5 "
                 "([results/report](results/report/report.md))",
                 f"{', '.join(first)} %",
             ],
             ["", "the report's own curve, original bitmaps", f"{', '.join(theirs)} %"],
             [
                 "`python benchmarks/episodes.py`",
-                "drawing a batch of 25 5-way 1-shot tasks "
+                "time to sample a batch of 25 5-way 1-shot tasks "
                 "([episodes.md](benchmarks/results/episodes.md))",
                 f"{float(batch):.1f} ms",
             ],
@@ -365,8 +414,14 @@ PEERS = {
 }
 
 
+def speed_5_way() -> list[str]:
+    """The 5-way rows of `speed`, for README."""
+    head, rule, *rows = speed()
+    return [head, rule, *(row for row in rows if row.startswith("| 5-way"))]
+
+
 def speed() -> list[str]:
-    """Peers beside metadraw, at the report's shapes of a task; those that were measured."""
+    """Steps by metadraw and the peers that were measured, at the report's shapes of a task."""
     rows = by_column("benchmarks/results/speed-settings.md")
     ways = [way for way in PEERS if f"{way}, ms" in next(iter(rows.values()))]
     return markdown(
@@ -401,29 +456,29 @@ def first_order() -> list[str]:
     rows = table(file)
     loop = r"`{}` in a per-task loop: meta-train ([\d,]+) ms, meta-test ([\d,]+) ms"
     return [
-        f"At 5-way 1-shot, a step of `fomaml` takes {rows['`fomaml`'][0]} ms, and a per-task loop "
-        f"{said(loop.format('fomaml'), file)[0]} ms; evaluation of 25 tasks by `maml` takes "
-        f"{rows['`maml`'][3]} ms, and a loop {said(loop.format('maml'), file)[1]} ms "
-        "(`python benchmarks/speed.py algorithms data.source=npm`, "
-        "[speed-algorithms.md](benchmarks/results/speed-algorithms.md): every algorithm).",
+        f"In 5-way 1-shot, a step of `fomaml` takes {rows['`fomaml`'][0]} ms, against "
+        f"{said(loop.format('fomaml'), file)[0]} ms in a per-task loop. Evaluating `maml` on 25 "
+        f"tasks takes {rows['`maml`'][3]} ms, against {said(loop.format('maml'), file)[1]} ms. "
+        "[speed-algorithms.md](benchmarks/results/speed-algorithms.md) has every algorithm, "
+        "measured by `python benchmarks/speed.py algorithms data.source=npm`.",
     ]
 
 
 def gpu() -> list[str]:
-    """Peers beside metadraw on a GPU, and what precision costs."""
+    """Steps by metadraw and its peers on a GPU, and runs in each precision."""
     rows = [row[:7] for row in tables("benchmarks/results/gpu-steps.md")[0]]
     head = ["images", "network, 5-way tasks", "metadraw", "`learner.cuda_graph=true`"]
     head += ["per-task loop", "JAX, `vmap`: ms, s to compile", "JAX, `scan`"]
     (device,) = said(r"`, (NVIDIA [^,]+),", "benchmarks/results/gpu-steps.md")
     runs = [
-        f"{seconds} s to {accuracy} % in {name}"
+        f"{accuracy} % after {seconds} s in {name}"
         for name, (seconds, accuracy) in table("benchmarks/results/gpu-precision.md").items()
     ]
     return [
         *markdown(head, rows),
         "",
-        f"On one {device}, float32 ([gpu-steps.md](benchmarks/results/gpu-steps.md)). There "
-        f"`experiment=quickstart`, from start to end, takes {'; '.join(runs)} "
+        f"On one {device}, in float32 ([gpu-steps.md](benchmarks/results/gpu-steps.md)). On it, "
+        f"`experiment=quickstart`, timed from start to finish, reaches {'; '.join(runs)} "
         "([gpu-precision.md](benchmarks/results/gpu-precision.md)).",
     ]
 
@@ -446,54 +501,67 @@ def costs() -> list[str]:
         [
             [
                 "`python benchmarks/speed.py memory data.source=npm`",
-                "5 and 50 inner steps, kept for the way back "
+                "a step with 5 and with 50 inner steps, all kept for the backward pass "
                 "([speed-memory.md](benchmarks/results/speed-memory.md))",
                 at(0),
             ],
             ["", "the same with `learner.recompute_steps=true`", at(2)],
             [
                 "`python benchmarks/training.py data.source=npm`",
-                "a step by Lightning's trainer, and without it, in turns "
+                "a step with and without Lightning's trainer, alternating "
                 "([training.md](benchmarks/results/training.md))",
                 f"{within}, {bare} ms",
             ],
             [
                 "",
-                "a step of `train.py` on one core, on two, by two processes",
+                "a step of `train.py` on one core, on two, in two processes",
                 f"{', '.join(steps)} ms",
             ],
             [
                 "`python benchmarks/page.py data.source=npm`",
-                "from a stroke on the page of `demo.py` to its probabilities there, in headless "
-                "Chromium: median, longest ([page.md](benchmarks/results/page.md))",
+                "from a stroke on the page of `demo.py` to new probabilities, in headless "
+                "Chromium: median, maximum ([page.md](benchmarks/results/page.md))",
                 f"{stroke[1]}, {stroke[3]} ms",
             ],
-            ["", "adapting there to 5 classes of 3 examples each", f"{adapting[1]} ms"],
+            ["", "adaptation there to 5 classes with 3 examples each", f"{adapting[1]} ms"],
         ],
     )
 
 
 _MAKERS: Sequence[Callable[[], list[str]]] = (
-    *(
-        algorithms,
-        findings,
-        ablation,
-        reproduced,
-        best,
-        epoch_line,
-        measured,
-        speed,
-        chunks,
-        first_order,
-        gpu,
-        costs,
-    ),
+    accuracy,
+    algorithms,
+    findings,
+    ablation,
+    reproduced,
+    best,
+    epoch_line,
+    measured,
+    speed_5_way,
+    speed,
+    chunks,
+    first_order,
+    gpu,
+    costs,
 )
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 
 
-def block(name: str) -> str:
-    """A block's text, its sentences in lines of at most 100 characters."""
+# ---- writing ---------------------------------------------------------------------------------
+
+
+def pages() -> list[str]:
+    """README.md and the pages of docs/, which may have blocks; relative to the repository."""
+    return ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+
+
+def block(name: str, page: str) -> str:
+    """A block's text for a page, with sentences wrapped at 100 characters.
+
+    The functions above link files from the top of the repository; here links become relative to
+    the page.
+    """
+    start = posixpath.dirname(page) or "."
 
     def wrapped(line: str) -> str:
         indent = "  " if line.startswith("- ") else ""
@@ -501,19 +569,22 @@ def block(name: str) -> str:
             line, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
         )
 
-    lines = BLOCKS[name]()
+    lines = [
+        _LINK.sub(lambda link: posixpath.relpath(link[0], start), line) for line in BLOCKS[name]()
+    ]
     return "\n".join(line if line.startswith("|") else wrapped(line) for line in lines) + "\n"
 
 
-def renewed(text: str) -> str:
-    """README with its blocks made again."""
-    return _BLOCK.sub(lambda found: found[1] + block(found[2]), text)
+def renewed(text: str, page: str) -> str:
+    """The text of a page with its blocks made again."""
+    return _BLOCK.sub(lambda found: found[1] + block(found[2], page), text)
 
 
 def main() -> None:
-    """Rewrite README.md."""
-    path = ROOT / "README.md"
-    path.write_text(renewed(path.read_text()))
+    """Rewrite all pages."""
+    for page in pages():
+        path = ROOT / page
+        path.write_text(renewed(path.read_text(), page))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from metadraw.results.record.sweep import read_sweep
 from omegaconf import DictConfig, OmegaConf, open_dict
 from points import ENVIRONMENT, HANGS
 
@@ -15,7 +16,6 @@ import metadraw
 from metadraw.command.cli import one_line_errors
 from metadraw.command.config import CONFIGS
 from metadraw.command.keys import check
-from metadraw.results.sweep import read_sweep
 from metadraw.training.evaluate import evaluate
 from metadraw.training.train import train
 

@@ -9,8 +9,7 @@ import points
 import pytest
 import torch
 from conftest import ROOT
-
-from metadraw.results.sweep import read_sweep
+from metadraw.results.record.sweep import read_sweep
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import resource
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, equal
 from test_image_folder import folder, module  # noqa: F401
 
 import metadraw

@@ -1,4 +1,4 @@
-"""Every figure of README comes from a committed file; its examples pass the project's checks."""
+"""Every figure of README and docs/ comes from a committed file; their examples pass the checks."""
 
 import csv
 import re
@@ -9,35 +9,59 @@ import sys
 import pytest
 from conftest import ENVIRONMENT, ROOT
 
-README = (ROOT / "README.md").read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+#: Other tests write or check the figures of these.
+ELSEWHERE = ("docs/layers.md", "docs/operations.md", "docs/promises.md")
 _MARKED = re.compile(r"<!-- made by benchmarks/readme\.py: \w+ -->.*?<!-- end -->", re.DOTALL)
 #: A number with the unit of something that was measured, or with an interval.
 _FIGURE = re.compile(
     r"(\d[\d,.]*)(?: ± [\d.]+)?\s?(?:%|ms|s|seconds|minutes|hours|kB|MB|GB|points|times)(?!\w)"
-    r"(?! interval)|(\d[\d.]*) ±"
+    r"(?!\s+interval)|(\d[\d.]*) ±"
 )
 
 
 @pytest.fixture
 def readme(monkeypatch):
-    """The module that makes README's blocks."""
+    """The module that makes the blocks."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import readme
 
     return readme
 
 
-def test_readme_says_what_the_committed_files_say(readme):
-    assert readme.renewed(README) == README, "python benchmarks/readme.py"
-    marked = re.findall(r"made by benchmarks/readme\.py: (\w+)", README)
+def blocks_of(text):
+    return re.findall(r"made by benchmarks/readme\.py: (\w+)", text)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_say_what_the_committed_files_say(readme, page):
+    assert page in readme.pages()
+    assert readme.renewed(PAGES[page], page) == PAGES[page], "python benchmarks/readme.py"
+
+
+def test_every_block_stands_on_one_page(readme):
+    marked = [name for text in PAGES.values() for name in blocks_of(text)]
     assert sorted(marked) == sorted(readme.BLOCKS)
 
 
-def test_no_figure_stands_outside_of_the_blocks_unless_a_file_beside_it_has_it():
+def test_readme_can_be_read_at_once():
+    assert len(PAGES["README.md"].splitlines()) <= 200
+
+
+def test_every_compared_algorithm_is_described(readme):
+    assert list(readme.METHODS) == list(readme.ALGORITHMS)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE])
+def test_no_figure_stands_outside_of_the_blocks_unless_a_file_beside_it_has_it(page):
     """Of each paragraph or table: in one of the files that it links."""
-    for paragraph in _MARKED.sub("", README).split("\n\n"):
-        links = [ROOT / path for path in re.findall(r"\]\(([\w./-]+)\)", paragraph)]
-        linked = "".join(path.read_text() for path in links if path.suffix in (".md", ".csv"))
+    for paragraph in _MARKED.sub("", PAGES[page]).split("\n\n"):
+        links = re.findall(r"\]\(([\w./-]+)\)", paragraph)
+        files = [(ROOT / page).parent / link for link in links if link.endswith((".md", ".csv"))]
+        linked = "".join(file.read_text(encoding="utf-8") for file in files)
         for figure in _FIGURE.finditer(paragraph):
             assert (figure[1] or figure[2]) in linked, f"{figure[0]!r} in {paragraph!r}"
 
@@ -60,7 +84,7 @@ def test_what_counts_as_a_figure(sentence, figure):
 
 
 FILES = {
-    "benchmarks/results/5-way-1-shot.md": "algorithms",
+    "benchmarks/results/5-way-1-shot.md": "algorithms, accuracy",
     "benchmarks/results/5-way-5-shot.md": "algorithms",
     "benchmarks/results/label-permutations.md": "findings",
     "benchmarks/results/maml_pp-ablation.md": "ablation",
@@ -68,7 +92,7 @@ FILES = {
     "checkpoints/results.md": "best",
     "results/quickstart/runs.csv": "measured",
     "benchmarks/results/episodes.md": "measured",
-    "benchmarks/results/speed-settings.md": "speed",
+    "benchmarks/results/speed-settings.md": "speed, speed_5_way",
     "benchmarks/results/chunks.md": "chunks",
     "benchmarks/results/gpu-steps.md": "gpu",
     "benchmarks/results/gpu-precision.md": "gpu",
@@ -98,16 +122,24 @@ def with_other_figures(path):
     path.write_text("\n".join(lines))
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_other_figures_in_a_file_are_others_in_readme(readme, file, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "name"), [(file, name) for file, names in FILES.items() for name in names.split(", ")]
+)
+def test_other_figures_in_a_file_are_others_on_the_page(readme, file, name, monkeypatch, tmp_path):
     """So nothing in a block is typed by hand."""
-    for name in ("results", "benchmarks/results", "checkpoints"):
-        shutil.copytree(ROOT / name, tmp_path / name)
+    for folder in ("results", "benchmarks/results", "checkpoints"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     monkeypatch.setattr(readme, "ROOT", tmp_path)
-    before = readme.block(FILES[file])
-    assert before in README
+    (page,) = (page for page, text in PAGES.items() if name in blocks_of(text))
+    before = readme.block(name, page)
+    assert before in PAGES[page]
     with_other_figures(tmp_path / file)
-    assert readme.block(FILES[file]) != before
+    assert readme.block(name, page) != before
+
+
+def test_links_of_a_block_lead_to_the_files_from_any_page(readme):
+    assert "](checkpoints/results.md)" in readme.block("best", "README.md")
+    assert "](../checkpoints/results.md)" in readme.block("best", "docs/report.md")
 
 
 def test_peers_of_a_newer_table_come_by_the_names_of_their_columns(readme, monkeypatch, tmp_path):
@@ -128,7 +160,17 @@ def test_peers_of_a_newer_table_come_by_the_names_of_their_columns(readme, monke
     ]
 
 
-# ---- the examples of "Make it yours", pasted -------------------------------------------------
+# ---- the examples of new files, pasted --------------------------------------------------------
+
+
+def examples():
+    """Text by path of what README and docs/extending.md say to write; the same on both."""
+    texts = {}
+    for page in ("README.md", "docs/extending.md"):
+        found = re.findall(r"```(?:python|yaml)\n# (\S+/\S+)\n(.*?)```", PAGES[page], re.DOTALL)
+        for path, text in found:
+            assert texts.setdefault(path, text) == text, f"{path} differs on {page}"
+    return texts
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +184,7 @@ def pasted(tmp_path_factory):
     for name in ("pyproject.toml", *tests):
         shutil.copy(ROOT / name, folder / name)
     new = []
-    for path, text in re.findall(r"```(?:python|yaml)\n# (\S+/\S+)\n(.*?)```", README, re.DOTALL):
+    for path, text in examples().items():
         target = folder / path
         if target.exists():  # the reference
             before, below, after = target.read_text().partition("\n}\n")

@@ -94,7 +94,7 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
 
 
 def _published(file: str, *setting: int) -> list[Mapping[str, float]]:
-    with (files("metadraw.results") / "cloudera" / file).open(encoding="utf-8") as lines:
+    with (files("metadraw.results.record") / "cloudera" / file).open(encoding="utf-8") as lines:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
     keys = ("samples_per_class", "ways", "shots")
     return [row for row in rows if tuple(row[key] for key in keys) == setting]

@@ -1,0 +1,107 @@
+"""MkDocs hooks: the site also has the repository's files that its pages link.
+
+Pages link files outside of docs/ by relative paths, ``../src/metadraw/training/learner.py``, which work on
+any page of a Git host. The site gets a copy of each such file below repository/: Markdown and other
+text as pages, anything else as it is. So links need no address of a Git host, and always show the
+version that the pages describe.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Path and fragment of a Markdown link within the repository.
+_LINK = re.compile(r"(?<=\]\()(?!\w+:|[#/])([^)#\s]+)(#[^)\s]*)?(?=\))")
+#: Pages of the navigation that need not exist.
+_OPTIONAL = ("design.md",)
+_LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".cff": "yaml"}
+_AS_THEY_ARE = (".ckpt", ".csv", ".ipynb", ".png", ".svg")
+_NOT_SEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Leave optional pages that do not exist out of the navigation."""
+    missing = [page for page in _OPTIONAL if not (ROOT / "docs" / page).exists()]
+    config.nav = [
+        item
+        for item in config.nav or []
+        if not (isinstance(item, dict) and next(iter(item.values())) in missing)
+    ]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> None:
+    """Add what the pages link outside of docs/, and what these files link in turn."""
+    waiting = [f"docs/{file.src_uri}" for file in files.documentation_pages()]
+    seen = set(waiting)
+    while waiting:
+        path = waiting.pop()
+        if not path.startswith("docs/"):
+            files.append(_copy(path, config))
+        for link in _LINK.finditer(_markdown(path)):
+            target = _target(path, link[1])
+            if target not in seen and (ROOT / target).exists():
+                seen.add(target)
+                waiting.append(target)
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Let the links of a page of docs/ point to the copies."""
+    uri = page.file.src_uri
+    return markdown if uri.startswith("repository/") else _linked(markdown, f"docs/{uri}")
+
+
+def _copy(path: str, config: MkDocsConfig) -> File:
+    """A file or folder of the repository for the site."""
+    source, uri = ROOT / path, _place(path)
+    if uri.endswith(".md"):
+        text = _linked(_markdown(path), path)
+        if not text:
+            language = _LANGUAGES.get(source.suffix, "text")
+            text = f"# {path}\n\n~~~~~~ {language}\n{source.read_text(encoding='utf-8')}\n~~~~~~\n"
+        return File.generated(config, uri, content=_NOT_SEARCHED + text)
+    return File.generated(config, uri, abs_src_path=str(source))
+
+
+def _markdown(path: str) -> str:
+    """The Markdown of a file, or a list of a folder's files; otherwise empty."""
+    source = ROOT / path
+    if source.is_dir():
+        names = sorted(p.name for p in source.iterdir() if p.name[0] not in "._")
+        folder = posixpath.basename(path)
+        return f"# {path}\n\n" + "".join(f"- [{name}]({folder}/{name})\n" for name in names)
+    return source.read_text(encoding="utf-8") if source.suffix == ".md" else ""
+
+
+def _target(path: str, link: str) -> str:
+    """The path in the repository to which a link in ``path`` leads."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
+
+
+def _place(path: str) -> str:
+    """Where the site has a file of the repository, as source of a page."""
+    if path.startswith("docs/"):
+        return path.removeprefix("docs/")
+    if (ROOT / path).is_dir():
+        return f"repository/{path}/index.md"
+    page = not path.endswith((".md", *_AS_THEY_ARE))
+    return f"repository/{path}{'.md' if page else ''}"
+
+
+def _linked(markdown: str, path: str) -> str:
+    """Markdown of a file with links to where the site has their targets."""
+
+    def moved(link: re.Match[str]) -> str:
+        target = _target(path, link[1])
+        if not (ROOT / target).exists():
+            return link[0]  # MkDocs says that it is broken
+        start = posixpath.dirname(_place(path)) or "."
+        return posixpath.relpath(_place(target), start) + (link[2] or "")
+
+    return _LINK.sub(moved, markdown)
