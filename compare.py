@@ -5,9 +5,8 @@ python compare.py logs/train/multiruns/SWEEP
 
 import argparse
 
-from metadraw.results.record.compare import compare
-
 from metadraw.command.cli import one_line_errors
+from metadraw.results.compare import compare
 
 _EXAMPLES = """\
 Runs are on identical tasks unless a key that makes tasks was changed, which is checked. A

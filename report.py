@@ -6,9 +6,8 @@ python report.py logs/train/multiruns/SWEEP
 import argparse
 from pathlib import Path
 
-from metadraw.results.record.report import report
-
 from metadraw.command.cli import one_line_errors
+from metadraw.results.report import report
 
 _EXAMPLES = """\
 examples:

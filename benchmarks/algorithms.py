@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from metadraw.results.record.compare import compare
+
+from metadraw.results.compare import compare
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS, RESULTS = ROOT / "logs" / "benchmarks", ROOT / "benchmarks" / "results"

@@ -34,7 +34,8 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 from algorithms import ABLATION, ALGORITHMS  # beside this file
-from metadraw.results.record.published import EXPERIMENTS, published, published_curves
+
+from metadraw.results.published import EXPERIMENTS, published, published_curves
 
 ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = re.compile(

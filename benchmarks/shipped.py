@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from metadraw.results.record.published import published
 
 import metadraw
+from metadraw.results.published import published
 from metadraw.training.evaluate import evaluate
 from metadraw.training.factory import read_checkpoint
 

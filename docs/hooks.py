@@ -1,9 +1,9 @@
 """MkDocs hooks: the site also has the repository's files that its pages link.
 
-Pages link files outside of docs/ by relative paths, ``../src/metadraw/training/learner.py``, which work on
-any page of a Git host. The site gets a copy of each such file below repository/: Markdown and other
-text as pages, anything else as it is. So links need no address of a Git host, and always show the
-version that the pages describe.
+Pages link files outside of docs/ by relative paths, ``../src/metadraw/training/learner.py``, which
+work on any page of a Git host. The site gets a copy of each such file below repository/: Markdown
+and other text as pages, anything else as it is. So links need no address of a Git host, and always
+show the version that the pages describe.
 """
 
 from __future__ import annotations

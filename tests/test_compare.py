@@ -9,14 +9,14 @@ from statistics import fmean
 
 import pytest
 import yaml
-from metadraw.results.record.compare import compare
-from metadraw.results.record.report import report
 from test_command_line import ROOT, command
 
 import metadraw
 from metadraw import InputError
 from metadraw.command.cli import one_line_errors
 from metadraw.objectives.classification import Classification
+from metadraw.results.compare import compare
+from metadraw.results.report import report
 from metadraw.training.evaluate import evaluate
 from metadraw.training.train import train
 

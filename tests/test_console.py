@@ -19,7 +19,7 @@ from conftest import ENVIRONMENT, ROOT
 
 import metadraw
 from metadraw.command.names import name_of_sweep
-from metadraw.results.record import record
+from metadraw.results import record
 from metadraw.training.evaluate import evaluate
 from metadraw.training.train import make_trainer, train
 

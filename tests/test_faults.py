@@ -9,7 +9,8 @@ import points
 import pytest
 import torch
 from conftest import ROOT
-from metadraw.results.record.sweep import read_sweep
+
+from metadraw.results.sweep import read_sweep
 
 
 @pytest.fixture

@@ -6,17 +6,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from metadraw.results.record.figures import (
+from torch import nn
+
+from metadraw.data.figures import draw_episode, draw_predictions
+from metadraw.models.conv4 import Conv4
+from metadraw.results.figures import (
     Curve,
     draw_curves,
     draw_learned,
     draw_sweep,
     layers_in_words,
 )
-from torch import nn
-
-from metadraw.data.figures import draw_episode, draw_predictions
-from metadraw.models.conv4 import Conv4
 from metadraw.training.curves import Curves
 
 

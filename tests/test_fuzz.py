@@ -7,14 +7,14 @@ import pytest
 from conftest import ALGORITHMS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from metadraw.results.record.compare import read as read_run
-from metadraw.results.record.sweep import read_sweep
 
 import metadraw
 from metadraw.command.cli import one_line_errors
 from metadraw.data import cache
 from metadraw.data.sources import folder as path_source
 from metadraw.errors import InputError
+from metadraw.results.compare import read as read_run
+from metadraw.results.sweep import read_sweep
 from metadraw.training.factory import read_checkpoint
 from metadraw.training.train import train
 

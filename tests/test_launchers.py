@@ -4,9 +4,9 @@ import os
 
 import pytest
 from conftest import run
-from metadraw.results.record.sweep import read_sweep
 
 import metadraw
+from metadraw.results.sweep import read_sweep
 from metadraw.training.train import train
 
 

@@ -8,7 +8,6 @@ import torch
 from conftest import ALGORITHMS
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from metadraw.results.record.metrics import confidence_interval, task_metrics
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -19,6 +18,7 @@ from metadraw.algorithms.maml import MAML
 from metadraw.data.episode import Examples
 from metadraw.models.conv4 import Conv4
 from metadraw.objectives.classification import Classification
+from metadraw.results.metrics import confidence_interval, task_metrics
 from metadraw.training.learner import MetaLearner
 from metadraw.training.train import train
 

@@ -194,8 +194,9 @@ def pasted(tmp_path_factory):
             new.append(target)
     assert [path.name for path in new if path.suffix == ".py"] == [
         "sign_maml.py",
-        "mlp.py",
+        "perceptron.py",
         "array_file.py",
+        "absolute_error.py",
     ]
     return folder, new
 

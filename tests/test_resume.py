@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from metadraw.results.record.report import report
 from omegaconf import OmegaConf
 
 import metadraw
 from metadraw import InputError
+from metadraw.results.report import report
 from metadraw.training.train import train
 
 SMALL = ["data.train_batches=2", "data.val_batches=1", "data.test_batches=1"]

@@ -7,14 +7,14 @@ import signal
 import points
 import pytest
 from conftest import run
-from metadraw.results.record.published import published, published_curves, setting_of
-from metadraw.results.record.report import report
-from metadraw.results.record.sweep import read_sweep
 from omegaconf import OmegaConf
 
 import metadraw
 from metadraw.command.names import name_of
 from metadraw.errors import InputError
+from metadraw.results.published import published, published_curves, setting_of
+from metadraw.results.report import report
+from metadraw.results.sweep import read_sweep
 from metadraw.training.train import save_config, train
 
 

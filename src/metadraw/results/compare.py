@@ -21,9 +21,9 @@ from torch import Tensor
 
 from metadraw.data.cache import checksum
 from metadraw.errors import InputError
-from metadraw.results.record.measured import measured, monitored
-from metadraw.results.record.metrics import confidence_interval
-from metadraw.results.record.sweep import read_sweep
+from metadraw.results.measured import measured, monitored
+from metadraw.results.metrics import confidence_interval
+from metadraw.results.sweep import read_sweep
 
 _CLASSES = ("_target_", "split_seed")  # keys of data that eval.py changes with the data set alone
 _OF_A_RUN = ("config.yaml", "results.json", "tasks.csv", "error.txt", "checkpoints", ".hydra")

@@ -17,8 +17,10 @@ from metadraw.command.older import modern
 EXPERIMENTS = {100: "report_100", 20: "report_20"}
 # Parts of a config that make a result; and of these, the keys under which the report's settings
 # still hold: which random numbers, where drawings come from, and how the same is computed.
-_PARTS = ("data", "objective", "model", "algorithm", "optimizer", "scheduler", "learner")
-_PARTS += ("trainer", "callbacks")
+_PARTS = (
+    *("data", "objective", "model", "algorithm", "optimizer", "scheduler", "learner", "trainer"),
+    "callbacks",
+)
 _FREE = (
     *("data.seed", "data.eval_seed", "data.drawings_seed"),
     *("data.source", "data.path", "data.cache_dir", "data.base_url"),
@@ -94,7 +96,7 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
 
 
 def _published(file: str, *setting: int) -> list[Mapping[str, float]]:
-    with (files("metadraw.results.record") / "cloudera" / file).open(encoding="utf-8") as lines:
+    with (files("metadraw.results") / "cloudera" / file).open(encoding="utf-8") as lines:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
     keys = ("samples_per_class", "ways", "shots")
     return [row for row in rows if tuple(row[key] for key in keys) == setting]

@@ -20,10 +20,10 @@ from metadraw.command.names import name_of
 from metadraw.data.cache import checksum
 from metadraw.errors import InputError
 from metadraw.objectives import Metric
-from metadraw.results.record.figures import Curve, draw_sweep
-from metadraw.results.record.measured import measured, monitored
-from metadraw.results.record.published import EXPERIMENTS, published, published_curves, setting_of
-from metadraw.results.record.sweep import Job, read_sweep
+from metadraw.results.figures import Curve, draw_sweep
+from metadraw.results.measured import measured, monitored
+from metadraw.results.published import EXPERIMENTS, published, published_curves, setting_of
+from metadraw.results.sweep import Job, read_sweep
 
 _SEED = "seed"
 #: Settings in words, in the order in which a title names them.

@@ -14,7 +14,7 @@ from torch import nn
 
 from metadraw.data.tasks import TaskDataModule
 from metadraw.files import write_whole
-from metadraw.results.record.figures import draw_curves, draw_learned, layers_in_words
+from metadraw.results.figures import draw_curves, draw_learned, layers_in_words
 from metadraw.training.learner import MetaLearner
 
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.tasks import SPLITS, TaskDataModule
 from metadraw.errors import InputError
-from metadraw.results.record import record
+from metadraw.results import record
 from metadraw.training.factory import read_checkpoint, restore
 from metadraw.training.options import check_trainer
 from metadraw.training.train import evaluation, make_trainer, show_episode

@@ -23,7 +23,7 @@ from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
 from metadraw.models.batch_norm import batch_norms
 from metadraw.objectives import Objective
-from metadraw.results.record import metrics
+from metadraw.results import metrics
 from metadraw.training import optimizers, resume
 from metadraw.training.chunks import bytes_of_a_task, tasks_at_once
 from metadraw.training.cuda_graph import CudaGraph

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from metadraw.data.tasks import TaskDataModule
 from metadraw.errors import DivergedError, InputError
 from metadraw.files import WholeCheckpoints, write_whole
-from metadraw.results.record import record
+from metadraw.results import record
 from metadraw.training import console, loggers, resume
 from metadraw.training.checkpoints import BestCheckpoint
 from metadraw.training.factory import build, check_parameters, read_checkpoint
