@@ -13,14 +13,14 @@ from metadraw.command.keys import check_job
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> float:
-    """Run one config; returns the best meta-validation accuracy, for sweepers that search."""
+    """Run one config; returns the best meta-validation result, for sweepers that search."""
     with job_errors():
         check_job(cfg)
         from metadraw.training.train import (
             train,  # PyTorch takes seconds: --help and typing errors do not
         )
 
-        return train(cfg)["val"]["acc"]
+        return train(cfg)["val"][cfg.objective.monitor]
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def test_examples_train(tiny, tmp_path, monkeypatch, name, group):
         tiny.append(f"data.path={tmp_path / 'images.npy'}")
     if group == "objective":
         tiny = [o for o in tiny if not re.match(r"data\.(source|path|samples)|model\.", o)]
-        tiny.append("data=sinusoids")
+        tiny += ["data=sinusoids", "model=mlp"]
     tiny = [o for o in tiny if not o.startswith(f"{group}.hidden")] + ["trainer.max_epochs=1"]
     search = f"hydra.searchpath=[file://{tmp_path / 'configs'}]"
     found = train(metadraw.compose(search, f"{group}={name}", *tiny))

@@ -49,7 +49,7 @@ def check(cfg: DictConfig, known: frozenset[str] | None = None) -> None:
     Raises:
         InputError: a key is neither.
     """
-    _check_arguments(cfg, "", cfg)
+    _check_arguments(cfg, "", cfg, known or frozenset())
     if known is None:
         return
     for key in map(str, cfg):
@@ -76,7 +76,7 @@ def unknown(key: str, cfg: DictConfig) -> InputError:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     beside = {str(k) for k in node} if isinstance(node, DictConfig) else set()
-    addable = (_arguments(node["_target_"]) if "_target_" in beside else None) or set()
+    addable = (arguments(node["_target_"]) if "_target_" in beside else None) or set()
     prefix = f"{parent}." if parent else ""
     meant = {other: f"{prefix}{other}" for other in (*beside, *(() if parent else _ONLY_GROUPS))}
     meant |= {other: f"+{prefix}{other}" for other in addable - beside}
@@ -91,18 +91,20 @@ def unknown(key: str, cfg: DictConfig) -> InputError:
     return InputError(f"{key}: there is no such key: {hint}")
 
 
-def _check_arguments(node: DictConfig, path: str, cfg: DictConfig) -> None:
-    arguments = _arguments(node["_target_"]) if "_target_" in node else None
+def _check_arguments(node: DictConfig, path: str, cfg: DictConfig, known: frozenset[str]) -> None:
+    taken = arguments(node["_target_"]) if "_target_" in node else None
     for key in map(str, node):
         full = f"{path}.{key}" if path else key
-        if arguments is not None and key not in arguments and not key.startswith("_"):
+        # A null of eval.py says that nothing was changed, whatever data set was chosen.
+        unchanged = full in known and node._get_node(key)._is_none()  # type: ignore[union-attr]
+        if taken is not None and not (key in taken or key.startswith("_") or unchanged):
             raise unknown(full, cfg)
         if (part := _mapping(node, key)) is not None:
-            _check_arguments(part, full, cfg)
+            _check_arguments(part, full, cfg, known)
 
 
 @cache
-def _arguments(target: str) -> set[str] | None:
+def arguments(target: str) -> set[str] | None:
     """The names of what a class or function takes, None where it takes any.
 
     What a class hands on by ``**kwargs`` is taken by the next one of its bases or, where the class

@@ -153,9 +153,9 @@ def draw_fit(task: Episode, before: Tensor, after: Tensor, path: Path) -> None:
 
     def line(values: Tensor, style: str, colour: str, label: str) -> None:
         points = (each.detach().float().cpu()[order, 0] for each in (task.query.x, values))
-        axes.plot(*points, style, color=colour, label=label)
+        axes.plot(*points, style, color=colour, label=label, markersize=5, fillstyle="none")
 
-    line(task.query.y, "-", "black", "query set")
+    line(task.query.y, "o", "black", f"query set ({len(order)})")
     line(before, "--", _BEFORE, "before adaptation")
     line(after, "-", _AFTER, "adapted")
     shown = (each.detach().float().cpu()[:, 0] for each in (task.support.x, task.support.y))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metadraw.data.episode import Episode, Examples
+from metadraw.errors import InputError
 from metadraw.models.head import one_hot
 from metadraw.objectives.base import Metric, Objective, exact, mean
 
@@ -42,7 +43,16 @@ class Classification(Objective):
         super().__init__(size=size, monitor=monitor, mode=mode)
 
     def width(self, task: Episode) -> int:
-        """N of this task."""
+        """N of this task.
+
+        Raises:
+            InputError: it has no classes.
+        """
+        if "classes" not in task.about:
+            raise InputError(
+                "objective: these tasks have no classes: must be another one, e.g. "
+                "objective=squared_error"
+            )
         return task.about["classes"].shape[-1]
 
     def encode(self, y: Tensor, width: int) -> Tensor:

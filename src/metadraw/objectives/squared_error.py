@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from metadraw.data.episode import Examples
+from metadraw.errors import InputError
 from metadraw.objectives.base import Metric, Objective, exact, mean
 
 
@@ -34,7 +35,17 @@ class SquaredError(Objective):
         return y
 
     def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
-        """The mean over examples and their values."""
+        """The mean over examples and their values.
+
+        Raises:
+            InputError: outputs and targets are not of one shape.
+        """
+        if outputs.shape != examples.y.shape:
+            raise InputError(
+                f"objective: outputs of shape {list(outputs.shape)} for targets of shape "
+                f"{list(examples.y.shape)}: SquaredError takes real values, as many of an example "
+                "as objective.size"
+            )
         return mean((outputs - examples.y).square().mean(dim=-1), examples)
 
     def metrics(self, outputs: Tensor, examples: Examples) -> dict[str, Tensor]:

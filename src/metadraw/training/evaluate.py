@@ -13,6 +13,7 @@ from hydra.utils import get_class
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from metadraw.command import keys
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.tasks import SPLITS, TaskDataModule
 from metadraw.errors import InputError
@@ -45,8 +46,14 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     if cfg.split not in SPLITS:
         raise InputError(f"split={cfg.split}: must be one of {', '.join(SPLITS)}")
     changes = {group: _given(cfg[group]) for group in ("algorithm", "learner", "trainer")}
-    # The nulls of another data set are its own.
-    changes["data"] = dict(cfg.data) if "_target_" in cfg.data else _given(cfg.data)
+    changes["data"] = _given(cfg.data)
+    if "_target_" in cfg.data:  # the nulls of another data set are its own
+        takes = keys.arguments(cfg.data._target_)
+        changes["data"] = {
+            key: value
+            for key, value in cfg.data.items()
+            if value is not None or takes is None or key in takes
+        }
     git = record.git()
     data, learner = restore(cfg.ckpt_path, OmegaConf.create(changes), [cfg.split])
     data.test_split = cfg.split

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from lightning import seed_everything
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -101,7 +102,26 @@ def build_learner(cfg: DictConfig, data: TaskDataModule | None = None) -> MetaLe
     return learner
 
 
+def _check_that_choices_fit(cfg: DictConfig) -> None:
+    """Check that there is whatever objective and model take from the data.
+
+    Raises:
+        InputError: there is not.
+    """
+    for group in ("objective", "model"):
+        for key in cfg[group]:
+            try:
+                cfg[group][key]
+            except InterpolationKeyError as error:
+                wanted = cfg[group]._get_node(key)._value()
+                raise InputError(
+                    f"{group}.{key}: is {wanted}, which this choice of data does not have: choose "
+                    f"another {group}"
+                ) from error
+
+
 def _make_learner(cfg: DictConfig, example: Episode) -> MetaLearner:
+    _check_that_choices_fit(cfg)
     objective: Objective = instantiate(cfg.objective)
     network: nn.Module = instantiate(cfg.model)
     head = nn.Linear(count_features(network, example.support.x[0]), objective.size)
@@ -156,6 +176,12 @@ def restore(
     cfg = OmegaConf.merge(trained, changes)
     assert isinstance(cfg, DictConfig)
     if "_target_" in given:
+        if ("ways" in given) != ("ways" in trained.data):
+            other, own = (d._target_.rpartition(".")[2] for d in (given, trained.data))
+            raise InputError(
+                f"data={other}: ckpt_path={path} was trained on tasks of another kind, {own}: "
+                f"must have {'classes' if 'ways' in trained.data else 'no classes'}"
+            )
         kept = [k for k in (*_TASKS, *_IMAGES) if given.get(k) is None and k in trained.data]
         cfg.data = {**given, **{key: trained.data[key] for key in kept}}
     # The checkpoint's config is resolved: what followed another key has to follow it again.

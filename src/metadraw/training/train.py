@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -53,6 +54,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     check_training(cfg.trainer, {s: cfg.data[f"{s}_batches"] for s in ("train", "val", "test")})
     if cfg.get("tags") is not None and not OmegaConf.is_list(cfg.tags):
         raise InputError(f"tags={cfg.tags}: must be a list, e.g. tags=[{cfg.tags}]")
+    _check_search(cfg)
     folder = Path(cfg.paths.output_dir)
     resume.refuse_another_config(cfg, folder)
     if (found := resume.finished(folder)) is not None:
@@ -139,6 +141,22 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if (folder / "curves.png").is_file():
         say("curves: %s", folder / "curves.png")
     return found
+
+
+def _check_search(cfg: DictConfig) -> None:
+    """Check that a search, whose job this may be, goes the way the objective says.
+
+    Raises:
+        InputError: it goes the other way.
+    """
+    sweeper = HydraConfig.get().sweeper if HydraConfig.initialized() else {}
+    direction, right = sweeper.get("direction"), f"{cfg.objective.mode}imize"
+    given = getattr(direction, "name", direction)  # it may be an enum
+    if isinstance(given, str) and given != right:
+        raise InputError(
+            f"hydra.sweeper.direction={given}: must be {right} for "
+            f"objective.monitor={cfg.objective.monitor}"
+        )
 
 
 def _within(folder: Path, path: str) -> str:
