@@ -19,21 +19,9 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 #: Path and fragment of a Markdown link within the repository.
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|[#/])([^)#\s]+)(#[^)\s]*)?(?=\))")
-#: Pages of the navigation that need not exist.
-_OPTIONAL = ("design.md",)
 _LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".cff": "yaml"}
 _AS_THEY_ARE = (".ckpt", ".csv", ".ipynb", ".png", ".svg")
 _NOT_SEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
-
-
-def on_config(config: MkDocsConfig) -> None:
-    """Leave optional pages that do not exist out of the navigation."""
-    missing = [page for page in _OPTIONAL if not (ROOT / "docs" / page).exists()]
-    config.nav = [
-        item
-        for item in config.nav or []
-        if not (isinstance(item, dict) and next(iter(item.values())) in missing)
-    ]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:

@@ -313,7 +313,8 @@ def choices():
         group = path.parent.name
         # Of data, the others are no data sets, or need a folder (test_image_folder.py has it) or
         # no folder (test_sinusoids.py).
-        others = (group == "data" and path.stem != "quickdraw") or path.stem == "squared_error"
+        others = group == "data" and path.stem != "quickdraw"
+        others |= path.stem in ("squared_error", "sinusoids")
         if group not in ("hydra", "paths", "sweep") and not others:
             yield f"{'' if group != 'experiment' else '+'}{group}={path.stem}".lstrip("+")
 

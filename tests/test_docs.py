@@ -232,7 +232,7 @@ def test_readme_leads_to_every_topic():
     for section in sections:
         assert "](docs/" in section or section.startswith("Credits"), section
     index = set(re.findall(r"\]\(([\w-]+\.md)", PAGES["docs/index.md"]))
-    assert index >= {path.name for path in DOCS.glob("*.md")} - {"index.md", "design.md"}
+    assert index >= {path.name for path in DOCS.glob("*.md")} - {"index.md"}
 
 
 # ---- the site --------------------------------------------------------------------------------
@@ -246,8 +246,7 @@ def test_the_navigation_has_every_page():
 
     listed = list(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
     assert len(listed) == len(set(listed))
-    # design.md has its place before it is there.
-    assert {*listed, "design.md"} == {path.name for path in DOCS.glob("*.md")} | {"design.md"}
+    assert set(listed) == {path.name for path in DOCS.glob("*.md")}
 
 
 def test_the_reference_names_what_there_is():

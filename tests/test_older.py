@@ -1,0 +1,66 @@
+"""Runs of older versions: their checkpoints and folders are read as they are."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+
+import metadraw
+from metadraw.command.older import modern
+from metadraw.results.published import setting_of
+from metadraw.training.factory import read_checkpoint
+from metadraw.training.train import train
+
+#: Of 0.1.0: the head is in the network, there is no objective, and the rooms are not yet there.
+SHIPPED = ROOT / "checkpoints" / "best.ckpt"
+RUNS = ROOT / "results" / "report"
+
+
+def as_before(checkpoint):
+    """A checkpoint as the version without objectives would have written it."""
+    config = checkpoint["metadraw_config"]
+    config.pop("objective")
+    config["model"]["ways"] = config["data"]["ways"]
+    config["learner"]["_target_"] = "metadraw.learner.MetaLearner"
+    state = checkpoint["state_dict"]
+    names = {name: name.replace("algorithm.head.", "algorithm.network.5.") for name in state}
+    return checkpoint | {"state_dict": {names[name]: value for name, value in state.items()}}
+
+
+def test_the_shipped_checkpoint_is_of_an_older_version():
+    saved = torch.load(SHIPPED, weights_only=True)
+    assert "objective" not in saved["metadraw_config"]
+    assert read_checkpoint(SHIPPED)["metadraw_config"]["objective"]["ways"] == 5
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "anil", "maml_pp", "meta_sgd", "alpha_maml"])
+def test_a_run_of_an_older_version_goes_on(algorithm, tiny_for, tmp_path):
+    overrides = tiny_for(algorithm)
+    whole = train(metadraw.compose(*overrides))
+    folder = tmp_path / "run"
+    shutil.rmtree(folder)
+    train(metadraw.compose(*overrides, "trainer.max_epochs=1", "scheduler=none"))
+    for path in folder.glob("checkpoints/*.ckpt"):
+        torch.save(as_before(torch.load(path, weights_only=True)), path)
+    last = folder / "checkpoints" / "last.ckpt"
+    where = [f"ckpt_path={last}", "scheduler=none", f"paths.output_dir={tmp_path / 'second'}"]
+    found = train(metadraw.compose(*[o for o in overrides if "output_dir" not in o], *where))
+    if algorithm != "maml_pp":  # which has a schedule, if it is not switched off
+        assert found["test"]["loss"] == whole["test"]["loss"]
+
+
+def test_committed_runs_of_an_older_version():
+    """A finished one has the report's settings; one that is not goes on in its folder."""
+    for folder in RUNS.glob("runs/*/"):
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert setting_of(config) is not None
+        results = json.loads((folder / "results.json").read_text())
+        assert modern(results["config"])["objective"]["monitor"] == "acc"
+
+
+def test_a_config_of_today_stays_as_it_is():
+    today = metadraw.training.factory.portable(metadraw.compose("paths.output_dir=x"))
+    assert modern(today) == today
