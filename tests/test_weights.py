@@ -42,10 +42,10 @@ def test_padding_changes_no_meta_gradient(name, support_statistics, make_sampler
         learner.algorithm.support_statistics = support_statistics
         found.append(learner.meta_gradients(each.to(torch.float64)))
     (expected, values), (gradient, same) = found
-    watched = [key for key in expected if "running" not in key]
-    assert (
-        relative_error({k: gradient[k] for k in watched}, {k: expected[k] for k in watched}) < 1e-9
-    )
+    if config == "matching_net":  # before adaptation all classes tie, but for rounding
+        for each in (same, values):
+            del each["acc_before"], each["precision_before"]
+    assert relative_error(gradient, expected) < 1e-9
     torch.testing.assert_close(same, values, rtol=1e-9, atol=1e-12)
 
 

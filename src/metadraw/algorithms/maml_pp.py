@@ -171,7 +171,7 @@ class MAMLpp(MAML):
         batches = [task.support] * self.inner_steps + [task.query]
         seen = []
         for state, batch in zip(path, batches, strict=True):
-            with batch_statistics(self.network) as statistics:
+            with self.weighted(batch), batch_statistics(self.network, batch.weight) as statistics:
                 self.features(batch.x, state)
             seen.append({f"network.{name}": values for name, values in statistics.items()})
         return {name: torch.stack([each[name] for each in seen]) for name in self.statistics}

@@ -33,9 +33,18 @@ def modern(config: Mapping[str, Any]) -> dict[str, Any]:
     return now
 
 
-def modern_name(parameter: str) -> str:
-    """The name that a parameter in the ``state_dict`` of a run with `Conv4` has today."""
-    return parameter.replace("algorithm.network.5.", "algorithm.head.")
+def modernise(checkpoint: dict[str, Any]) -> None:
+    """Change a checkpoint of a version without objectives to one of today; others stay.
+
+    The head then was the last layer of the network, of `Conv4` the one after five others.
+    """
+    config = checkpoint["metadraw_config"]
+    if "objective" not in config:
+        checkpoint["metadraw_config"] = modern(config)
+        checkpoint["state_dict"] = {
+            name.replace("algorithm.network.5.", "algorithm.head."): value
+            for name, value in checkpoint["state_dict"].items()
+        }
 
 
 def _moved(value: Any) -> Any:

@@ -76,11 +76,7 @@ def statistics_of(weight: Tensor, network: nn.Module) -> Iterator[None]:
         assert isinstance(module, _BatchNorm)
         affine = module.weight is not None
         x = args[0].to(module.weight.dtype) if affine else args[0]
-        over = [0, *range(2, x.ndim)]
-        share = weight.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
-        share = share / (weight.sum() * x[0, 0].numel())
-        mean = (x * share).sum(over, keepdim=True)
-        variance = ((x - mean).square() * share).sum(over, keepdim=True)
+        mean, variance, _ = _weighted(x, weight)
         # Spelled out: PyTorch's batch norm has no gradient for statistics that are given.
         scale = (variance + module.eps).rsqrt()
         if not affine:
@@ -95,12 +91,23 @@ def statistics_of(weight: Tensor, network: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
+def _weighted(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance of each channel, and of how many values they are."""
+    over, values = [0, *range(2, x.ndim)], weight.sum() * x[0, 0].numel()
+    share = weight.to(x.dtype).view(-1, *[1] * (x.ndim - 1)) / values
+    mean = (x * share).sum(over, keepdim=True)
+    return mean, ((x - mean).square() * share).sum(over, keepdim=True), values
+
+
 @contextmanager
-def batch_statistics(network: nn.Module) -> Iterator[dict[str, Tensor]]:
+def batch_statistics(
+    network: nn.Module, weight: Tensor | None = None
+) -> Iterator[dict[str, Tensor]]:
     """Within this context, what batch norm sees in a forward pass is written down.
 
     Args:
         network: whose `torch.nn.BatchNorm` layers this concerns.
+        weight: ``[B]``, how much each row of the batch counts; all alike if `None`.
 
     Yields:
         After a forward pass: mean and unbiased variance ``[channels]`` of each layer's input, as
@@ -112,7 +119,11 @@ def batch_statistics(network: nn.Module) -> Iterator[dict[str, Tensor]]:
         def write_down(module: nn.Module, args: tuple[Any, ...]) -> None:
             # Under bf16-mixed the input is bfloat16, too coarse for an average of many.
             x = args[0].to(torch.promote_types(args[0].dtype, torch.float32))
-            variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)])
+            if weight is None:
+                variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)])
+            else:
+                mean, biased, values = _weighted(x, weight)
+                mean, variance = mean.flatten(), biased.flatten() * values / (values - 1)
             found[f"{name}.running_mean"], found[f"{name}.running_var"] = mean, variance
 
         return write_down

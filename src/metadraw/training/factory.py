@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from metadraw.algorithms import Algorithm
 from metadraw.command import keys
-from metadraw.command.older import modern, modern_name
+from metadraw.command.older import modernise
 from metadraw.data.episode import Episode
 from metadraw.data.tasks import TaskDataModule
 from metadraw.errors import InputError
@@ -222,17 +222,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     config = checkpoint.get("metadraw_config") if isinstance(checkpoint, dict) else None
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         raise InputError(f"ckpt_path={path}: not a checkpoint of a metadraw run")
-    if "objective" not in config:
-        checkpoint = _modern(checkpoint)
+    modernise(checkpoint)
     _use_own_cache(checkpoint["metadraw_config"])
     return checkpoint
-
-
-def _modern(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint of a version without objectives, in which the head was part of the network."""
-    state = {modern_name(name): value for name, value in checkpoint["state_dict"].items()}
-    config = modern(checkpoint["metadraw_config"])
-    return {**checkpoint, "state_dict": state, "metadraw_config": config}
 
 
 def _use_own_cache(config: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from metadraw.algorithms import Algorithm, Outcome, State
 from metadraw.algorithms.gradient import twice_differentiable
 from metadraw.algorithms.inner_loop import Params
+from metadraw.command.older import modernise
 from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
 from metadraw.models.batch_norm import batch_norms
@@ -391,6 +392,7 @@ class MetaLearner(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Where a run goes on: what is typed now is used, and not what the checkpoint had."""
+        modernise(checkpoint)
         if self.trainer.training:
             resume.carry_over(checkpoint, self, self.trainer.callbacks)  # type: ignore[attr-defined]
 
