@@ -137,7 +137,7 @@ def test_prototypes_are_where_proto_maml_starts(build):
 
 @pytest.mark.parametrize("algorithm", ANY_WAYS)
 def test_what_learns_classes_learns_nothing_else(algorithm):
-    cfg = metadraw.compose(f"algorithm={algorithm}", "data=sinusoids")
+    cfg = metadraw.compose(f"algorithm={algorithm}", "experiment=sinusoids")
     with pytest.raises(Exception, match=r"objective: \w+ learns classes: must be classification"):
         metadraw.build(cfg)
 

@@ -68,7 +68,7 @@ def test_what_a_task_takes_is_measured_of_its_images_and_network(how):
         sizes = [f"data.image_size={shape[1]}", f"data.image_channels={shape[0]}"]
         learner = build_learner(metadraw.compose(f"algorithm={how}", *sizes, *overrides))
         learner.meta_gradients(episodes(2, 5, shape))
-        (found,) = learner._bytes.values()
+        (found,) = learner.task_map._bytes.values()
         return found
 
     small = taken((1, 28, 28))
@@ -84,8 +84,8 @@ def test_auto_gives_the_same_in_chunks(monkeypatch):
     learner = build_learner(metadraw.compose("algorithm=maml"))
     whole, values = learner.meta_gradients(batch)
     outcome = learner.evaluate(batch)
-    assert len(learner._bytes) == 2  # a step and an evaluation
-    monkeypatch.setattr(chunks, "BYTES", 2 * max(learner._bytes.values()))
+    assert len(learner.task_map._bytes) == 2  # a step and an evaluation
+    monkeypatch.setattr(chunks, "BYTES", 2 * max(learner.task_map._bytes.values()))
     parts, values_of_parts = learner.meta_gradients(batch)
     assert relative_error(parts, whole) < 1e-4
     torch.testing.assert_close(values_of_parts, values)
@@ -99,7 +99,7 @@ def test_measured_anew_in_every_epoch():
     found = []
     for epoch in (0, 1000):
         learner.algorithm.begin_epoch(epoch)
-        learner._bytes.clear()  # as on_train_epoch_start does
+        learner.task_map._bytes.clear()  # as on_train_epoch_start does
         learner.meta_gradients(batch)
-        found += learner._bytes.values()
+        found += learner.task_map._bytes.values()
     assert found[1] > 1.2 * found[0]

@@ -302,7 +302,7 @@ def test_tasks_one_after_the_other_give_the_same(name, recompute, make_sampler):
     learner.algorithm.begin_epoch(epoch)
     learner.algorithm.recompute_steps = recompute
     mapped = learner.meta_gradients(batch), learner.evaluate(batch)
-    learner.map_tasks = "loop"
+    learner.task_map.how = "loop"
     looped = learner.meta_gradients(batch), learner.evaluate(batch)
     assert relative_error(looped[0][0], mapped[0][0]) < 1e-9
     torch.testing.assert_close(looped, mapped, rtol=1e-9, atol=1e-9)
@@ -341,7 +341,7 @@ def test_an_algorithm_may_use_torch_func(make_sampler):
     expected, _ = learner.meta_gradients(batch)
     learner.algorithm.__class__ = ByTorchFunc
     for how in ("vmap", "loop"):
-        learner.map_tasks = how
+        learner.task_map.how = how
         found, _ = learner.meta_gradients(batch)
         assert relative_error(found, expected) < 1e-9
 

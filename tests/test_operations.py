@@ -41,7 +41,7 @@ def episodes():
 def find(algorithm, network):
     """Of a meta-training and a meta-test step of all tasks at once."""
     learner = build_learner(metadraw.compose(f"algorithm={algorithm}", *NETWORKS[network]))
-    learner.tasks_per_chunk = None
+    learner.task_map.tasks_per_chunk = None
     learner.algorithm.begin_epoch(10**6)  # MAML++ begins at first order
     batch, found = episodes(), []
     trained = bool(learner.algorithm.meta_parameters())

@@ -8,16 +8,16 @@ from conftest import ROOT
 PACKAGE = ROOT / "src" / "metadraw"
 #: From the bottom up. ``__init__`` is what users import.
 ROOMS = [
-    {"errors", "files"},
-    {"command"},
-    {"data"},
-    {"models"},
-    {"objectives"},
-    {"algorithms"},
-    {"results"},
-    {"training"},
-    {"use"},
-    {"__init__"},
+    ("errors", "files"),
+    ("command",),
+    ("data",),
+    ("models",),
+    ("objectives",),
+    ("algorithms",),
+    ("results",),
+    ("training",),
+    ("use",),
+    ("__init__",),
 ]
 HEIGHT = {room: height for height, rooms in enumerate(ROOMS) for room in rooms}
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
+from torch.func import vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from metadraw.data.episode import Episode
-from metadraw.training.map_tasks import map_tasks
 
 #: What the tensors of a chunk may take. With what a process needs anyway, and what libraries take
 #: for themselves, that makes about 2 GB.
@@ -36,7 +36,7 @@ def bytes_of_a_task(function: Callable[[Episode], Any], batch: Episode) -> int:
     """
     first = tree_map(lambda values: values[:1].clone(), batch)
     with isolate_rng(), _Living() as living:
-        map_tasks(function, first, "vmap", None)
+        vmap(function, randomness="different")(first)
     return living.most
 
 

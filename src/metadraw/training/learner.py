@@ -9,12 +9,10 @@ from typing import Any, TypeVar
 
 import lightning as L
 import torch
-import torch.distributed
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.utils._pytree import tree_leaves
 
 from metadraw.algorithms import Algorithm, Outcome, State
 from metadraw.algorithms.gradient import twice_differentiable
@@ -24,12 +22,13 @@ from metadraw.data.episode import Episode
 from metadraw.errors import DivergedError, InputError
 from metadraw.models.batch_norm import batch_norms
 from metadraw.objectives import Objective
-from metadraw.results import metrics
+from metadraw.results.metrics import task_metrics
 from metadraw.training import optimizers, resume
-from metadraw.training.chunks import bytes_of_a_task, tasks_at_once
 from metadraw.training.cuda_graph import CudaGraph
+from metadraw.training.evaluation import Evaluation
 from metadraw.training.interrupts import ctrl_c_waits
-from metadraw.training.map_tasks import CHOICES, map_tasks
+from metadraw.training.map_tasks import TaskMap
+from metadraw.training.ranks import mean_over_ranks
 
 Result = TypeVar("Result")
 
@@ -92,13 +91,6 @@ class MetaLearner(L.LightningModule):
                 "statistics: must be query or support, or use algorithm=maml_pp with "
                 "algorithm.per_step_statistics=true"
             )
-        if map_tasks not in CHOICES:
-            raise InputError(f"learner.map_tasks={map_tasks}: must be vmap or loop")
-        if tasks_per_chunk not in ("auto", None) and not _is_count(tasks_per_chunk):
-            raise InputError(
-                f"learner.tasks_per_chunk={tasks_per_chunk}: must be a whole number of at least 1, "
-                "auto, or null for no limit"
-            )
         for key, value in {"recompute_steps": recompute_steps, "cuda_graph": cuda_graph}.items():
             if not isinstance(value, bool):
                 raise InputError(f"learner.{key}={value}: must be true or false")
@@ -118,12 +110,10 @@ class MetaLearner(L.LightningModule):
         self.algorithm.support_statistics = query_statistics == "support"
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.query_statistics = query_statistics
-        self.map_tasks = map_tasks
-        self.tasks_per_chunk = tasks_per_chunk
+        self.task_map = TaskMap(map_tasks, tasks_per_chunk)
         self.gradient_clip_norm = gradient_clip_norm
         self.cuda_graph = CudaGraph(self._meta_gradients) if cuda_graph else None
-        self._bytes: dict[Any, int] = {}  # of a task, by what is computed
-        self._evaluated: list[Tensor] = []
+        self._evaluation = Evaluation(algorithm.objective)
         #: Of the latest evaluation, float64 ``[tasks, 1 + metrics]``: the episode's number and its
         #: metrics in the order of `Objective.names`, sorted by number.
         self.evaluated = torch.empty(0)
@@ -153,7 +143,7 @@ class MetaLearner(L.LightningModule):
         with self._mode(training=True):
             gradients, outcome = self._map(partial(self.algorithm.meta_gradient, meta), batch)
         mean = {name: value.mean(dim=0) for name, value in gradients.items()}
-        return mean, metrics.task_metrics(self.objective, outcome, batch.query)
+        return mean, task_metrics(self.objective, outcome, batch.query)
 
     @torch.no_grad()
     def adapt(self, task: Episode, steps: int | None = None) -> State:
@@ -199,26 +189,16 @@ class MetaLearner(L.LightningModule):
             return self._map(one, batch)
 
     def _map(self, function: Callable[[Episode], Result], batch: Episode) -> Result:
-        """The results of a function for each task, in chunks as ``tasks_per_chunk`` says."""
-        chunk = self.tasks_per_chunk
-        if isinstance(chunk, str):
-            chunk = self._chunk(function, batch) if self.map_tasks == "vmap" else None
-        return map_tasks(function, batch, self.map_tasks, chunk)
-
-    def _chunk(self, function: Callable[[Episode], Any], batch: Episode) -> int:
-        """How many tasks fit into memory; measured once for all batches of the same kind."""
+        """The results of a function for each task of a batch."""
         steps = self.algorithm.inner_steps, self.algorithm.eval_inner_steps
-        kind = self.training, steps, *(values.shape[1:] for values in tree_leaves(batch))
-        if kind not in self._bytes:
-            self._bytes[kind] = bytes_of_a_task(function, batch)
-        return tasks_at_once(len(batch.number), self._bytes[kind], batch.number.device)
+        return self.task_map(function, batch, kind=(self.training, steps))
 
     @contextmanager
     def _mode(self, training: bool) -> Iterator[None]:
-        """Within this context: training or evaluation mode, whatever it was, and no Ctrl-C.
+        """Temporarily set the mode, defer Ctrl-C, and let all layers be differentiated twice.
 
-        All layers can be differentiated twice. In evaluation, batch norm goes by batches all the
-        same, unless by running statistics.
+        In evaluation, batch norm uses the statistics of batches all the same, unless it is to use
+        running ones.
         """
         modes = {module: module.training for module in self.modules()}
         self.train(training)
@@ -256,7 +236,7 @@ class MetaLearner(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Tell the algorithm the epoch, by which its steps may change."""
         self._epoch_began_at = self.global_step
-        self._bytes.clear()
+        self.task_map.forget()
         if self.cuda_graph is not None:
             self.cuda_graph.forget()
         self.algorithm.begin_epoch(self.current_epoch)
@@ -270,7 +250,7 @@ class MetaLearner(L.LightningModule):
             return
         gradients, values = self.meta_gradients(batch)
         logged = {f"train/{name}": value.mean() for name, value in values.items()}
-        mean = self._mean_over_ranks(gradients | logged, tasks=len(batch.number))
+        mean = mean_over_ranks(gradients | logged, len(batch.number), self.trainer.world_size)
         for name, parameter in self.algorithm.meta_parameters().items():
             parameter.grad = mean[name]
         if self.gradient_clip_norm is not None:
@@ -283,22 +263,6 @@ class MetaLearner(L.LightningModule):
         name = self.objective.metric.name
         self.log(name, logged[f"train/{name}"], prog_bar=True, logger=False, on_step=True)
         self._loss_sum += logged["train/loss"]
-
-    def _mean_over_ranks(self, means: Params, tasks: int) -> Params:
-        """Means over all ranks' tasks from each rank's: ``torch.func`` bypasses DDP's averaging.
-
-        Ranks may have different numbers of tasks, so sums are added up and divided once.
-        """
-        if self.trainer.world_size == 1:
-            return means
-        flat = torch.cat([mean.flatten() for mean in means.values()])
-        total = torch.cat([flat * tasks, flat.new_tensor([tasks])])
-        torch.distributed.all_reduce(total)
-        parts = (total[:-1] / total[-1]).split([mean.numel() for mean in means.values()])
-        return {
-            name: part.view_as(mean).to(mean.dtype)
-            for (name, mean), part in zip(means.items(), parts, strict=True)
-        }
 
     def on_train_batch_end(self, outputs: Any, batch: Episode, batch_idx: int) -> None:
         """Stop at a loss that is not finite, soon and always before the next checkpoint.
@@ -356,28 +320,15 @@ class MetaLearner(L.LightningModule):
         self._log_evaluation("test")
 
     def _evaluation_step(self, batch: Episode) -> None:
-        values = metrics.task_metrics(self.objective, self.evaluate(batch), batch.query)
-        # In double before they meet: a float32 column would round large episode numbers.
-        columns = [column.double() for column in (batch.number, *values.values())]
-        self._evaluated.append(torch.stack(columns, dim=1))
+        values = task_metrics(self.objective, self.evaluate(batch), batch.query)
+        self._evaluation.add(batch.number, values)
 
     def _log_evaluation(self, split: str) -> None:
-        rows = torch.cat(self._evaluated).cpu()  # [tasks of this rank, 1 + metrics]
-        self._evaluated = []
-        if self.trainer.world_size > 1:
-            parts: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, rows)
-            rows = torch.cat(parts)
-        # In the order of the episodes, so that sums do not depend on how tasks were divided.
-        self.evaluated = rows[rows[:, 0].argsort()]
-        values = dict(zip(self.objective.names(), self.evaluated[:, 1:].T, strict=True))
-        logged = {name: value.mean() for name, value in values.items()}
-        name = self.objective.metric.name
-        logged[f"{name}_ci95"] = metrics.confidence_interval(values[name])
-        logged["tasks"] = torch.tensor(len(rows), dtype=torch.float64)
+        self.evaluated, logged = self._evaluation.finish(self.trainer.world_size)
         # All ranks log the same numbers; sync_dist is what Lightning wants to hear.
         self.log_dict({f"{split}/{name}": value for name, value in logged.items()}, sync_dist=True)
         if split == "val":
+            name = self.objective.metric.name
             self.log(f"val {name}", logged[name], prog_bar=True, logger=False, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -410,7 +361,3 @@ class MetaLearner(L.LightningModule):
             by_step = {f"{name}/{step}": v for step, v in enumerate(value)} if value.ndim else {}
             found |= by_step or {name: value}
         return found
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value > 0

@@ -111,7 +111,7 @@ def _step(learner: MetaLearner, batch: Episode) -> None:
     Raises:
         InputError: it has changed a buffer.
     """
-    learner.tasks_per_chunk = 1  # in little memory, and nothing to measure
+    learner.task_map.tasks_per_chunk = 1  # in little memory, and nothing to measure
     network = learner.algorithm.network
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     if learner.algorithm.meta_parameters():
@@ -192,7 +192,7 @@ def _layer_without_derivatives(learner: MetaLearner, batch: Episode) -> nn.Modul
         hook.remove()
     for each in calls:  # in the order in which they ended: inner ones first
         try:
-            _differentiate_twice(learner.map_tasks, *each)
+            _differentiate_twice(learner.task_map.how, *each)
         except Exception:
             return each[0]
     return None
