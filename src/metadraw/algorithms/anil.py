@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metadraw.algorithms.base import State, linear
+from metadraw.algorithms.base import Algorithm, State, linear
 from metadraw.algorithms.maml import MAML
 from metadraw.data.episode import Episode
 
@@ -19,7 +19,7 @@ class ANIL(MAML):
         return head_path(self, head, task, steps)
 
 
-def head_path(algorithm: MAML, head: State, task: Episode, steps: int) -> list[State]:
+def head_path(algorithm: Algorithm, head: State, task: Episode, steps: int) -> list[State]:
     """The path of an inner loop that changes a head alone, on features computed once.
 
     Args:
@@ -28,6 +28,7 @@ def head_path(algorithm: MAML, head: State, task: Episode, steps: int) -> list[S
         task: one task.
         steps: inner steps.
     """
+    assert algorithm.inner is not None
     with algorithm.weighted(task.support):
         features = algorithm.features(task.support.x)
     return algorithm.inner.path(

@@ -5,41 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from metadraw.algorithms.anil import head_path
-from metadraw.algorithms.base import Outcome, State
-from metadraw.algorithms.maml import MAML
-from metadraw.algorithms.recompute import Params
-from metadraw.data.episode import Episode, joined
-from metadraw.errors import InputError
+from metadraw.algorithms.base import State
+from metadraw.algorithms.inner_loop import InnerLoop
+from metadraw.algorithms.pretrained import Pretrained
+from metadraw.data.episode import Episode
 from metadraw.objectives import Objective
-from metadraw.objectives.base import mean
 
 
-class FineTune(MAML):
-    """Pre-train as a classifier of all meta-training classes, then learn a new head for each task.
+class FineTune(Pretrained):
+    """A pre-trained classifier; a task is learned by training a new head, or the whole network.
 
-    The "Baseline" of Chen et al. 2019 ("A Closer Look at Few-shot Classification").
-    Pre-training sees the same drawings as meta-training, support and query set together, but as
-    members of their class among all classes. A task's head starts from zero, so that before
-    adaptation all classes are the same. What is logged in pre-training as after adaptation is the
-    classifier's choice among the classes of the task.
+    The "Baseline" of Chen et al. 2019 ("A Closer Look at Few-shot Classification"). A task's head
+    starts from zero, so that before adaptation all classes are the same.
 
     Args:
         network: see `Algorithm`.
         head: not used, except for how many features it takes.
         objective: classification.
-        classes: how many classes the data have, all splits together.
+        classes: see `Pretrained`.
+        label_smoothing: see `Pretrained`.
         frozen: learn the head alone in a task, on features that stay as they are.
         **inner: see `InnerLoop`; full-batch steps in a task, not used in pre-training.
 
     Raises:
-        InputError: a number of classes below 1; see also `MAML`.
+        InputError: see `Pretrained` and `InnerLoop`.
     """
 
-    any_ways = only_classes = True
+    inner: InnerLoop
 
     def __init__(
         self,
@@ -48,35 +43,19 @@ class FineTune(MAML):
         objective: Objective,
         *,
         classes: int,
+        label_smoothing: float,
         frozen: bool,
         **inner: Any,
     ) -> None:
-        super().__init__(network, None, objective, **inner, first_order=True)
-        if classes < 1:
-            raise InputError(f"algorithm.classes={classes}: must be at least 1")
-        self.classifier = nn.Linear(head.in_features, classes)
+        super().__init__(
+            network,
+            head,
+            objective,
+            classes=classes,
+            label_smoothing=label_smoothing,
+            inner=InnerLoop(**inner, first_order=True),
+        )
         self.frozen = frozen
-
-    def check_classes(self, count: int) -> None:
-        """Check that the classifier has an output for each class.
-
-        Raises:
-            InputError: it has too few.
-        """
-        if count > self.classifier.out_features:
-            raise InputError(
-                f"algorithm.classes={self.classifier.out_features}: the data have {count} classes, "
-                f"so it must be at least {count}"
-            )
-
-    def forward(self, task: Episode) -> tuple[Tensor, Outcome, Params]:
-        """The pre-training loss of one task's drawings; see `Algorithm.forward`."""
-        examples, classes = joined(task.support, task.query), task.about["classes"]
-        with self.weighted(examples):
-            logits = self.classifier(self.features(examples.x))  # [B, all classes]
-        loss = mean(F.cross_entropy(logits, classes[examples.y], reduction="none"), examples)
-        after = logits[len(task.support.x) :, classes]
-        return loss, Outcome(torch.zeros_like(after), after), {}
 
     def start(self, task: Episode) -> State:
         """The network, and a head of zeros."""
@@ -89,6 +68,6 @@ class FineTune(MAML):
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """The head, and the network unless frozen, before and after each step; see `Algorithm`."""
         if not self.frozen:
-            return super().adapt(task, steps)
+            return self.inner.path(self.loss_on(task.support), self.start(task), steps)
         head = {name: p for name, p in self.start(task).items() if name.startswith("head.")}
         return head_path(self, head, task, steps)

@@ -1,8 +1,15 @@
-"""Turned, mirrored and moved drawings: integer operations, the same on any device bit for bit."""
+"""Turned, mirrored and moved drawings.
+
+What moves whole pixels is integer operations, the same on any device bit for bit.
+"""
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 #: In how many orientations a meta-training class is a class of its own, by ``data.new_classes``.
@@ -53,3 +60,35 @@ def shift(pictures: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
     flat = pictures.flatten(-2)
     moved = flat.gather(-1, source.flatten(-2).expand_as(flat)).view_as(pictures)
     return moved * ((y >= 0) & (y < height) & (x >= 0) & (x < width))
+
+
+class Affine(NamedTuple):
+    """Random turns, zooms and slants, by bilinear interpolation; what is left behind is 0."""
+
+    rotation: float  # degrees at most, in either direction
+    zoom: float  # share of the size at most, larger or smaller
+    shear: float  # degrees at most, in either direction
+
+    def __call__(self, pictures: Tensor, angle: Tensor, size: Tensor, slant: Tensor) -> Tensor:
+        """Each picture by its own three numbers in 0..1, of which 0.5 changes nothing.
+
+        Args:
+            pictures: ``[..., channels, H, W]`` float.
+            angle: ``[...]``: 0 turns by ``rotation`` clockwise, 1 counterclockwise.
+            size: ``[...]``: 0 makes smaller, 1 larger.
+            slant: ``[...]``: 0 slants to the left, 1 to the right.
+
+        Returns:
+            The same shape and dtype.
+        """
+        turn = (2 * angle - 1) * math.radians(self.rotation)
+        scale = (1 + self.zoom) ** (2 * size - 1)
+        tangent = ((2 * slant - 1) * math.radians(self.shear)).tan()
+        cos, sin = turn.cos() / scale, turn.sin() / scale
+        # From where each pixel of the result is taken, in coordinates from -1 to 1.
+        rows = [cos, -sin + tangent * cos, sin, cos + tangent * sin]
+        linear = torch.stack(rows, dim=-1).unflatten(-1, (2, 2)).flatten(0, -3)
+        matrices = F.pad(linear, (0, 1)).to(pictures.dtype)  # [B, 2, 3]
+        flat = pictures.flatten(0, -4)
+        grid = F.affine_grid(matrices, list(flat.shape), align_corners=False)
+        return F.grid_sample(flat, grid, align_corners=False).view_as(pictures)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from metadraw.data import cache
-from metadraw.data.augmentation import ORIENTATIONS
+from metadraw.data.augmentation import ORIENTATIONS, Affine
 from metadraw.data.bitmap import to_bitmap
 from metadraw.data.drawings import Drawings
 from metadraw.data.episode import Episode, Examples
@@ -33,6 +33,11 @@ class EpisodeDataModule(TaskDataModule):
     Args:
         ways: N, classes a task, at least 2; or the least and the most of it, as two numbers: then N
             is drawn for every batch.
+        train_ways: N of meta-training alone, ``ways`` if `None`; for algorithms that learn any
+            number of ways.
+        rotation: every meta-training drawing is turned at random by up to so many degrees.
+        zoom: and made larger or smaller by up to this share of its size.
+        shear: and slanted by up to so many degrees.
         split_seed: which classes are for meta-training, -validation and -test, unless they are
             named.
         new_classes: ``rotations`` (x 4) or ``rotations_mirrors`` (x 8) makes every meta-training
@@ -66,6 +71,10 @@ class EpisodeDataModule(TaskDataModule):
         self,
         *,
         ways: Count,
+        train_ways: Count | None = None,
+        rotation: float = 0.0,
+        zoom: float = 0.0,
+        shear: float = 0.0,
         split_seed: int,
         new_classes: str,
         shift: int,
@@ -82,18 +91,26 @@ class EpisodeDataModule(TaskDataModule):
     ) -> None:
         super().__init__(**tasks)
         self.ways = count(2, ways=ways)
+        self.train_ways = self.ways if train_ways is None else count(2, train_ways=train_ways)
+        for key, value, most_of_it in (
+            ("rotation", rotation, 180),
+            ("zoom", zoom, 0.9),
+            ("shear", shear, 60),
+        ):
+            if isinstance(value, bool) or not 0 <= value <= most_of_it:
+                raise InputError(f"data.{key}={value}: must be a number in 0..{most_of_it}")
         # Where all tasks have the same number of ways.
         self.chance = 1 / self.ways if isinstance(self.ways, int) else None
         whole(0, shift=shift)
         whole(1, image_size=image_size, image_channels=image_channels)
-        ranges = [n for n in (self.ways, self.shots, self.queries) if not isinstance(n, int)]
-        if ranges and self.train_tasks is not None and self.train_tasks % self.tasks_per_batch:
+        ranges = [n for n in self.sizes_of("train") if not isinstance(n, int)]
+        batch = self.tasks_of("train")
+        if ranges and self.train_tasks is not None and self.train_tasks % batch:
             raise InputError(
                 f"data.train_tasks={self.train_tasks}: with ways or shots of a range, which are "
-                f"drawn for every batch, must be a multiple of data.tasks_per_batch="
-                f"{self.tasks_per_batch}"
+                f"drawn for every batch, must be a multiple of data.tasks_per_batch={batch}"
             )
-        needed = most(self.shots) + most(self.queries)
+        needed = most(self.train_shots) + most(self.train_queries)
         if new_classes not in tuple(ORIENTATIONS):
             raise InputError(
                 f"data.new_classes={new_classes}: must be one of {', '.join(ORIENTATIONS)}"
@@ -130,6 +147,7 @@ class EpisodeDataModule(TaskDataModule):
         self.orientations = {"train": ORIENTATIONS[new_classes], "val": 1, "test": 1, "all": 1}
         self.shift = {"train": shift, "val": 0, "test": 0, "all": 0}
         self.mirror = {"train": mirror, "val": False, "test": False, "all": False}
+        self.affine = Affine(float(rotation), float(zoom), float(shear))
         self._images: Tensor | MappedImages | None = None
         self._chosen: list[str] | None = None
 
@@ -149,6 +167,12 @@ class EpisodeDataModule(TaskDataModule):
     def prepare(self, image: Image.Image) -> np.ndarray:
         """Any picture as an image of this data set, for use: ``uint8 [C, H, W]``."""
         return to_bitmap(image)[None]
+
+    def sizes_of(self, split: str) -> tuple[int | tuple[int, int], ...]:
+        """Ways, shots and queries of a split's tasks."""
+        if split == "train":
+            return self.train_ways, self.train_shots, self.train_queries
+        return self.ways, self.shots, self.queries
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -265,20 +289,19 @@ class EpisodeDataModule(TaskDataModule):
         assert self._images is not None
         names = self.drawings.classes if split == "all" else self.splits[split]
         available = len(names) * self.orientations[split]
-        if most(self.ways) > available:
+        ways, shots, queries = self.sizes_of(split)
+        if most(ways) > available:
             raise InputError(
-                f"data.ways={most(self.ways)}: the meta-{split} split has only {available} classes"
+                f"data.ways={most(ways)}: the meta-{split} split has only {available} classes"
             )
         # Kept, so that the drawings travel to an accelerator once and all splits share them.
         self._images = self._images.to(device)
         number = {name: position for position, name in enumerate(self.drawings.classes)}
         classes = torch.tensor([number[name] for name in names])
         fewest = int(self._counts[classes].argmin())
-        if (found := int(self._counts[classes[fewest]])) < (
-            needed := most(self.shots) + most(self.queries)
-        ):
+        if (found := int(self._counts[classes[fewest]])) < (needed := most(shots) + most(queries)):
             raise InputError(
-                f"data.shots={most(self.shots)} + data.queries={most(self.queries)} = "
+                f"data.shots={most(shots)} + data.queries={most(queries)} = "
                 f"{needed} drawings of a class, but there are {found} of "
                 f"{names[fewest]}: ask for fewer, add some (data.samples_per_class), or leave such "
                 "classes out with data.exclude_classes"
@@ -288,13 +311,14 @@ class EpisodeDataModule(TaskDataModule):
             self._counts,
             classes,
             split=split,
-            ways=self.ways,
-            shots=self.shots,
-            queries=self.queries,
+            ways=ways,
+            shots=shots,
+            queries=queries,
             seed=self.seeds[split],
-            tasks_per_batch=self.tasks_per_batch,
+            tasks_per_batch=self.tasks_of(split),
             samples=self.train_samples if split == "train" else None,
             orientations=self.orientations[split],
             shift=self.shift[split],
             mirror=self.mirror[split],
+            affine=self.affine if split == "train" else None,
         )

@@ -45,6 +45,7 @@ class EpisodeSampler:
         orientations: O, in how many orientations each class is a class of its own: 1, 4 or 8.
         shift: each drawing is moved at random by up to so many pixels in each direction.
         mirror: each drawing is mirrored left-right or not at random; O is 1 or 4 then.
+        affine: each drawing is turned, zoomed and slanted at random, if this changes anything.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class EpisodeSampler:
         orientations: int = 1,
         shift: int = 0,
         mirror: bool = False,
+        affine: augmentation.Affine | None = None,
     ) -> None:
         self.images = images
         self.first = (counts.cumsum(dim=0) - counts).to(images.device)  # [C], rows of images
@@ -72,6 +74,7 @@ class EpisodeSampler:
         classes = torch.cat([classes + o * len(counts) for o in range(orientations)])
         self.classes = classes.to(images.device)
         self.orientations, self.shift, self.mirror = orientations, shift, mirror
+        self.affine = affine if affine and any(affine) else None
         self.ways, self.shots, self.queries = ways, shots, queries
         self.tasks_per_batch = tasks_per_batch
         self._start = start(seed, SPLITS.index(split))
@@ -98,7 +101,8 @@ class EpisodeSampler:
         # One [T, N] state for each kind of choice within a class, from the class itself and not
         # from its label: see the class docstring.
         class_state = fold(episode_state[:, None], classes)[..., None]
-        order, mirror, dx, dy = fold(class_state, torch.arange(4, device=number.device)).unbind(-1)
+        kinds = torch.arange(7, device=number.device)
+        order, mirror, dx, dy, *affine = fold(class_state, kinds).unbind(-1)
         source = classes % len(self.counts)
         drawn = draw(order, self.counts[source], shots + queries)  # [T, N, K+Q]
         # [T, N, K+Q, channels, H, W]
@@ -114,6 +118,9 @@ class EpisodeSampler:
             by = [fold(s[..., None], drawn) % (2 * self.shift + 1) - self.shift for s in (dx, dy)]
             pictures = augmentation.shift(pictures, *(b[..., None] for b in by))
         pictures = pictures.to(torch.float32) / 255
+        if self.affine:
+            angle, size, slant = (uniform(fold(state[..., None], drawn)) for state in affine)
+            pictures = self.affine(pictures, angle, size, slant)
         labels = torch.arange(ways, device=number.device).expand(len(number), -1)
         support, query = (
             Examples(part.flatten(1, 2), labels.repeat_interleave(part.shape[2], dim=1))

@@ -89,6 +89,9 @@ class TaskDataModule(L.LightningDataModule, ABC):
         queries: Q, query examples, likewise.
         tasks_per_batch: T, tasks of one outer step, over all ranks together.
         train_batches: meta-training batches an epoch.
+        train_shots: K of meta-training alone, ``shots`` if `None`.
+        train_queries: Q of meta-training alone, ``queries`` if `None`.
+        train_tasks_per_batch: T of meta-training alone, ``tasks_per_batch`` if `None`.
         train_tasks: meta-training is on the first so many tasks, over and over; on new ones in
             every step if `None`.
         val_batches: meta-validation batches after each epoch, the same every time.
@@ -119,10 +122,17 @@ class TaskDataModule(L.LightningDataModule, ABC):
         test_batches: int,
         seed: int,
         eval_seed: int,
+        train_shots: Count | None = None,
+        train_queries: Count | None = None,
+        train_tasks_per_batch: int | None = None,
         train_tasks: int | None = None,
     ) -> None:
         super().__init__()
         self.shots, self.queries = count(shots=shots), count(queries=queries)
+        self.train_shots = self.shots if train_shots is None else count(train_shots=train_shots)
+        self.train_queries = (
+            self.queries if train_queries is None else count(train_queries=train_queries)
+        )
         whole(
             1,
             tasks_per_batch=tasks_per_batch,
@@ -130,10 +140,13 @@ class TaskDataModule(L.LightningDataModule, ABC):
             val_batches=val_batches,
             test_batches=test_batches,
         )
+        if train_tasks_per_batch is not None:
+            whole(1, train_tasks_per_batch=train_tasks_per_batch)
         if train_tasks is not None:
             whole(1, train_tasks=train_tasks)
         self.train_tasks = train_tasks
         self.tasks_per_batch = tasks_per_batch
+        self.train_tasks_per_batch = train_tasks_per_batch or tasks_per_batch
         self.batches = {"train": train_batches, "val": val_batches, "test": test_batches}
         self.seeds = {"train": seed, "val": eval_seed, "test": eval_seed, "all": eval_seed}
 
@@ -179,15 +192,14 @@ class TaskDataModule(L.LightningDataModule, ABC):
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
             rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        if ranks > self.tasks_per_batch:
+        tasks = self.tasks_of(split)
+        if ranks > tasks:
             raise InputError(
-                f"data.tasks_per_batch={self.tasks_per_batch} cannot be divided among {ranks} "
-                f"processes: it must be at least {ranks}"
+                f"data.tasks_per_batch={tasks} cannot be divided among {ranks} processes: it must "
+                f"be at least {ranks}"
             )
         limit = self.train_tasks if split == "train" else None
-        dataset = EpisodeBatches(
-            self.episodes(split, device), self.tasks_per_batch, rank, ranks, limit
-        )
+        dataset = EpisodeBatches(self.episodes(split, device), tasks, rank, ranks, limit)
 
         def epoch() -> int:
             trainer = self.trainer
@@ -197,6 +209,10 @@ class TaskDataModule(L.LightningDataModule, ABC):
 
         # batch_size=None: an item of the dataset already is a batch.
         return DataLoader(dataset, batch_size=None, sampler=EpochOrder(batches, epoch))
+
+    def tasks_of(self, split: str) -> int:
+        """T, the tasks of a batch of this split."""
+        return self.train_tasks_per_batch if split == "train" else self.tasks_per_batch
 
     def train_dataloader(self) -> DataLoader[Episode]:
         """Meta-training: new episodes every epoch."""

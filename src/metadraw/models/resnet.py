@@ -1,0 +1,72 @@
+"""ResNet-12, the residual network of few-shot learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from metadraw.errors import InputError
+from metadraw.models.batch_norm import TaskBatchNorm2d
+
+
+class Block(nn.Module):
+    """Three convolutions with a shortcut around them, then pooling and dropout."""
+
+    def __init__(self, before: int, after: int, dropout: float) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for one, other in pairwise([before, after, after, after]):
+            layers += [nn.Conv2d(one, other, 3, padding=1, bias=False), TaskBatchNorm2d(other)]
+            layers += [nn.LeakyReLU(0.1)]
+        self.chain = nn.Sequential(*layers[:-1])  # the last activation comes after the sum
+        self.shortcut = nn.Sequential(
+            nn.Conv2d(before, after, 1, bias=False), TaskBatchNorm2d(after)
+        )
+        self.end = nn.Sequential(nn.LeakyReLU(0.1), nn.MaxPool2d(2), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, before, H, W]`` -> ``[B, after, H // 2, W // 2]``."""
+        return self.end(self.chain(x) + self.shortcut(x))
+
+
+class ResNet12(nn.Sequential):
+    """Four residual blocks of three 3x3 convolutions, then the mean over all places.
+
+    He et al. 2016 ("Deep Residual Learning for Image Recognition"), with the blocks of Oreshkin et
+    al. 2018 ("TADAM", section 4.2) and Lee et al. 2019 ("Meta-Learning with Differentiable Convex
+    Optimization", section 4.1).
+
+    Args:
+        widths: channels of each block.
+        image_channels: channels of an image.
+        image_size: height and width of an image in pixels, at least 16.
+        dropout: the share of values that each block drops in training.
+
+    Raises:
+        InputError: a width below 1, sizes that leave nothing of an image, or an impossible share.
+
+    Shape:
+        ``[B, image_channels, image_size, image_size]`` float -> ``[B, widths[-1]]`` features.
+    """
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int],
+        image_channels: int = 1,
+        image_size: int = 28,
+        dropout: float = 0.0,
+    ) -> None:
+        if not widths or min(widths) < 1:
+            raise InputError(f"model.widths={list(widths)}: must be whole numbers of at least 1")
+        if image_size < 2 ** len(widths):
+            raise InputError(
+                f"model.image_size={image_size}: {len(widths)} poolings need at least "
+                f"{2 ** len(widths)} pixels"
+            )
+        if not 0 <= dropout < 1:
+            raise InputError(f"model.dropout={dropout}: must be at least 0, below 1")
+        blocks = [Block(*pair, dropout) for pair in pairwise([image_channels, *widths])]
+        super().__init__(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
