@@ -14,7 +14,7 @@ from metadraw.data.episode import Examples
 from metadraw.training.evaluate import evaluate
 from metadraw.training.train import train
 
-ANY_WAYS = ["finetune", "matching_net", "proto_maml", "protonet", "unicorn_maml"]
+ANY_WAYS = ["finetune", "matching_net", "proto_maml", "protonet", "simple_shot", "unicorn_maml"]
 
 
 @pytest.fixture

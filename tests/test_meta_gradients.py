@@ -189,12 +189,12 @@ def matching_net(algorithm, meta, task, *, steps):
     return torch.stack(losses).mean()
 
 
-def finetune(algorithm, meta, task, *, steps):
+def finetune(algorithm, meta, task, *, steps, smoothing=0.0):
     """Cross-entropy among all classes of the data, of every drawing."""
     x, y = torch.cat([task.support.x, task.query.x]), torch.cat([task.support.y, task.query.y])
     features = features_of(algorithm, meta, x)
     logits = features @ meta["classifier.weight"].T + meta["classifier.bias"]
-    return F.cross_entropy(logits, task.about["classes"][y])
+    return F.cross_entropy(logits, task.about["classes"][y], label_smoothing=smoothing)
 
 
 STEPS = ["algorithm.inner_steps=%d", f"algorithm.inner_lr={LR}"]
@@ -227,9 +227,17 @@ REFERENCES = {
     "protonet": (protonet, "protonet", [], 0),
     "matching_net": (matching_net, "matching_net", [], 0),
     "finetune": (finetune, "finetune", [], 0),
+    "simple_shot": (partial(finetune, smoothing=0.1), "simple_shot", [], 0),
 }
 #: Their outer loss is not the query loss that is logged.
-OTHER_LOSS = ("maml_pp, epoch 0", "maml_pp, epoch 3", "multi-step loss", "reptile", "finetune")
+OTHER_LOSS = (
+    "maml_pp, epoch 0",
+    "maml_pp, epoch 3",
+    "multi-step loss",
+    "reptile",
+    "finetune",
+    "simple_shot",
+)
 
 
 def make_learner(algorithm, steps, overrides=STEPS, chunk=None, norm="batch", fused=True):

@@ -27,6 +27,7 @@ class FineTune(Pretrained):
         objective: classification.
         classes: see `Pretrained`.
         label_smoothing: see `Pretrained`.
+        running_statistics: see `Pretrained`.
         frozen: learn the head alone in a task, on features that stay as they are.
         **inner: see `InnerLoop`; full-batch steps in a task, not used in pre-training.
 
@@ -44,6 +45,7 @@ class FineTune(Pretrained):
         *,
         classes: int,
         label_smoothing: float,
+        running_statistics: bool,
         frozen: bool,
         **inner: Any,
     ) -> None:
@@ -53,6 +55,7 @@ class FineTune(Pretrained):
             objective,
             classes=classes,
             label_smoothing=label_smoothing,
+            running_statistics=running_statistics,
             inner=InnerLoop(**inner, first_order=True),
         )
         self.frozen = frozen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TypeAlias
 
 import torch
@@ -29,15 +30,15 @@ class Pretrained(Algorithm):
     task. One task of many classes in a batch is an ordinary batch of images: see
     ``experiment=pretrain``.
 
-    It keeps running statistics of batch norm, by which ``learner.query_statistics=running``
-    normalises in evaluation, as an ordinary classifier does.
-
     Args:
         network: see `Algorithm`.
         head: not used, except for how many features it takes.
         objective: classification.
         classes: how many classes the data have, all splits together.
         label_smoothing: the share of a label that is spread over all classes, in 0..1.
+        running_statistics: keep running statistics of batch norm, with which
+            ``learner.query_statistics=running`` normalises in evaluation, as an ordinary
+            classifier does.
         inner: see `Algorithm`.
 
     Raises:
@@ -56,6 +57,7 @@ class Pretrained(Algorithm):
         *,
         classes: int,
         label_smoothing: float,
+        running_statistics: bool,
         inner: InnerLoop | None = None,
     ) -> None:
         super().__init__(network, None, objective, inner)
@@ -68,7 +70,8 @@ class Pretrained(Algorithm):
         self.classifier = nn.Linear(head.in_features, classes)
         self.label_smoothing = label_smoothing
         self.statistics: list[str] = []  # of each layer, its mean and its variance
-        for name, layer in batch_norms(network).items():
+        norms = batch_norms(network) if running_statistics else {}
+        for name, layer in norms.items():
             for kind, value in (("running_mean", 0.0), ("running_var", 1.0)):
                 self.statistics.append(f"network.{name}.{kind}")
                 start = torch.full((layer.num_features,), value)
@@ -83,10 +86,10 @@ class Pretrained(Algorithm):
     def forward(self, task: Episode) -> tuple[Tensor, Outcome, Params]:
         """The pre-training loss of one task's examples; see `Algorithm.forward`."""
         examples, classes = joined(task.support, task.query), task.about["classes"]
-        with (
-            self.weighted(examples),
-            batch_statistics(self.network, examples.weight) as seen,
-        ):
+        seen: Params = {}
+        with self.weighted(examples), ExitStack() as stack:
+            if self.running_statistics:
+                seen = stack.enter_context(batch_statistics(self.network, examples.weight))
             features = self.features(examples.x)
         loss, logits, observed = self.pretrain(features, examples, classes)
         after = logits[len(task.support.x) :, classes]

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from metadraw.algorithms import Algorithm
 from metadraw.command import keys
 from metadraw.command.older import modernise
+from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.episode import Episode
 from metadraw.data.tasks import TaskDataModule
 from metadraw.errors import InputError
@@ -57,6 +58,12 @@ def build(
         raise InputError("data: this choice is no data set, but what data sets have in common")
     seed_everything(cfg.seed, workers=True, verbose=False)
     learner = build_learner(cfg, data)
+    other_ways = isinstance(data, EpisodeDataModule) and data.train_ways != data.ways
+    if other_ways and not learner.algorithm.any_ways:
+        raise InputError(
+            f"data.train_ways={cfg.data.train_ways}: {type(learner.algorithm).__name__} learns a "
+            f"head for data.ways={cfg.data.ways}: must be null"
+        )
     data.setup()
     for split in splits:
         data.episodes(split)
@@ -205,10 +212,14 @@ def restore(
     return data, learner.eval()
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     """A checkpoint of a metadraw run, read without running any code in it.
 
     Its config names the cache of this machine, also where an older one brings that of another.
+
+    Args:
+        path: the checkpoint.
+        key: of the config, which named it.
 
     Raises:
         InputError: not there, or not such a checkpoint.
@@ -216,12 +227,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise InputError(f"ckpt_path={path}: there is no such file") from error
+        raise InputError(f"{key}={path}: there is no such file") from error
     except Exception as error:  # a damaged file raises nearly anything
-        raise InputError(f"ckpt_path={path}: not a readable checkpoint") from error
+        raise InputError(f"{key}={path}: not a readable checkpoint") from error
     config = checkpoint.get("metadraw_config") if isinstance(checkpoint, dict) else None
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
-        raise InputError(f"ckpt_path={path}: not a checkpoint of a metadraw run")
+        raise InputError(f"{key}={path}: not a checkpoint of a metadraw run")
     modernise(checkpoint)
     _use_own_cache(checkpoint["metadraw_config"])
     return checkpoint
@@ -230,6 +241,32 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def _use_own_cache(config: dict[str, Any]) -> None:
     if "cache_dir" in config["data"]:
         config["data"]["cache_dir"] = _CACHE
+
+
+def start_from(path: str | Path, learner: MetaLearner) -> None:
+    """Give a learner the network of a checkpoint, of whatever algorithm.
+
+    Heads and learned rates are the algorithm's own, and stay as they are; running statistics come
+    along where both keep them.
+
+    Args:
+        path: a checkpoint of a metadraw run.
+        learner: which is changed.
+
+    Raises:
+        InputError: no such checkpoint, or one of another network.
+    """
+    saved, own = read_checkpoint(path, "init_from")["state_dict"], learner.state_dict()
+    network = {name for name in own if name.startswith("algorithm.network.")}
+    for name in sorted(network | {n for n in saved if n.startswith("algorithm.network.")}):
+        shapes = [tuple(s[name].shape) if name in s else "missing" for s in (saved, own)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"init_from={path}: of another network: {name.removeprefix('algorithm.')} is "
+                f"{shapes[0]} there and {shapes[1]} here"
+            )
+    statistics = {n for n in own if n.endswith(("running_mean", "running_var")) and n in saved}
+    learner.load_state_dict({n: saved[n] for n in network | statistics}, strict=False)
 
 
 def check_parameters(path: str | Path, checkpoint: dict[str, Any], learner: MetaLearner) -> None:

@@ -25,7 +25,7 @@ from metadraw.files import WholeCheckpoints, write_whole
 from metadraw.results import record
 from metadraw.training import console, loggers, resume
 from metadraw.training.checkpoints import BestCheckpoint
-from metadraw.training.factory import build, check_parameters, read_checkpoint
+from metadraw.training.factory import build, check_parameters, read_checkpoint, start_from
 from metadraw.training.learner import MetaLearner
 from metadraw.training.options import check_callbacks, check_training
 
@@ -63,6 +63,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     git = record.git()
     data, learner = build(cfg)
     learner.algorithm.check_classes(data.class_count)
+    if cfg.get("init_from") is not None:
+        start_from(cfg.init_from, learner)
     trainer = make_trainer(cfg, learner)
     if learner.cuda_graph is not None and trainer.strategy.root_device.type != "cuda":
         raise InputError(

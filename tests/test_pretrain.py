@@ -1,0 +1,202 @@
+"""Pre-training: an ordinary classifier of all classes, from which other algorithms start."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import equal
+from torch import nn
+
+import metadraw
+from metadraw import InputError
+from metadraw.data.augmentation import Affine
+from metadraw.data.episode import joined
+from metadraw.models.resnet import ResNet12
+from metadraw.training.train import train
+
+SHAPES = ["data.train_ways=8", "data.train_tasks_per_batch=1", "data.train_queries=2"]
+
+
+@pytest.fixture
+def pretrain(tiny):
+    """Overrides for a run of seconds with the experiment's recipe."""
+    own = [o for o in tiny if not o.startswith(("model.", "algorithm."))]
+    sizes = ["model.widths=[4,4,4,6]", *SHAPES]
+    return ["experiment=pretrain", *own, *sizes]
+
+
+# ---- batches ---------------------------------------------------------------------------------
+
+
+def test_meta_training_alone_has_tasks_of_its_own_shape(pretrain):
+    data, _ = metadraw.build(metadraw.compose(*pretrain))
+    batch = next(iter(data.train_dataloader()))
+    assert batch.about["classes"].shape == (1, 8)
+    assert (batch.support.x.shape[:2], batch.query.x.shape[:2]) == ((1, 8), (1, 16))
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        batch = next(iter(loader))
+        assert batch.about["classes"].shape == (4, 5)
+
+
+def test_more_ways_need_an_algorithm_that_learns_any_number(tiny):
+    with pytest.raises(InputError, match=r"data.train_ways=8: MAML learns a head for data.ways=5"):
+        metadraw.build(metadraw.compose(*tiny, "data.train_ways=8"))
+    own = [o for o in tiny if not o.startswith("algorithm.")]
+    found = train(metadraw.compose(*own, *SHAPES, "algorithm=protonet"))
+    assert 0 < found["test"]["acc"] < 1
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.train_ways=1", "data.train_ways=1: must be a whole number of at least 2"),
+        ("data.train_ways=300", "the meta-train split has only 207 classes"),
+        ("data.train_tasks_per_batch=0", "data.train_tasks_per_batch=0"),
+        ("data.rotation=181", "data.rotation=181: must be a number in 0..180"),
+        ("data.zoom=true", "data.zoom=True: must be a number"),
+        ("data.shear=-1", "data.shear=-1: must be"),
+        ("algorithm.label_smoothing=1", "algorithm.label_smoothing=1"),
+        ("algorithm.temperature=0", "algorithm.temperature=0"),
+        ("model.widths=[4,0]", r"model.widths=\[4, 0\]"),
+        ("model.dropout=1", "model.dropout=1"),
+    ],
+)
+def test_wrong_input(pretrain, override, says):
+    with pytest.raises(Exception, match=says):
+        metadraw.build(metadraw.compose(*pretrain, override))
+
+
+# ---- augmentation ----------------------------------------------------------------------------
+
+
+def affine(picture, rotation=0.0, zoom=0.0, shear=0.0, numbers=(0.5, 0.5, 0.5)):
+    given = (torch.tensor([number], dtype=torch.float64) for number in numbers)
+    return Affine(rotation, zoom, shear)(picture[None, None], *given)[0, 0]
+
+
+def test_affine_by_hand():
+    picture = torch.rand(28, 28)
+    assert torch.allclose(affine(picture, 15, 0.3, 10), picture, atol=1e-6)
+    for number, quarters in ((1, 1), (0, -1)):  # counterclockwise, clockwise
+        turned = affine(picture, rotation=90, numbers=(number, 0.5, 0.5))
+        assert torch.allclose(turned, picture.rot90(quarters), atol=1e-5)
+    square = torch.zeros(28, 28)
+    square[10:18, 10:18] = 1  # 8 x 8 in the middle
+    larger = affine(square, zoom=0.5, numbers=(0.5, 1, 0.5))
+    smaller = affine(square, zoom=0.5, numbers=(0.5, 0, 0.5))
+    assert larger.sum() == pytest.approx(64 * 1.5**2, rel=0.02)
+    assert smaller.sum() == pytest.approx(64 / 1.5**2, rel=0.1)
+    # A vertical line slants by the tangent: over 20 rows to the right by 20 * tan(30 degrees).
+    line = torch.zeros(28, 28)
+    line[4:24, 13:15] = 1
+    slanted = affine(line, shear=30, numbers=(0.5, 0.5, 1))
+    columns = torch.arange(28.0)
+    centers = (slanted * columns).sum(1)[4:24] / slanted.sum(1)[4:24]
+    assert abs(abs(centers[-1] - centers[0]) - 19 * math.tan(math.radians(30))) < 0.2
+
+
+def test_only_meta_training_is_augmented_and_the_same_every_time(pretrain):
+    cfg = metadraw.compose(*pretrain)
+    data, again = (metadraw.build(cfg)[0] for _ in range(2))
+    plain, _ = metadraw.build(
+        metadraw.compose(*pretrain, "data.rotation=0", "data.zoom=0", "data.shear=0")
+    )
+    numbers = torch.arange(4)
+    train_tasks = data.episodes("train")(numbers)
+    assert equal(train_tasks, again.episodes("train")(numbers))
+    assert not equal(train_tasks, plain.episodes("train")(numbers))
+    assert torch.equal(
+        train_tasks.about["classes"], plain.episodes("train")(numbers).about["classes"]
+    )
+    assert equal(data.episodes("val")(numbers), plain.episodes("val")(numbers))
+    assert 0 <= train_tasks.query.x.min() <= train_tasks.query.x.max() <= 1 + 1e-6
+
+
+# ---- training --------------------------------------------------------------------------------
+
+
+class Ordinary(nn.Module):
+    """The same network and classifier as PyTorch users write them, with running statistics."""
+
+    def __init__(self, learner):
+        super().__init__()
+        self.network = ResNet12(widths=[4, 4, 4, 6])
+        for module in self.network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.track_running_stats = True
+                module.register_buffer("running_mean", torch.zeros(module.num_features))
+                module.register_buffer("running_var", torch.ones(module.num_features))
+                module.register_buffer("num_batches_tracked", torch.tensor(0))
+        self.network.load_state_dict(learner.algorithm.network.state_dict(), strict=False)
+        self.classifier = nn.Linear(6, learner.algorithm.classifier.out_features)
+        self.classifier.load_state_dict(learner.algorithm.classifier.state_dict())
+
+    def forward(self, x):
+        return self.classifier(self.network(x))
+
+
+def test_it_is_ordinary_training(pretrain):
+    """Three steps of SGD: the parameters and running statistics of plain PyTorch."""
+    data, learner = metadraw.build(metadraw.compose(*pretrain))
+    learner, ordinary = learner.double(), Ordinary(learner).double()
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (learner.algorithm, ordinary)]
+    for step in range(3):
+        batch = data.episodes("train")(torch.tensor([step])).to(torch.float64)
+        means, _ = learner.meta_gradients(batch)
+        for name, parameter in learner.algorithm.meta_parameters().items():
+            parameter.grad = means[name]
+        learner.algorithm.outer_step(means, optimizers[0])
+        task = batch.task(0)
+        examples = joined(task.support, task.query)
+        loss = F.cross_entropy(
+            ordinary(examples.x), task.about["classes"][examples.y], label_smoothing=0.1
+        )
+        optimizers[1].zero_grad()
+        loss.backward()
+        optimizers[1].step()
+    expected = ordinary.network.state_dict()
+    for name, value in learner.algorithm.network.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-12)
+    for name in learner.algorithm.statistics:
+        own = learner.algorithm.get_buffer(name.removeprefix("network.").replace(".", "-"))
+        right = expected[name.removeprefix("network.")]
+        torch.testing.assert_close(own, right, rtol=1e-9, atol=1e-12)
+    # In evaluation, features are those of the ordinary network in evaluation mode.
+    task = data.episodes("test")(torch.tensor([0])).to(torch.float64).task(0)
+    state = learner.adapt(task)
+    with torch.no_grad():
+        support, query = (ordinary.network.eval()(e.x) for e in (task.support, task.query))
+    center = learner.algorithm.center
+    support, query = (F.normalize(f - center, dim=1) for f in (support, query))
+    distances = ((query[:, None] - support) ** 2).sum(dim=2)  # of one shot, in the labels' order
+    probabilities = (-distances / 0.1).softmax(dim=1)
+    torch.testing.assert_close(learner.answer(state, task).softmax(dim=1), probabilities)
+    # One drawing does not depend on the others.
+    alone = task._replace(query=task.query._replace(x=task.query.x[:1], y=task.query.y[:1]))
+    torch.testing.assert_close(learner.answer(state, alone), learner.answer(state, task)[:1])
+
+
+def test_a_run_and_what_starts_from_it(pretrain, tiny, tmp_path):
+    found = train(metadraw.compose(*pretrain))
+    assert found["test"]["query_statistics"] == "running"
+    assert found["test"]["inner_steps"] == 0
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    saved = torch.load(best, weights_only=True)["state_dict"]
+    own = [o for o in tiny if not o.startswith(("model.", "paths."))]
+    model = ["model=resnet12_small", "model.widths=[4,4,4,6]"]
+    start = ["optimizer=sgd", "optimizer.lr=0.000001", f"init_from={best}"]
+    where = f"paths.output_dir={tmp_path / 'maml'}"
+    train(metadraw.compose(*own, *model, *start, where))
+    trained = torch.load(tmp_path / "maml" / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, value in trained["state_dict"].items():
+        if name.startswith("algorithm.network."):
+            torch.testing.assert_close(value, saved[name], rtol=0, atol=1e-4)
+    for overrides, says in (
+        ([*model[:1], "model.widths=[4,4,4,7]"], r"init_from=.*: of another network: network\.\S+"),
+        (["model=conv4"], "of another network"),
+    ):
+        with pytest.raises(InputError, match=says):
+            train(metadraw.compose(*own, *overrides, *start, f"paths.output_dir={tmp_path / 'x'}"))
+    with pytest.raises(InputError, match=r"init_from=none.ckpt: there is no such file"):
+        train(metadraw.compose(*own, "init_from=none.ckpt", f"paths.output_dir={tmp_path / 'x'}"))
