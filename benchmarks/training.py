@@ -73,7 +73,7 @@ def lightning_overhead(overrides: list[str]) -> tuple[float, float]:
         ]
         cfg = metadraw.compose("trainer=cpu", f"paths.output_dir={folder}", *sizes, *overrides)
         data, learner = metadraw.build(cfg)
-        trainer, both = make_trainer(cfg), Alternate(data, learner)
+        trainer, both = make_trainer(cfg, learner), Alternate(data, learner)
         trainer.callbacks.append(both)
         trainer.fit(learner, data)
     return 1000 * statistics.median(both.within), 1000 * statistics.median(both.bare)
