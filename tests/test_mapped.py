@@ -128,3 +128,13 @@ def test_an_image_folder_above_the_limit_stays_on_disk(module, monkeypatch):  # 
     assert isinstance(mapped.episodes("train").images, MappedImages)
     assert equal(mapped.episodes("train")(torch.arange(3)), in_memory)
     assert mapped.drawings.provenance == usual.drawings.provenance
+
+
+def test_episodes_on_one_device_and_then_on_another(tiny):
+    """What was moved to a device stays there; what is on the CPU stays as well."""
+    data, _ = metadraw.build(metadraw.compose(*tiny))
+    numbers = torch.arange(3)
+    before = data.episodes("test")(numbers)
+    assert data.episodes("test", "meta").images.is_meta
+    assert equal(data.episodes("test")(numbers), before)
+    assert data.episodes("val", "meta").images is data.episodes("test", "meta").images

@@ -9,7 +9,7 @@ from conftest import equal
 from torch import nn
 
 import metadraw
-from metadraw import InputError
+from metadraw import FewShot, InputError
 from metadraw.data.augmentation import Affine
 from metadraw.data.episode import joined
 from metadraw.models.resnet import ResNet12
@@ -183,6 +183,14 @@ def test_a_run_and_what_starts_from_it(pretrain, tiny, tmp_path):
     assert found["test"]["inner_steps"] == 0
     best = tmp_path / "run" / "checkpoints" / "best.ckpt"
     saved = torch.load(best, weights_only=True)["state_dict"]
+    # In use, too, it goes by running statistics, and is as in evaluation.
+    few_shot, (data, learner) = FewShot(best), metadraw.load(best)
+    assert few_shot.learner.query_statistics == "running"
+    task = data.episodes("test")(torch.tensor([0])).task(0)
+    examples = {str(label): task.support.x[label : label + 1] for label in range(5)}
+    probabilities = few_shot.adapt(examples).probabilities(task.query.x)
+    expected = learner.answer(learner.adapt(task), task).softmax(dim=1)
+    torch.testing.assert_close(probabilities, expected, rtol=1e-4, atol=1e-5)
     own = [o for o in tiny if not o.startswith(("model.", "paths."))]
     model = ["model=resnet12_small", "model.widths=[4,4,4,6]"]
     start = ["optimizer=sgd", "optimizer.lr=0.000001", f"init_from={best}"]

@@ -149,6 +149,7 @@ class EpisodeDataModule(TaskDataModule):
         self.mirror = {"train": mirror, "val": False, "test": False, "all": False}
         self.affine = Affine(float(rotation), float(zoom), float(shear))
         self._images: Tensor | MappedImages | None = None
+        self._placed: dict[torch.device, Tensor | MappedImages] = {}
         self._chosen: list[str] | None = None
 
     @abstractmethod
@@ -295,7 +296,9 @@ class EpisodeDataModule(TaskDataModule):
                 f"data.ways={most(ways)}: the meta-{split} split has only {available} classes"
             )
         # Kept, so that the drawings travel to an accelerator once and all splits share them.
-        self._images = self._images.to(device)
+        device = torch.device(device)
+        if device not in self._placed:
+            self._placed[device] = self._images.to(device)
         number = {name: position for position, name in enumerate(self.drawings.classes)}
         classes = torch.tensor([number[name] for name in names])
         fewest = int(self._counts[classes].argmin())
@@ -307,7 +310,7 @@ class EpisodeDataModule(TaskDataModule):
                 "classes out with data.exclude_classes"
             )
         return EpisodeSampler(
-            self._images,
+            self._placed[device],
             self._counts,
             classes,
             split=split,

@@ -41,7 +41,7 @@ class FewShot:
 
     Pictures become what the network was trained on (`EpisodeDataModule.prepare`); an array or
     tensor that has that size already is taken as it is. They are classified one by one: batch norm
-    goes by the statistics of the examples, whatever ``learner.query_statistics`` was.
+    uses the statistics of the examples, or running ones if the run used these.
 
     Args:
         checkpoint: of a metadraw run.
@@ -57,10 +57,12 @@ class FewShot:
         self.data, self.learner = _restore(self.config, self.state, self.checkpoint)
 
     @property
-    def only_ways(self) -> int | None:
-        """The only number of classes that it can learn, `None` where there are several."""
-        ways = self.data.ways
-        return ways if isinstance(ways, int) and not self.learner.algorithm.any_ways else None
+    def ways(self) -> tuple[int, int] | None:
+        """The least and the most classes that it can learn, `None` for any number."""
+        trained = self.data.ways
+        if self.learner.algorithm.any_ways:
+            return None
+        return (trained, trained) if isinstance(trained, int) else trained
 
     def adapt(
         self, examples: Mapping[str, Sequence[Picture]], steps: int | None = None
@@ -137,9 +139,8 @@ class FewShot:
         return torch.from_numpy(prepared).float() / 255
 
     def _check_ways(self, ways: int) -> None:
-        trained = self.data.ways
-        least, largest = (trained, trained) if isinstance(trained, int) else trained
-        if not self.learner.algorithm.any_ways and not least <= ways <= largest:
+        least, largest = self.ways or (ways, ways)
+        if not least <= ways <= largest:
             raise InputError(
                 f"{ways} classes: {type(self.learner.algorithm).__name__} was trained with "
                 f"{least if least == largest else f'{least} to {largest}'} and can learn no other "
@@ -233,7 +234,10 @@ def _restore(
 ) -> tuple[EpisodeDataModule, MetaLearner]:
     """A data module, whose drawings are not loaded, and the trained learner."""
     cfg = OmegaConf.create(config)
-    cfg.learner.query_statistics = "support"
+    if cfg.learner.query_statistics != "running":  # by which pictures come one by one, too
+        cfg.learner.query_statistics = "support"
+    if cfg.data.get("samples_per_class") == "all":  # a few real drawings to show need no 39 GB
+        cfg.data.samples_per_class = 100
     data = instantiate(cfg.data)
     if not isinstance(data, EpisodeDataModule):
         raise InputError(f"{path}: was trained on tasks without classes ({type(data).__name__})")

@@ -186,8 +186,7 @@ def _for_url(name: str) -> str:
 class _Handlers:
     def __init__(self, meta_learner: FewShot) -> None:
         self.meta_learner = meta_learner
-        only = meta_learner.only_ways
-        self.ways = CLASSES if only is None else (only, only)
+        self.ways = meta_learner.ways or CLASSES
         self.kept: OrderedDict[str, Classifier] = OrderedDict()
         self.waiting = 0
         # One at a time: a network's hooks are its own. On one core: the browser needs another, and
