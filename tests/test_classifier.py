@@ -17,7 +17,10 @@ from metadraw.data.bitmap import to_bitmap
 from metadraw.training.evaluate import evaluate
 from metadraw.use.adapt import adapt
 
-ANY_WAYS = ["finetune", "matching_net", "proto_maml", "protonet", "simple_shot", "unicorn_maml"]
+ANY_WAYS = [
+    *("finetune", "matching_net", "meta_baseline", "proto_maml", "protonet", "r2d2"),
+    *("simple_shot", "unicorn_maml"),
+]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -189,6 +189,33 @@ def matching_net(algorithm, meta, task, *, steps):
     return torch.stack(losses).mean()
 
 
+def body_only(algorithm, meta, task, *, steps):
+    """Oh et al. 2021: gradient descent on the network, under the same head."""
+    fast = {name: p for name, p in meta.items() if name.startswith("network.")}
+    head = {name: p for name, p in meta.items() if name.startswith("head.")}
+    for _ in range(steps):
+        logits = logits_of(algorithm, fast | head, task.support.x)
+        fast = descend(F.cross_entropy(logits, task.support.y), fast, LR)
+    return F.cross_entropy(logits_of(algorithm, fast | head, task.query.x), task.query.y)
+
+
+def meta_baseline(algorithm, meta, task, *, steps):
+    """Chen et al. 2021, equation 3."""
+    support, query = (features_of(algorithm, meta, x) for x in (task.support.x, task.query.x))
+    means = torch.stack([support[task.support.y == label].mean(dim=0) for label in range(5)])
+    cosines = F.cosine_similarity(query[:, None], means[None], dim=2)
+    return F.cross_entropy(meta["scale"] * cosines, task.query.y)
+
+
+def r2d2(algorithm, meta, task, *, steps):
+    """Bertinetto et al. 2019, by the equations of as many unknowns as features."""
+    support, query = (features_of(algorithm, meta, x) for x in (task.support.x, task.query.x))
+    ridge = meta["log_ridge"].exp() * torch.eye(support.shape[1], dtype=support.dtype)
+    targets = F.one_hot(task.support.y, 5).to(support.dtype)
+    solution = (support.T @ support + ridge).inverse() @ support.T @ targets
+    return F.cross_entropy(meta["scale"] * query @ solution + meta["bias"], task.query.y)
+
+
 def finetune(algorithm, meta, task, *, steps, smoothing=0.0):
     """Cross-entropy among all classes of the data, of every drawing."""
     x, y = torch.cat([task.support.x, task.query.x]), torch.cat([task.support.y, task.query.y])
@@ -221,6 +248,9 @@ REFERENCES = {
         0,
     ),
     "anil": (head_only, "anil", STEPS, 0),
+    "boil": (body_only, "boil", STEPS, 0),
+    "meta_baseline": (meta_baseline, "meta_baseline", [], 0),
+    "r2d2": (r2d2, "r2d2", [], 0),
     "proto_maml": (partial(new_head, start=prototypes), "proto_maml", STEPS, 0),
     "unicorn_maml": (partial(new_head, start=one_vector), "unicorn_maml", STEPS, 0),
     "reptile": (reptile, "reptile", STEPS, 0),

@@ -130,12 +130,33 @@ def reptile(algorithm, meta, task):
     return sum((meta[name] * (meta[name] - p).detach() / LR).sum() for name, p in end.items())
 
 
+def boil(algorithm, meta, task):
+    head = {name: p for name, p in meta.items() if name.startswith("head.")}
+    fast = {name: p for name, p in meta.items() if name.startswith("network.")}
+    for _ in range(STEPS):
+        fast = descend(error(algorithm, fast | head, task.support), fast, LR)
+    return error(algorithm, fast | head, task.query)
+
+
+def r2d2(algorithm, meta, task):
+    """Ridge regression, by the equations of as many unknowns as features."""
+    own = {n.removeprefix("network."): p for n, p in meta.items() if n.startswith("network.")}
+    support, query = (
+        functional_call(algorithm.network, own, (e.x,)) for e in (task.support, task.query)
+    )
+    ridge = meta["log_ridge"].exp() * torch.eye(support.shape[1], dtype=support.dtype)
+    solution = (support.T @ support + ridge).inverse() @ support.T @ task.support.y
+    return (meta["scale"] * query @ solution + meta["bias"] - task.query.y).square().mean()
+
+
 REFERENCES = {
     "maml": maml,
     "fomaml": partial(maml, first_order=True),
     "reptile": reptile,
     "meta_sgd": partial(maml, rates=rates_by_element),
     "anil": anil,
+    "boil": boil,
+    "r2d2": r2d2,
     "lslr": partial(maml, rates=rates_by_step),
     "alpha_maml": partial(maml, rates=lambda meta, _: [meta["inner_lr"]] * 6),
 }
@@ -145,6 +166,7 @@ REFERENCES = {
 @pytest.mark.parametrize("algorithm", REFERENCES)
 def test_equals_per_task_autograd(algorithm, how):
     settings = [f"algorithm.inner_lr={LR}", f"algorithm.inner_steps={STEPS}"]
+    settings = [] if algorithm == "r2d2" else settings
     data, learner = build(f"algorithm={algorithm}", *settings, f"learner.map_tasks={how}")
     learner = learner.double()
     batch = data.episodes("train")(torch.arange(4)).to(torch.float64)
