@@ -9,9 +9,9 @@ takes longer than the arithmetic of a small layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate, chain
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,11 +54,12 @@ def conv_blocks(
     return last.squeeze(0)  # not last[0], whose derivative is a copy
 
 
-# The letters are those of `norm_relu_pool`: z and p are a block's images after its
-# convolution and its pool. A number per channel (gamma, beta, mean, r) is stored for all blocks
-# together, as ``[T, n, C']``.
+# The letters are those of `norm_relu_pool`: z and p are a block's images after its convolution and
+# its pool. A number per channel (gamma, beta, mean, r) is stored for all blocks together, as
+# ``[T, n, C']``. `torch.autograd.Function` takes and gives flat tuples of tensors; each of these
+# records names what is in one.
 #
-#     _Forward         x, parameters                       -> zs, ps, means, rs
+#     _Forward         x, parameters                       -> zs, ps, mean, r
 #     _Backward        all of these, gradients of zs, ps   -> gradients of parameters, gzs, qs, of x
 #     _DoubleBackward  all of these, gradients of those    -> gradients of all inputs of _Backward
 #
@@ -66,14 +67,82 @@ def conv_blocks(
 # gradients before it enters _Backward's own backward pass.
 
 
+class _ForwardInputs(NamedTuple):
+    x: Tensor
+    weights: list[Tensor]
+    gamma: Tensor
+    beta: Tensor
+
+
+class _BackwardInputs(NamedTuple):
+    x: Tensor
+    weights: list[Tensor]
+    gamma: Tensor
+    beta: Tensor
+    zs: list[Tensor]
+    ps: list[Tensor]
+    mean: Tensor
+    r: Tensor
+    by_zs: list[Tensor | None]
+    by_ps: list[Tensor | None]
+
+
+class _BackwardOutputs(NamedTuple):
+    weights: list[Tensor]
+    gamma: Tensor
+    beta: Tensor
+    gzs: list[Tensor]
+    qs: list[Tensor]
+    x: Tensor | None  # the last, which may be missing
+
+
+class _DoubleInputs(NamedTuple):
+    x: Tensor
+    weights: list[Tensor]
+    gamma: Tensor
+    beta: Tensor
+    zs: list[Tensor]
+    ps: list[Tensor]
+    mean: Tensor
+    r: Tensor
+    by_gamma: Tensor
+    by_beta: Tensor
+    gzs: list[Tensor]
+    qs: list[Tensor]
+    u_weights: list[Tensor]
+    u_gamma: Tensor
+    u_beta: Tensor
+    v: Tensor | None
+
+
+class _DoubleOutputs(NamedTuple):
+    weights: list[Tensor]
+    gamma: Tensor
+    zs: list[Tensor]
+    by_zs: list[Tensor]
+    by_ps: list[Tensor]
+    ps: list[Tensor]  # without the last
+    x: Tensor | None  # the last, which may be missing
+
+
+def _read(record: Any, n: int, tensors: Iterable[Any]) -> Any:
+    """The record whose tensors, one after the other, these are: plurals have one for each block."""
+    rest, values = iter(tensors), []
+    for field in record._fields:
+        count = n - (record is _DoubleOutputs and field == "ps")
+        values.append(list(islice(rest, count)) if field.endswith("s") else next(rest, None))
+    return record(*values)
+
+
 class _Forward(TaskFunction):
     """x ``[T, B, C, H, W]``, weights, gammas ``[T, n, C']``, betas -> zs, ps, means, rs."""
 
     @staticmethod
-    def forward(n: int, eps: float, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        weights, gammas_betas = _sections(rest, n, 2)
-        tasks, x, found = len(x), fold(x), []
-        for w, gamma, beta in zip(weights, *map(_numbers, gammas_betas), strict=True):
+    def forward(n: int, eps: float, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = _read(_ForwardInputs, n, tensors)
+        tasks, x, found = len(given.x), fold(given.x), []
+        numbers = map(_numbers, (given.gamma, given.beta))
+        for w, gamma, beta in zip(given.weights, *numbers, strict=True):
             z = convolve(x, w.flatten(0, 1))
             x, mean, r = norm_relu_pool(z, gamma, beta, eps)
             found.append((z, x, mean, r))
@@ -105,20 +174,21 @@ class _Backward(TaskFunction):
     """
 
     @staticmethod
-    def forward(n: int, wanted: bool, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        weights, (gammas, _), zs, ps, means_rs, by_zs, by_ps = _sections(rest, *_known(n), n, n)
-        tasks, found, by_x = len(x), [], None
-        gamma, mean, r = map(_numbers, (gammas, *means_rs))
+    def forward(n: int, wanted: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        given = _read(_BackwardInputs, n, tensors)
+        tasks, found, by_x = len(given.x), [], None
+        gamma, mean, r = map(_numbers, (given.gamma, given.mean, given.r))
         scale = r * gamma
         k = scale * r * r
         for i in reversed(range(n)):
-            w, z, p = weights[i].flatten(0, 1), fold(zs[i]), fold(ps[i])
-            g = _sum(by_x, None if by_ps[i] is None else fold(by_ps[i]))
+            w, z, p = given.weights[i].flatten(0, 1), fold(given.zs[i]), fold(given.ps[i])
+            by_z, by_p = given.by_zs[i], given.by_ps[i]
+            g = _sum(by_x, None if by_p is None else fold(by_p))
             first = block_backward(
                 z, p, mean[i], scale[i], k[i], torch.zeros_like(p) if g is None else g
             )
-            gz = first.z if by_zs[i] is None else first.z.add_(fold(by_zs[i]))
-            images = fold(ps[i - 1] if i else x)
+            gz = first.z if by_z is None else first.z.add_(fold(by_z))
+            images = fold(given.ps[i - 1] if i else given.x)
             by_x = by_images(images, w, gz) if i or wanted else None
             found.append((by_weight(images, w, gz), first.gamma, first.beta, gz, first.q))
         by_ws, by_gammas, by_betas, gzs, qs = zip(*found[::-1], strict=True)
@@ -131,29 +201,31 @@ class _Backward(TaskFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.n, _, *tensors = inputs
-        _, by_gammas_betas, gzs, qs, _ = _sections(output, *_first(ctx.n), 1)
-        ctx.mark_non_differentiable(*gzs, *qs)
+        first = _read(_BackwardOutputs, ctx.n, output)
+        ctx.mark_non_differentiable(*first.gzs, *first.qs)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors[: -2 * ctx.n], *by_gammas_betas, *gzs, *qs)
+        known = tensors[: -2 * ctx.n]
+        ctx.save_for_backward(*known, first.gamma, first.beta, *first.gzs, *first.qs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         n, needed = ctx.n, ctx.needs_input_grad
-        u_ws, u_gammas_betas, _, _, v = _sections(gradients, *_first(n), 1)
+        u = _read(_BackwardOutputs, n, gradients)
         parameters = ctx.saved_tensors[1 : 1 + n + 2]
         us = [
-            torch.zeros_like(p) if u is None else u
-            for p, u in zip(parameters, (*u_ws, *u_gammas_betas), strict=True)
+            torch.zeros_like(p) if each is None else each
+            for p, each in zip(parameters, (*u.weights, u.gamma, u.beta), strict=True)
         ]
-        found = _DoubleBackward.apply(n, needed[2], *ctx.saved_tensors, *us, *(v or [None]))
-        by_parameters, by_zs, by_ps, *by_gradients, by_x = _sections(
-            found, n + 1, n, n - 1, n, n, needed[2]
+        second = _read(
+            _DoubleOutputs,
+            n,
+            _DoubleBackward.apply(n, needed[2], *ctx.saved_tensors, *us, u.x),
         )
-        given = zip(chain(*by_gradients), needed[-2 * n :], strict=True)
+        given = zip((*second.by_zs, *second.by_ps), needed[-2 * n :], strict=True)
         return (
-            *(None, None, *(by_x or [None])),
-            *(*by_parameters, None),  # by betas
-            *(*by_zs, *by_ps, None, None, None),  # by the last p, means and rs
+            *(None, None, second.x),
+            *(*second.weights, second.gamma, None),  # by beta
+            *(*second.zs, *second.ps, None, None, None),  # by the last p, mean and r
             *(g if need else None for g, need in given),
         )
 
@@ -162,19 +234,17 @@ class _DoubleBackward(LastDerivative):
     """Backward pass of the backward pass.
 
     Inputs: what that saved, and the gradients with respect to its outputs for parameters and x
-    (`None` if unused). Outputs: the gradients with respect to weights, gammas, zs, ps but the
-    last, the gradients of zs and of ps, and, if wanted, x.
+    (`None` if unused). Outputs: the gradients with respect to its inputs.
     """
 
     @staticmethod
-    def forward(n: int, wanted: bool, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        weights, (gammas, _), zs, ps, means_rs, by_gammas_betas, gzs, qs, u_ws, us, (v,) = (
-            _sections(rest, *_known(n), *_first(n)[1:], n, 2, 1)
-        )
-        tasks, v, found, by_xs = len(x), None if v is None else fold(v), [], []
-        gamma, mean, r, by_gamma, by_beta, u_gamma, u_beta = map(
-            _numbers, (gammas, *means_rs, *by_gammas_betas, *us)
-        )
+    def forward(n: int, wanted: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        given = _read(_DoubleInputs, n, tensors)
+        tasks, found, by_xs = len(given.x), [], []
+        v = None if given.v is None else fold(given.v)
+        per_channel = given.gamma, given.mean, given.r, given.by_gamma, given.by_beta
+        gamma, mean, r, by_gamma, by_beta = map(_numbers, per_channel)
+        u_gamma, u_beta = map(_numbers, (given.u_gamma, given.u_beta))
         scale, r_v = r * gamma, r * u_gamma
         numbers = Numbers(
             mean=mean,
@@ -188,9 +258,9 @@ class _DoubleBackward(LastDerivative):
             w=u_beta,
         )
         for i in range(n):
-            w, u_w = weights[i].flatten(0, 1), u_ws[i].flatten(0, 1)
-            z, p, gz = fold(zs[i]), fold(ps[i]), fold(gzs[i])
-            images = fold(ps[i - 1] if i else x)
+            w, u_w = given.weights[i].flatten(0, 1), given.u_weights[i].flatten(0, 1)
+            z, p, gz = fold(given.zs[i]), fold(given.ps[i]), fold(given.gzs[i])
+            images = fold(given.ps[i - 1] if i else given.x)
             u = convolve(images, u_w)
             if v is not None:
                 u += convolve(v, w)
@@ -198,31 +268,15 @@ class _DoubleBackward(LastDerivative):
             if i or wanted:
                 by_xs.append(by_images(images, u_w, gz))
             by_z, by_gamma_r, v = double_backward(
-                z, p, fold(qs[i]), u, Numbers(*(number[i] for number in numbers))
+                z, p, fold(given.qs[i]), u, Numbers(*(number[i] for number in numbers))
             )
             found.append((by_w, by_gamma_r, by_z, u, v))
         by_ws, by_gammas, by_zs, by_gzs, by_gps = zip(*found, strict=True)
         return (
             *(by_w.unflatten(0, (tasks, -1)) for by_w in by_ws),
             _by_task(tasks, torch.stack(by_gammas) * r),
-            *_unfold(tasks, *by_zs, *by_xs[wanted:], *by_gzs, *by_gps, *by_xs[:wanted]),
+            *_unfold(tasks, *by_zs, *by_gzs, *by_gps, *by_xs[wanted:], *by_xs[:wanted]),
         )
-
-
-def _known(n: int) -> tuple[int, ...]:
-    """How many parameters and outputs `_Forward` has: weights, gammas and betas, zs, ps, ..."""
-    return n, 2, n, n, 2
-
-
-def _first(n: int) -> tuple[int, ...]:
-    """How many outputs `_Backward` has: by weights, by gammas and betas, gzs, qs."""
-    return n, 2, n, n
-
-
-def _sections(values: Sequence[Any], *sizes: int) -> list[Sequence[Any]]:
-    """Consecutive sections of these sizes; the last one may be missing."""
-    ends = list(accumulate(sizes))
-    return [values[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
