@@ -1,4 +1,4 @@
-"""The baseline of ordinary transfer: pre-train on all classes together, then a new head."""
+"""The transfer-learning baseline: pre-train on all classes together, then learn a new head."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class FineTune(MAML):
     """Pre-train as a classifier of all meta-training classes, then learn a new head for each task.
 
     The "Baseline" of Chen et al. 2019 ("A Closer Look at Few-shot Classification").
-    Pre-training sees the same drawings as meta-training, support and query set together, but as
-    members of their class among all classes. A task's head starts from zero, so that before
-    adaptation all classes are the same. What is logged in pre-training as after adaptation is the
-    classifier's choice among the classes of the task.
+    Pre-training sees the same drawings as meta-training, support and query set together, but
+    labelled by their class among all classes. A task's head starts at zero, so all classes are
+    equally likely before adaptation. The metrics that pre-training logs as "after adaptation" are
+    the classifier's, restricted to the classes of the task.
 
     Args:
         network: see `Algorithm`.
-        head: not used, except for how many features it takes.
+        head: only its number of input features is used.
         objective: classification.
-        classes: how many classes the data have, all splits together.
-        frozen: learn the head alone in a task, on features that stay as they are.
-        **inner: see `InnerLoop`; full-batch steps in a task, not used in pre-training.
+        classes: how many classes the data have in all splits together.
+        frozen: adapt the head alone, on fixed features.
+        **inner: see `InnerLoop`; used to adapt to a task, not in pre-training.
 
     Raises:
         InputError: a number of classes below 1; see also `MAML`.
