@@ -175,7 +175,7 @@ def test_a_missing_value_is_named():
 
 
 def test_what_data_sets_share_is_no_data_set():
-    with pytest.raises(metadraw.InputError, match="no data set"):
+    with pytest.raises(metadraw.InputError, match="not a data set"):
         metadraw.build(metadraw.compose("data=episodes"))
 
 

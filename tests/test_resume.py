@@ -84,7 +84,7 @@ def test_a_best_checkpoint_that_is_lost_is_told(run, caplog):
     (folder / "checkpoints" / "best.ckpt").unlink()
     caplog.set_level("INFO")
     found, resumed = run("new", last(folder), "trainer.max_epochs=3")
-    assert "the best checkpoint so far is not at hand" in caplog.text
+    assert "the best checkpoint so far was not found" in caplog.text
     assert state(resumed, "best")["epoch"] == 2
     assert found["checkpoint"] == str(Path("checkpoints", "best.ckpt"))
 
@@ -166,7 +166,7 @@ def test_a_best_checkpoint_of_other_tasks_is_not_the_best_of_these(run):
 @pytest.mark.parametrize(
     ("algorithm", "given", "says"),
     [
-        ("protonet", ["optimizer=sgd"], "another optimiser cannot go on: must be torch.optim.Adam"),
+        ("protonet", ["optimizer=sgd"], "another optimiser cannot use: must be torch.optim.Adam"),
         ("protonet", ["+optimizer.amsgrad=true"], "it lacks 'max_exp_avg_sqs?'"),
         ("protonet", ["trainer.max_epochs=2"], "nothing is left to train.*trainer.max_epochs=4"),
         ("protonet", ["trainer.max_epochs=1"], "has 2 epochs"),

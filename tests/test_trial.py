@@ -152,12 +152,12 @@ def build(name, *overrides):
         ("branches", r"layer middle \(Branches\)", LOOP),
         ("old function", r"layer middle \(Calls\)", LOOP),
         ("once", r"layer middle \(Calls\)", "it works with algorithm.first_order=true"),
-        ("counts", r"layer middle \(Counts\)", "buffers stay as they are"),
-        ("spectral", r"layer body.parametrizations.weight.0 \(_SpectralNorm\)", "buffers stay"),
-        ("old spectral", r"layer body \(Linear\) changes its buffer weight_u", "buffers stay"),
-        ("pair", "Pair", "gives a tuple: it must give one tensor of features"),
+        ("counts", r"layer middle \(Counts\)", "its buffers do not change"),
+        ("spectral", r"layer body.parametrizations.weight.0 \(_SpectralNorm\)", "not change"),
+        ("old spectral", r"layer body \(Linear\) changes its buffer weight_u", "not change"),
+        ("pair", "Pair", "returns a tuple: it must return one tensor of features"),
         ("size", r"layer body \(Linear\)", "5x784 and 700x8"),
-        ("image", "Identity gives features of", r"\[5, 1, 28, 28\] for 5 inputs: must be \[5, F\]"),
+        ("image", "Identity returns features", r"\[5, 1, 28, 28\] for 5 inputs: must be \[5, F\]"),
     ],
 )
 def test_one_line_names_the_layer_and_what_helps(name, layer, help):
