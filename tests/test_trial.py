@@ -106,7 +106,7 @@ def compiled():
 
 
 def noisy():
-    """Draws random numbers of every kind."""
+    """Draws all kinds of random numbers."""
 
     def noise(x):
         return x + random.random() + float(np.random.rand()) + 0.1 * torch.randn_like(x)
@@ -134,7 +134,7 @@ NETWORKS = {
 
 
 def make(name):
-    """What the config instantiates."""
+    """The target of the config."""
     return NETWORKS[name]()
 
 
@@ -166,7 +166,7 @@ def test_one_line_names_the_layer_and_what_helps(name, layer, help):
     line = str(refused.value)
     assert "\n" not in line
     assert len(line) < 400
-    # What it says is true.
+    # The advice is true.
     if "it works with" in line:
         build(name, *line.partition("it works with ")[2].split())
 
@@ -177,7 +177,7 @@ def test_lazy_layers_find_their_sizes(make_sampler):
 
 
 def test_compiled(make_sampler):
-    """By vmap, where this PyTorch can, or one line; by the loop."""
+    """With vmap, if this version of PyTorch can, or one line; with the loop."""
     line = LOOP
     try:
         build("compiled")
@@ -224,7 +224,7 @@ def test_an_algorithm_has_an_output_for_each_query_and_way():
 
 
 def test_leaves_no_trace():
-    """The same random numbers come after it, whatever the network draws, and the same network."""
+    """Later random numbers and the network stay the same, whatever the trial draws."""
 
     def states():
         return random.random(), np.random.rand(), torch.rand(()).item()
