@@ -1,4 +1,4 @@
-"""Adapt a checkpoint to classes of your own, and classify pictures.
+"""Adapt a checkpoint to your own classes, and classify pictures.
 
 python adapt.py ckpt_path=checkpoints/best.ckpt support=FOLDER query=FOLDER
 """

@@ -9,16 +9,16 @@ from metadraw.command.cli import one_line_errors
 from metadraw.results.compare import compare
 
 _EXAMPLES = """\
-Runs are on identical tasks unless a key that makes tasks was changed, which is checked. A
-difference paired by task has a much narrower interval than each mean has.
+Runs use identical tasks, which is checked, unless a key that defines tasks was changed. A
+difference paired by task has a much narrower interval than the means.
 
 examples:
-  python train.py -m algorithm=maml,fomaml        # a sweep, then all of it, from the first typed:
+  python train.py -m algorithm=maml,fomaml        # a sweep, then its runs against the first:
   python compare.py logs/train/multiruns/SWEEP
   python compare.py SWEEP --reference SWEEP/algorithm-fomaml --metric loss
-  python compare.py RUN RUN RUN                   # any runs, from the first named
+  python compare.py RUN RUN RUN                   # any runs, against the first
 
-Trained on other shots? Test both on the same tasks first, then compare those two:
+Trained with different shots? Test both on the same tasks first, then compare:
   python eval.py ckpt_path=RUN/checkpoints/best.ckpt data.shots=5
   python compare.py logs/eval/runs/TIME logs/eval/runs/TIME"""
 
@@ -36,8 +36,8 @@ def main() -> None:
     )
     parser.add_argument(
         "--metric",
-        help="what was measured of each task, such as loss or acc_before; default: what the runs "
-        "were judged by, such as acc",
+        help="a metric of each task, such as loss or acc_before; default: the monitored one, such "
+        "as acc",
     )
     given = parser.parse_args()
     with one_line_errors():

@@ -1,4 +1,4 @@
-"""Meta-test a checkpoint again, also with other shots, ways, inner steps or another split.
+"""Meta-test a checkpoint again, optionally with other shots, ways, inner steps or another split.
 
 python eval.py ckpt_path=logs/train/runs/TIME/checkpoints/best.ckpt data.shots=5
 """

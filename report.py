@@ -1,4 +1,4 @@
-"""A sweep in one page: table of meta-test results, curves, CSV; also while it is running.
+"""A sweep on one page: meta-test results, curves and CSV files, even while it is running.
 
 python report.py logs/train/multiruns/SWEEP
 """
@@ -26,9 +26,9 @@ def main() -> None:
     parser.add_argument("sweep", type=Path, help="folder of a sweep, finished or not")
     parser.add_argument("--to", type=Path, help="folder to write to; default: SWEEP/report")
     parser.add_argument(
-        "--rows", nargs="+", default=[], metavar="KEY", help="overridden keys, a row each value"
+        "--rows", nargs="+", default=[], metavar="KEY", help="overridden keys, one row per value"
     )
-    parser.add_argument("--column", metavar="KEY", help="overridden key, a column each value")
+    parser.add_argument("--column", metavar="KEY", help="overridden key, one column per value")
     given = parser.parse_args()
     with one_line_errors():
         to = given.to or given.sweep / "report"

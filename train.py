@@ -16,9 +16,8 @@ def main(cfg: DictConfig) -> float:
     """Run one config; returns the best meta-validation result, for sweepers that search."""
     with job_errors():
         check_job(cfg)
-        from metadraw.training.train import (
-            train,  # PyTorch takes seconds: --help and typing errors do not
-        )
+        # Not at the top: importing PyTorch takes seconds, --help and typing errors should not.
+        from metadraw.training.train import train
 
         return train(cfg)["val"][cfg.objective.monitor]
 

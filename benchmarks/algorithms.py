@@ -2,8 +2,8 @@
 
 python benchmarks/algorithms.py --jobs 2 data.source=npm
 
-Every run is a `train.py` of its own in logs/benchmarks/<study>/<run>; those that are finished are
-kept, so the command can be interrupted and typed again. Tables go to benchmarks/results/<study>.md.
+Every run is a separate `train.py` in logs/benchmarks/<study>/<run>; finished runs are kept, so the
+command can be interrupted and repeated. Tables go to benchmarks/results/<study>.md.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from metadraw.results.compare import compare
 ROOT = Path(__file__).resolve().parents[1]
 LOGS, RESULTS = ROOT / "logs" / "benchmarks", ROOT / "benchmarks" / "results"
 
-#: For as few steps as these, both learning rates are larger than the report's, which has 5,000.
+#: With so few steps, both learning rates are larger than in the report, which takes 5,000.
 OUTER, INNER = "optimizer.lr=0.003", "algorithm.inner_lr=0.1"
-#: Annealing that is over within the epochs of a study.
+#: Annealing that ends within the epochs of a study.
 ANNEALED = ["algorithm.multi_step_epochs=2", "algorithm.first_order_epochs=1"]
 ALGORITHMS = {
     "maml, the report's recipe": ["algorithm=maml"],
@@ -74,12 +74,12 @@ COMMON = ["trainer=cpu", "trainer.max_epochs=4", "callbacks.progress_bar.refresh
 
 
 def folder(study: str, label: str) -> Path:
-    """Where a run of a study is."""
+    """The folder of a run of a study."""
     return LOGS / study / "".join(c if c.isalnum() else "_" for c in label)
 
 
 def run(study: str, label: str, settings: list[str]) -> None:
-    """One meta-training and meta-test, unless it is there."""
+    """One meta-training and meta-test, unless its results exist."""
     at = folder(study, label)
     if (at / "tasks.csv").exists():
         return
@@ -108,10 +108,10 @@ def write_table(study: str, command: str) -> None:
     text = [
         f"# {study}",
         "",
-        f"`{command}`, one thread a run, {platform.machine()} CPU, torch {torch.__version__}.",
+        f"`{command}`, one thread per run, {platform.machine()} CPU, torch {torch.__version__}.",
         f"Every algorithm was meta-trained on the same {25 * steps:,} tasks, {steps} outer steps "
-        "of 25; the best of 4 epochs by meta-validation accuracy was tested. One seed a run.",
-        f"All have `{' '.join([COMMON[1], *settings])}`; what is a run's own is its name here.",
+        "of 25; the best of 4 epochs by meta-validation accuracy was tested. One seed per run.",
+        f"All have `{' '.join([COMMON[1], *settings])}`; each run's name is its other settings.",
         "",
         compare([path for path in finished if (path / "tasks.csv").exists()]),
     ]
@@ -122,12 +122,12 @@ def write_table(study: str, command: str) -> None:
 
 
 def main() -> None:
-    """Run what is missing of the studies, then write their tables."""
+    """Finish the runs of the studies, then write their tables."""
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, a thread each")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each")
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
-    parser.add_argument("--tables", action="store_true", help="of what is there, without running")
+    parser.add_argument("--tables", action="store_true", help="of finished runs, without running")
     parser.add_argument("overrides", nargs="*", help="for all runs, e.g. data.source=npm")
     given = parser.parse_args()
     if not given.tables:

@@ -3,7 +3,7 @@
 python benchmarks/chunks.py
 
 The table goes to benchmarks/results/chunks.md. Second-order MAML with Conv4, 5-way; images are
-random, for time does not depend on them. Each cell is measured in a process of its own.
+random, because time does not depend on them. Each cell is measured in its own process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from metadraw.training.factory import build_learner
 RESULT = Path(__file__).resolve().parent / "results" / "chunks.md"
 WAYS = 5
 SIZES = (1, 2, 4, 5, 9, 13, 25)
-#: Image size, channels, channels of the network, tasks, shots, queries a class.
+#: Image size, channels, channels of the network, tasks, shots, queries per class.
 SETTINGS = [
     *((28, 1, hidden, 25, shots, shots) for hidden in (20, 64) for shots in (1, 5)),
     *((84, 3, hidden, 4, shots, 15) for hidden in (32, 64) for shots in (1, 5)),
@@ -82,7 +82,7 @@ def measure(chunk: str, setting: tuple[int, ...]) -> dict[str, float]:
     step()
     times: list[float] = []
     while len(times) < 3 or (sum(times) < 5 and len(times) < 15):
-        # Of this thread alone: other processes lengthen it little.
+        # Time of this thread only: other processes affect it little.
         start = time.thread_time()
         step()
         times.append(time.thread_time() - start)
@@ -103,9 +103,9 @@ def in_process(chunk: str, setting: tuple[int, ...]) -> dict[str, float]:
         text=True,
         check=True,
     )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    print(*setting, chunk, found, flush=True)
-    return found
+    row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    print(*setting, chunk, row, flush=True)
+    return row
 
 
 def main() -> None:
@@ -117,9 +117,9 @@ def main() -> None:
         "# Chunks",
         "",
         f"`python benchmarks/chunks.py`, one thread, {platform.machine()} CPU, torch "
-        f"{torch.__version__}. A step is the second-order meta-gradient of so many 5-way tasks by "
-        "Conv4, whose images are random: the least CPU time that one took, and the peak memory of "
-        "a process that does nothing else. *By hand* is the fastest of the sizes "
+        f"{torch.__version__}. A step is the second-order meta-gradient of the 5-way tasks by "
+        "Conv4, with random images: the minimum CPU time of a step, and the peak memory of a "
+        "process that does nothing else. *By hand* is the fastest of the sizes "
         f"{', '.join(map(str, SIZES))}; *loop* takes one task after the other by "
         "`torch.autograd.grad` with PyTorch's layers.",
         "",

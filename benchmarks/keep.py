@@ -1,14 +1,14 @@
-"""What a sweep of the report's experiments has found so far, kept in results/report.
+"""Keeps the results so far of a sweep of the report's experiments in results/report.
 
 python benchmarks/keep.py SWEEP
 
-A finished run's results go to results/report/runs; one that is not finished goes to
-results/report/unfinished, with the checkpoints from which it goes on. On another machine
+A finished run's results go to results/report/runs; an unfinished run goes to
+results/report/unfinished, with the checkpoints from which it resumes. On another machine
 
 cp -r results/report/runs/. results/report/unfinished/. SWEEP
 
-and the sweep's own command, with hydra.sweep.dir=SWEEP, goes on where it was: what is finished is
-not run again.
+and the sweep's own command, with hydra.sweep.dir=SWEEP, resume the sweep: finished runs are not
+repeated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNFINISHED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")
 
 
 def keep(sweep: Path) -> None:
-    """Copy the runs of a sweep that have come as far as a first epoch.
+    """Copy the runs of a sweep that have finished at least one epoch.
 
     Args:
         sweep: its folder.

@@ -2,8 +2,8 @@
 
 python benchmarks/label_permutations.py CHECKPOINT [CHECKPOINT ...]
 
-MAML's head has a row of its own for each label, so another assignment of the same classes is
-another task to it (Ye and Chao 2022). Every task is learned under several assignments. The table
+MAML's head has a separate row for each label, so labelling the same classes differently makes
+another task of them (Ye and Chao 2022). Every task is learned under several labellings. The table
 goes to benchmarks/results/label-permutations.md.
 """
 
@@ -27,7 +27,7 @@ def accuracies(checkpoint: str) -> tuple[str, Tensor]:
     data, learner = metadraw.load(checkpoint, f"data.queries={QUERIES}")
     generator = torch.Generator().manual_seed(0)
     orders = [torch.randperm(data.ways, generator=generator) for _ in range(PERMUTATIONS)]
-    episodes, found = data.episodes("test"), []
+    episodes, rows = data.episodes("test"), []
     for order in orders:
         per_batch = []
         for first in range(0, TASKS, BATCH):
@@ -35,12 +35,12 @@ def accuracies(checkpoint: str) -> tuple[str, Tensor]:
             support_y, query_y = order[batch.support.y], order[batch.query.y]
             logits = learner.evaluate(batch._replace(support_y=support_y, query_y=query_y)).after
             per_batch.append((logits.argmax(dim=-1) == query_y).double().mean(dim=1))
-        found.append(torch.cat(per_batch))
-    return type(learner.algorithm).__name__, torch.stack(found)
+        rows.append(torch.cat(per_batch))
+    return type(learner.algorithm).__name__, torch.stack(rows)
 
 
 def main() -> None:
-    """Write one row a checkpoint."""
+    """Write one row per checkpoint."""
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")

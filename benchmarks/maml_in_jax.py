@@ -1,4 +1,4 @@
-"""Second-order MAML of the report's network in JAX alone, a peer for benchmarks/speed.py.
+"""Second-order MAML of the report's network in plain JAX, a peer for benchmarks/speed.py.
 
 Images are channels-last, which is faster than channels-first on a CPU, and inner steps are
 unrolled. The mean meta-gradient of a batch is compiled as one program.
@@ -46,7 +46,7 @@ def logits(params: Params, x: Array, convolve: Callable[[Array, Array], Array]) 
         x = jax.nn.relu(x * params[f"{i}.1.weight"] + params[f"{i}.1.bias"])
         images, height, width, channels = x.shape
         x = x[:, : height // 2 * 2, : width // 2 * 2]
-        # Not by reduce_window, whose derivatives are slower.
+        # Not reduce_window, whose derivatives are slower.
         x = x.reshape(images, height // 2, 2, width // 2, 2, channels).max((2, 4))
     features = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
     return features @ params["5.weight"].T + params["5.bias"]
@@ -55,12 +55,12 @@ def logits(params: Params, x: Array, convolve: Callable[[Array, Array], Array]) 
 def mean_meta_gradient(
     how: str, convolution: str, steps: int, lr: float
 ) -> Callable[[Params, Task], Params]:
-    """The function of meta-parameters and a batch.
+    """A function of meta-parameters and a batch that returns the mean meta-gradient.
 
     Args:
         how: ``jax_vmap``, all tasks at once, or ``jax_scan``, one after the other.
         convolution: of `CONVOLUTIONS`.
-        steps: inner ones.
+        steps: inner steps.
         lr: the inner learning rate.
     """
 
@@ -71,28 +71,28 @@ def mean_meta_gradient(
     def outer_loss(params: Params, task: Task) -> Array:
         support_x, support_y, query_x, query_y = task
         for _ in range(steps):
-            slopes = jax.grad(loss)(params, support_x, support_y)
-            params = jax.tree.map(lambda p, slope: p - lr * slope, params, slopes)
+            gradient = jax.grad(loss)(params, support_x, support_y)
+            params = jax.tree.map(lambda p, g: p - lr * g, params, gradient)
         return loss(params, query_x, query_y)
 
     of_task = jax.grad(outer_loss)
 
     def by_vmap(params: Params, batch: Task) -> Params:
-        slopes = jax.vmap(of_task, (None, 0))(params, batch)
-        return jax.tree.map(lambda slope: slope.mean(0), slopes)
+        gradients = jax.vmap(of_task, (None, 0))(params, batch)
+        return jax.tree.map(lambda g: g.mean(0), gradients)
 
     def by_scan(params: Params, batch: Task) -> Params:
         def add(total: Params, task: Task) -> tuple[Params, None]:
             return jax.tree.map(jnp.add, total, of_task(params, task)), None
 
         total, _ = lax.scan(add, jax.tree.map(jnp.zeros_like, params), batch)
-        return jax.tree.map(lambda slope: slope / len(batch[0]), total)
+        return jax.tree.map(lambda g: g / len(batch[0]), total)
 
     return {"jax_vmap": by_vmap, "jax_scan": by_scan}[how]
 
 
 def arguments(network: object, batch: Episode) -> tuple[Params, Task]:
-    """What `mean_meta_gradient` takes, from a `Conv4` and a batch of PyTorch."""
+    """The arguments of `mean_meta_gradient`, from a `Conv4` and a batch of PyTorch."""
     params = {name: jnp.asarray(p.detach().cpu()) for name, p in network.named_parameters()}
     support_x, support_y, query_x, query_y, *_ = (jnp.asarray(field.cpu()) for field in batch)
     last = (0, 1, 3, 4, 2)  # channels
@@ -100,5 +100,5 @@ def arguments(network: object, batch: Episode) -> tuple[Params, Task]:
 
 
 def peak_bytes() -> int | None:
-    """The most memory that was in use on the GPU, or none on the CPU."""
+    """The peak memory on the GPU, or `None` on the CPU."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")

@@ -2,9 +2,9 @@
 
 python benchmarks/page.py data.source=npm
 
-It needs Debian's chromium and chromium-driver. Examples are real drawings of classes of
-meta-test; then a lollipop is drawn by mouse. The time is from the first stroke that the server
-had not seen to its probabilities on the page.
+It needs Debian's chromium and chromium-driver. Examples are real drawings of meta-test classes;
+then a lollipop is drawn by mouse. The time is from the first stroke that the server has not seen
+to its probabilities on the page.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LOLLIPOP = [CIRCLE, SPIRAL, [(160, 165 + 12 * step) for step in range(12)]]
 
 
 def examples(typed: list[str]) -> dict[str, object]:
-    """Real drawings in the form in which the page exports its examples."""
+    """Real drawings in the page's export format."""
     data, _ = metadraw.build(metadraw.compose(*typed))
     assert set(CLASSES) <= set(data.splits["test"])
     classes = []
@@ -61,7 +61,7 @@ def examples(typed: list[str]) -> dict[str, object]:
 
 
 def chrome() -> webdriver.Chrome:
-    """A headless browser of a desk's size."""
+    """A headless browser with the window size of a desktop."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for flag in ("headless", "no-sandbox", "disable-gpu", "window-size=1000,1110"):
@@ -84,7 +84,7 @@ def draw(browser: webdriver.Chrome, strokes: list[list[tuple[float, float]]]) ->
 
 
 def main() -> None:
-    """Serve, draw, and write what was measured."""
+    """Serve, draw, and write the measurements."""
     typed = sys.argv[1:]
     exported = json.dumps(examples(typed))
     command = [sys.executable, "demo.py", f"ckpt_path={CHECKPOINT}", "port=0"]

@@ -3,8 +3,7 @@
 python benchmarks/readme.py
 
 A block begins with ``<!-- made by benchmarks/readme.py: NAME -->`` and ends with ``<!-- end -->``.
-The function of that name writes it; each is used once, in any of the pages. These commands make the
-files:
+The function of that name writes it; each is used once, on any page. These commands make the files:
 
     python benchmarks/algorithms.py --jobs 2 data.source=npm
     python benchmarks/label_permutations.py CHECKPOINTS  # of maml, anil, proto_maml, unicorn_maml
@@ -41,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = re.compile(
     r"(<!-- made by benchmarks/readme\.py: (\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL
 )
-#: The target of a link that is no address.
+#: The target of a link that is not a URL.
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)[^)]+(?=\))")
 SETTINGS = [(ways, shots) for ways in (5, 10) for shots in (1, 5, 10)]
 
@@ -69,7 +68,7 @@ def table(file: str) -> dict[str, list[str]]:
 def by_column(file: str) -> dict[str, dict[str, str]]:
     """The first table of a Markdown file, by its first column and the names of the others.
 
-    Where two columns have one name, the first of them.
+    If two columns share a name, the first one.
     """
     head = re.search(r"^\| (.*) \|$", (ROOT / file).read_text(), re.MULTILINE)
     assert head, f"{file} has no table"
@@ -81,13 +80,13 @@ def by_column(file: str) -> dict[str, dict[str, str]]:
 
 
 def csv_rows(file: str) -> list[dict[str, str]]:
-    """A CSV file, a mapping a row."""
+    """The rows of a CSV file, as mappings."""
     with (ROOT / file).open(newline="") as lines:
         return list(csv.DictReader(lines))
 
 
 def said(pattern: str, file: str) -> tuple[str, ...]:
-    """The groups of a pattern that a file has to contain."""
+    """The groups of a pattern that a file must contain."""
     match = re.search(pattern, (ROOT / file).read_text())
     assert match, f"{file} does not say {pattern}"
     return match.groups()
@@ -174,7 +173,7 @@ METHODS = {
 
 
 def accuracy() -> list[str]:
-    """One accuracy of each algorithm, for README."""
+    """One accuracy per algorithm, for README."""
     runs = study(ONE, list(ALGORITHMS))
     trained, tested = tasks_of(ONE)
     rows = [[named(label), METHODS[label], short(runs[label][0])] for label in ALGORITHMS]
@@ -187,7 +186,7 @@ def accuracy() -> list[str]:
 
 
 def algorithms() -> list[str]:
-    """All algorithms after equally many tasks, for one and for five shots."""
+    """All algorithms after the same number of tasks, for one and for five shots."""
     one, five = (study(file, list(ALGORITHMS)) for file in (ONE, FIVE))
     rows = [
         [named(label), *(short(cell) for runs in (one, five) for cell in runs[label][:2])]
@@ -239,7 +238,7 @@ def ablation() -> list[str]:
 
 
 def reproduced() -> list[str]:
-    """The runs with the report's settings, beside its figures."""
+    """The runs with the report's settings, with its figures."""
     runs = {
         (row["experiment"], int(row["data.ways"]), int(row["data.shots"])): row
         for row in csv_rows("results/report/runs.csv")
@@ -357,7 +356,7 @@ def best() -> list[str]:
 
 
 def epoch_line() -> list[str]:
-    """What `metadraw.training.console.EpochLines` wrote of an epoch of ``make train``."""
+    """The line of `metadraw.training.console.EpochLines` for an epoch of ``make train``."""
     rows = csv_rows("results/quickstart/curves.csv")
     third = rows[2]
     parts = [
@@ -424,7 +423,7 @@ def speed_5_way() -> list[str]:
 
 
 def speed() -> list[str]:
-    """Steps by metadraw and the peers that were measured, at the report's shapes of a task."""
+    """Steps by metadraw and the measured peers, at the report's task shapes."""
     rows = by_column("benchmarks/results/speed-settings.md")
     ways = [way for way in PEERS if f"{way}, ms" in next(iter(rows.values()))]
     return markdown(
@@ -579,7 +578,7 @@ def block(name: str, page: str) -> str:
 
 
 def renewed(text: str, page: str) -> str:
-    """The text of a page with its blocks made again."""
+    """The text of a page with its blocks rebuilt."""
     return _BLOCK.sub(lambda found: found[1] + block(found[2], page), text)
 
 

@@ -1,11 +1,11 @@
-"""The checkpoint that comes with metadraw, made of a finished run, and its meta-test.
+"""The checkpoint that comes with metadraw, made from a finished run, and its meta-test.
 
 python train.py experiment=best data.source=npm hydra.run.dir=logs/best
 python benchmarks/shipped.py logs/best/checkpoints/best.ckpt
 
-What is needed for use is kept: parameters and config. It is tested in all of the report's numbers
-of ways and shots, though trained with one, with the query set normalised by the support set's
-statistics (as in use) and by its own (as the report).
+It keeps what is needed for use: parameters and config. It is tested with all of the report's ways
+and shots, though trained with one of them, with the query set normalised by the support set's
+statistics (as in use) and by its own (as in the report).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 python benchmarks/soak.py data.source=npm
 
-A run of train.py as a process of its own, looked at from outside after every epoch.
+A run of train.py in its own process, observed from outside after every epoch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SETTINGS = [
     "data.test_batches=10",
     "callbacks.progress_bar.refresh_rate=0",
 ]
-SHOWN = (1, 2, 5, 10, 20, 30, 39)  # the last one may end before it is looked at
+SHOWN = (1, 2, 5, 10, 20, 30, 39)  # the run may end before the last one is observed
 
 
 def look(pid: int) -> tuple[float, int]:
@@ -59,7 +59,7 @@ def main() -> None:
             "# soak",
             "",
             f"`python benchmarks/soak.py {' '.join(sys.argv[1:])}`: 2,000 outer steps of 5 tasks, "
-            "after every 50 validation and checkpoints.",
+            "with validation and checkpoints after every 50.",
             "",
             "| epoch | outer steps | resident memory (MB) | open files |",
             "| ---: | ---: | ---: | ---: |",

@@ -1,4 +1,4 @@
-"""Step times and memory of metadraw and its peers, each in a process of its own, same machine.
+"""Step times and memory of metadraw and its peers, each in its own process, on one machine.
 
 pip install '.[benchmarks]'
 python benchmarks/speed.py settings data.source=npm      # the report's six shapes of a task
@@ -6,8 +6,8 @@ python benchmarks/speed.py algorithms data.source=npm    # every algorithm, 5-wa
 python benchmarks/speed.py memory data.source=npm        # many inner steps, kept and recomputed
 
 Tables go to benchmarks/results/speed-<table>.md. A step is the meta-gradient of 25 tasks; every
-way of computing it is checked to give the same one. With trainer=gpu all is measured on a GPU, JAX
-too if it was installed as jax[cuda12]; benchmarks/gpu.py measures more there.
+way of computing it is checked to give the same result. With trainer=gpu everything is measured on a
+GPU, including JAX if it was installed as jax[cuda12]; benchmarks/gpu.py measures more there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from metadraw.data.episode import Episode
 RESULTS = Path(__file__).resolve().parent / "results"
 TASKS = 25
 PLAIN = ["model.fused=false"]
-#: Overrides of each way of computing; all but ours use PyTorch's own layers.
+#: Overrides for each way of computing; all but metadraw's use PyTorch's own layers.
 WAYS = {
     "metadraw": [],
     "vmap": [*PLAIN, "learner.tasks_per_chunk=5"],  # as fast as all 25, in a fifth of the memory
@@ -58,9 +58,9 @@ def maml_by_loop(network: nn.Module, algorithm: nn.Module, task: Episode) -> lis
     fast, first_order = meta, algorithm.first_order
     for _ in range(algorithm.inner_steps):
         loss = F.cross_entropy(functional_call(network, fast, (task.support.x,)), task.support.y)
-        slopes = torch.autograd.grad(loss, list(fast.values()), create_graph=not first_order)
-        rows = zip(fast.items(), slopes, strict=True)
-        fast = {name: p - algorithm.inner_lr * slope for (name, p), slope in rows}
+        gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=not first_order)
+        rows = zip(fast.items(), gradients, strict=True)
+        fast = {name: p - algorithm.inner_lr * g for (name, p), g in rows}
     loss = F.cross_entropy(functional_call(network, fast, (task.query.x,)), task.query.y)
     return list(torch.autograd.grad(loss, list(meta.values())))
 
@@ -72,7 +72,7 @@ def evaluate_by_loop(network: nn.Module, algorithm: nn.Module, task: Episode) ->
     for _ in range(algorithm.eval_inner_steps):
         loss = F.cross_entropy(functional_call(network, fast, (task.support.x,)), task.support.y)
         rows = zip(fast.items(), torch.autograd.grad(loss, list(fast.values())), strict=True)
-        stepped = {name: p - algorithm.inner_lr * slope for (name, p), slope in rows}
+        stepped = {name: p - algorithm.inner_lr * g for (name, p), g in rows}
         fast = {name: p.detach().requires_grad_() for name, p in stepped.items()}
     with torch.no_grad():
         return [functional_call(network, params, (task.query.x,)) for params in (before, fast)]
@@ -111,7 +111,7 @@ LOOPS = {"loop": maml_by_loop, "higher": maml_by_higher, "torchopt": maml_by_tor
 
 
 def median_ms(work: Callable[[], object], seconds: float) -> float:
-    """The median time of ``work()``, after one that does not count; at least 3 times."""
+    """The median time of ``work()`` over at least 3 calls, after one that does not count."""
     work()
     times: list[float] = []
     while len(times) < 3 or (sum(times) < seconds and len(times) < 20):
@@ -124,10 +124,10 @@ def median_ms(work: Callable[[], object], seconds: float) -> float:
 def measure(way: str, overrides: list[str]) -> dict[str, float]:
     """Meta-train and meta-test step time in ms, peak memory in GB, and the gradient's norm.
 
-    Of JAX, meta-train step time, memory, norm, and the seconds that compiling took.
+    For JAX, meta-train step time, memory, norm, and the seconds of compilation.
     """
     warnings.filterwarnings("ignore")
-    torch.backends.cudnn.allow_tf32 = False  # as for JAX, and as PyTorch has it for products
+    torch.backends.cudnn.allow_tf32 = False  # as for JAX, and as PyTorch does for products
     cfg = metadraw.compose("trainer=cpu", *overrides, *WAYS[way.partition("/")[0]])
     data, learner = metadraw.build(cfg)
     on_gpu = cfg.trainer.accelerator == "gpu"
@@ -179,7 +179,7 @@ def measure_jax(
     how: str, convolution: str, network: nn.Module, algorithm: nn.Module, batch: Episode
 ) -> dict[str, float]:
     """`measure` of one of the JAX peers."""
-    # XLA has as many threads as the process has cores, and no setting of its own.
+    # XLA uses one thread per core of the process, and has no setting for that.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: torch.get_num_threads()])
     import jax
 
@@ -197,12 +197,12 @@ def measure_jax(
     found["train"] = median_ms(lambda: jax.block_until_ready(compiled(*arguments)), 8)
     of_process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
     found["memory"] = (maml_in_jax.peak_bytes() or of_process) / 2**30
-    slopes = compiled(*arguments)
-    return found | {"norm": float(sum((g**2).sum() for g in slopes.values()) ** 0.5)}
+    gradients = compiled(*arguments)
+    return found | {"norm": float(sum((g**2).sum() for g in gradients.values()) ** 0.5)}
 
 
 def in_process(way: str, overrides: list[str], threads: int) -> dict[str, float] | None:
-    """`measure` in a new process; none where it fails, with its last line printed."""
+    """`measure` in a new process; `None` if it fails, after printing its last line."""
     done = subprocess.run(
         [sys.executable, __file__, "measure", way, *overrides],
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
@@ -219,7 +219,7 @@ def in_process(way: str, overrides: list[str], threads: int) -> dict[str, float]
 
 
 def fastest(way: str, overrides: list[str], threads: int) -> dict[str, float] | None:
-    """`in_process`, for the JAX peers by each of their convolutions, and the faster one."""
+    """`in_process`; for the JAX peers, the faster of their convolutions."""
     variants = [f"{way}/{c}" for c in JAX_CONVOLUTIONS] if way.startswith("jax") else [way]
     rows = [row for each in variants if (row := in_process(each, overrides, threads))]
     return min(rows, key=lambda row: row["train"], default=None)
@@ -228,9 +228,9 @@ def fastest(way: str, overrides: list[str], threads: int) -> dict[str, float] | 
 def floor_gflop(ways: int, shots: int, steps: int = 5) -> float:
     """Arithmetic of the convolutions in second-order MAML, 25 tasks, as many queries as shots.
 
-    A convolution, its derivative by images and that by weights cost the same. A step needs them
-    once each, then four for the derivatives of the latter two and two for those of the first;
-    the first layer has no derivative by images. A query set needs three.
+    A convolution and its derivatives with respect to images and to weights cost the same. A step
+    needs each of them once, then four for the derivatives of the latter two and two for those of
+    the first; the first layer has no derivative with respect to images. A query set needs three.
     """
     layers = [(784, 1), (196, 20), (49, 20), (9, 20)]  # output pixels, input channels
     step = [4, 9, 9, 9]

@@ -1,4 +1,4 @@
-"""What Lightning adds to a bare meta-training step, and what a second process brings.
+"""What Lightning adds to a bare meta-training step, and what a second process gains.
 
 python benchmarks/training.py data.source=npm
 
@@ -32,7 +32,7 @@ BATCHES, EPOCHS = 12, 8
 
 
 class Alternate(L.Callback):
-    """Times the trainer's batches, and after each epoch as many bare steps of a copy."""
+    """Times the trainer's batches and, after each epoch, as many bare steps of a copy."""
 
     def __init__(self, data: Any, learner: MetaLearner) -> None:
         self.sampler, self.learner = data.episodes("train"), copy.deepcopy(learner)
@@ -42,14 +42,14 @@ class Alternate(L.Callback):
         self.began: float | None = None
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """From one batch's start to the next one's: loading, step, logging and callbacks."""
+        """Measure from the start of one batch to the next: loading, step, logging and callbacks."""
         now = time.perf_counter()
         if self.began is not None:
             self.within.append(now - self.began)
         self.began = now
 
     def on_train_epoch_end(self, *_: Any) -> None:
-        """The same number of steps without a trainer."""
+        """Measure the same number of steps without a trainer."""
         self.began = None
         for _ in range(BATCHES):
             start = time.perf_counter()
@@ -64,7 +64,7 @@ class Alternate(L.Callback):
 
 
 def lightning_overhead(overrides: list[str]) -> tuple[float, float]:
-    """Median milliseconds of a step by the trainer and of a bare one, taken in turns."""
+    """Median milliseconds of a step by the trainer and of a bare one, alternating."""
     with tempfile.TemporaryDirectory() as folder:
         sizes = [
             f"data.train_batches={BATCHES}",
@@ -80,7 +80,7 @@ def lightning_overhead(overrides: list[str]) -> tuple[float, float]:
 
 
 def step_by_command(threads: int, overrides: list[str]) -> float:
-    """Milliseconds a step of ``train.py``: a run of 80 steps minus one of 20, divided by 60."""
+    """Milliseconds per step of ``train.py``: a run of 80 steps minus one of 20, divided by 60."""
     seconds = {}
     for batches in (20, 80):
         with tempfile.TemporaryDirectory() as folder:

@@ -2,8 +2,8 @@
 
 python benchmarks/whole.py
 
-345 files of 39 GB in all are made in a temporary folder. They are sparse: they take no space, and
-reading them costs no disk, so that what is measured is metadraw's own share. The figures go to
+345 files of 39 GB in total are made in a temporary folder. They are sparse: they take no space, and
+reading them needs no disk access, so only metadraw's own share is measured. The figures go to
 benchmarks/results/whole.md.
 """
 
@@ -28,7 +28,7 @@ TASKS, BATCHES = 25, 1000
 
 
 def make_files(folder: Path) -> int:
-    """Write the files; returns how many drawings are in them."""
+    """Write the files, and return how many drawings they hold."""
     rows = BYTES // len(QUICKDRAW_CLASSES) // PIXELS
     for name in QUICKDRAW_CLASSES:
         with (folder / f"{name}.npy").open("wb") as file:
@@ -39,7 +39,7 @@ def make_files(folder: Path) -> int:
 
 
 def memory() -> float:
-    """The most that this process has had in memory, in GB."""
+    """The peak memory of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

@@ -1,9 +1,9 @@
-"""MkDocs hooks: the site also has the repository's files that its pages link.
+"""MkDocs hooks: the site also contains the repository files that its pages link to.
 
-Pages link files outside of docs/ by relative paths, ``../src/metadraw/training/learner.py``, which
-work on any page of a Git host. The site gets a copy of each such file below repository/: Markdown
-and other text as pages, anything else as it is. So links need no address of a Git host, and always
-show the version that the pages describe.
+Pages link to files outside docs/ by relative paths, ``../src/metadraw/training/learner.py``, which
+work on any Git host. The site gets a copy of each such file below repository/: Markdown and other
+text as pages, anything else unchanged. Links therefore do not depend on a Git host, and always show
+the version that the pages describe.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NOT_SEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add what the pages link outside of docs/, and what these files link in turn."""
+    """Add the files outside docs/ that pages link to, and those that these link to in turn."""
     waiting = [f"docs/{file.src_uri}" for file in files.documentation_pages()]
     seen = set(waiting)
     while waiting:
@@ -40,7 +40,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let the links of a page of docs/ point to the copies."""
+    """Point the links of a page in docs/ to the copies."""
     uri = page.file.src_uri
     return markdown if uri.startswith("repository/") else _linked(markdown, f"docs/{uri}")
 
@@ -68,12 +68,12 @@ def _markdown(path: str) -> str:
 
 
 def _target(path: str, link: str) -> str:
-    """The path in the repository to which a link in ``path`` leads."""
+    """The path in the repository that a link in ``path`` points to."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
 
 
 def _place(path: str) -> str:
-    """Where the site has a file of the repository, as source of a page."""
+    """The path of a repository file in the site's sources."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     if (ROOT / path).is_dir():
@@ -83,12 +83,12 @@ def _place(path: str) -> str:
 
 
 def _linked(markdown: str, path: str) -> str:
-    """Markdown of a file with links to where the site has their targets."""
+    """The Markdown of a file, with links to their targets on the site."""
 
     def moved(link: re.Match[str]) -> str:
         target = _target(path, link[1])
         if not (ROOT / target).exists():
-            return link[0]  # MkDocs says that it is broken
+            return link[0]  # MkDocs reports it as broken
         start = posixpath.dirname(_place(path)) or "."
         return posixpath.relpath(_place(target), start) + (link[2] or "")
 

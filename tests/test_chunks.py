@@ -1,4 +1,4 @@
-"""Tasks computed at once: counted in bytes of memory."""
+"""How many tasks are computed at once, by bytes of memory."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def one_after_the_other(episode):
     x = episode.support.x
     for _ in range(9):
         x = x * 2
-    return x  # the one before it is there until then
+    return x  # the previous one lives until then
 
 
 def all_are_kept(episode):
@@ -41,7 +41,7 @@ def kept_for_the_way_back(episode):
     [
         (one_after_the_other, 2, 2),
         (all_are_kept, 9, 9),
-        # Sines to go back by; and no more of each than its cosine and the product with it.
+        # The backward pass needs the sines, and of each its cosine and their product.
         (kept_for_the_way_back, 9, 27),
     ],
 )
@@ -93,7 +93,7 @@ def test_auto_gives_the_same_in_chunks(monkeypatch):
 
 
 def test_measured_anew_in_every_epoch():
-    """MAML++ is of first order in its first epochs, and takes more memory later."""
+    """MAML++ is first-order in its first epochs, and takes more memory later."""
     batch = episodes(2, 5, (1, 28, 28))
     learner = build_learner(metadraw.compose("algorithm=maml_pp"))
     found = []

@@ -1,4 +1,4 @@
-"""From a checkpoint to a classifier of one's own classes, in Python and on the command line."""
+"""From a checkpoint to a classifier of new classes, in Python and on the command line."""
 
 import csv
 import sys
@@ -37,7 +37,7 @@ def test_every_algorithm_says_what_evaluation_says(algorithm, checkpoint_of, tmp
         for adapted, logits in ((True, outcome.after[t]), (False, outcome.before[t])):
             found = classifier.probabilities(task.query.x, adapted)
             torch.testing.assert_close(found, logits.softmax(1), rtol=1e-3, atol=1e-5)
-        # One by one or together, it is the same.
+        # One by one or together, the result is the same.
         alone = torch.cat([classifier.probabilities([x]) for x in task.query.x])
         torch.testing.assert_close(alone, classifier.probabilities(task.query.x))
     classifier.save(tmp_path / "classifier.pt")
@@ -48,7 +48,7 @@ def test_every_algorithm_says_what_evaluation_says(algorithm, checkpoint_of, tmp
 
 
 def drawing(size=300, mode="L", dark=True, offset=0, width=9):
-    """A house, which is synthetic."""
+    """A synthetic house."""
     ground, ink = ("white", "black") if dark else ("black", "white")
     image = Image.new("RGB", (size, size), ground)
     draw = ImageDraw.Draw(image)
@@ -82,7 +82,7 @@ def test_unequal_examples_of_every_kind_and_other_numbers_of_classes(
 
 
 def test_algorithms_for_any_ways_are_named():
-    """The ones that the message above names."""
+    """Those that the message above names."""
     found = [
         name
         for name in ALGORITHMS
@@ -101,7 +101,7 @@ WRONG = {
     "type": (lambda: {"a": [np.zeros((9, 9), int)], "b": [drawing()]}, "a picture of int64"),
     "range": (lambda: {"a": [np.full((9, 9), 2.0)], "b": [drawing()]}, "not all in 0..1"),
     "pixels": (lambda: {"a": [Image.new("F", (9, 9))], "b": [drawing()]}, "its pixels are F"),
-    "kind": (lambda: {"a": [3], "b": [drawing()]}, "int: a file, PIL image"),
+    "kind": (lambda: {"a": [3], "b": [drawing()]}, "int: expected a file, PIL image"),
 }
 
 
@@ -184,7 +184,7 @@ def test_a_dot_and_a_line_are_drawings():
 
 
 def kinds(folder):
-    """The same drawings as files of every kind, synthetic: four a class, five classes."""
+    """The same synthetic drawings in files of every kind: five classes of four."""
     ways = [
         lambda image: image,
         lambda image: ImageOps.invert(image.convert("L")),
@@ -208,7 +208,7 @@ def kinds(folder):
 
 
 def test_eval_and_adapt_see_the_same(checkpoint_of, tmp_path, caplog):
-    """Each picture of a folder, as the network gets it, and who is told if it would not."""
+    """The network gets each picture of a folder in the right form, or the user is warned."""
     path, folder = checkpoint_of("protonet"), kinds(tmp_path / "kinds")
     files = [sorted((folder / name).iterdir()) for name in "abcde"]
     data = [f"data.path={folder}", f"data.cache_dir={tmp_path / 'cache'}"]
@@ -223,7 +223,7 @@ def test_eval_and_adapt_see_the_same(checkpoint_of, tmp_path, caplog):
         return caplog.text
 
     assert "mostly white" not in says("data.prepare=ink")
-    assert "checkpoint was trained on light ink on black: data.prepare=ink makes" in says()
+    assert "checkpoint was trained on light ink on black: data.prepare=ink" in says()
     overrides = [*data, "data.prepare=ink"]
     seen = instantiate(metadraw.compose("data=image_folder", *overrides).data).episodes("all")
     tasks = seen(torch.arange(30))
@@ -251,7 +251,7 @@ def test_ink_of_any_size():
 
 @pytest.fixture
 def folders(tmp_path):
-    """Examples of four classes, unequally many, and pictures to classify, all synthetic."""
+    """Synthetic examples of four classes, in different numbers, and pictures to classify."""
     for number, name in enumerate(["one", "two", "three", "four"]):
         for part, count in (("support", 1 + number), ("query", 2)):
             folder = tmp_path / part / name
@@ -293,14 +293,14 @@ def test_adapt(checkpoint_of, folders, tmp_path):
     ("wrong", "says"),
     [
         ({"query": "nowhere"}, "nowhere: there is no such file or folder"),
-        ({"support": "nowhere"}, "support=nowhere: right is a folder"),
+        ({"support": "nowhere"}, "support=nowhere: expected a folder"),
         ({"support": str(CONFIGS / "hydra")}, "has 0 sub-folders"),
         ({"query": str(CONFIGS / "hydra")}, "there is no picture in this folder"),
         ({"ckpt_path": "no.ckpt"}, "ckpt_path=no.ckpt: there is no such file"),
         ({"ckpt_path": "???"}, "ckpt_path is missing"),
-        ({"query": "null"}, "query=null: right is query=PATH"),
-        ({"support": "[a,b]"}, "support=['a', 'b']: right is support=PATH"),
-        ({"ckpt_path": "null"}, "ckpt_path=null: right is ckpt_path=PATH"),
+        ({"query": "null"}, "query=null: expected query=PATH"),
+        ({"support": "[a,b]"}, "support=['a', 'b']: expected support=PATH"),
+        ({"ckpt_path": "null"}, "ckpt_path=null: expected ckpt_path=PATH"),
         ({"steps": -1}, "steps=-1: must be a whole number of at least 0"),
         ({"steps": "many"}, "steps=many: must be a whole number"),
     ],

@@ -1,4 +1,4 @@
-"""The commands as a user types them, right and wrong, and that every key of the configs is read."""
+"""Commands as a user types them, right and wrong; every key of the configs is read."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def command(*arguments, cwd=ROOT, program="train.py", env=ENVIRONMENT):
 
 @pytest.fixture
 def from_command_line(tiny, tmp_path):
-    """Overrides of a tiny run whose folder is Hydra's own, below ``tmp_path``."""
+    """Overrides of a tiny run in Hydra's own folder, below ``tmp_path``."""
     return [o for o in tiny if not o.startswith("paths.output_dir")] + [f"paths.log_dir={tmp_path}"]
 
 
@@ -99,7 +99,7 @@ def test_wrong_input_is_told_in_one_line(tiny, wrong):
 
 @pytest.mark.parametrize("wrong", ["unknown algorithm", "unknown key", "too many shots"])
 def test_nothing_but_that_line_is_printed(from_command_line, wrong):
-    """By Hydra itself, before the job and within it."""
+    """Errors of Hydra itself, before the job and within it."""
     overrides, *says = WRONG[wrong]
     done = command(*from_command_line, *overrides)
     assert done.returncode == 1
@@ -113,7 +113,7 @@ def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
     done = command(*from_command_line)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "train" / "runs").iterdir()
-    # In a file or a pipe: no bar, and one line a step, the same as in the log.
+    # In a file or a pipe: no bar, and one line per step, as in the log.
     assert done.stderr == ""
     assert done.stdout == (folder / "train.log").read_text()
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
@@ -124,7 +124,7 @@ def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
     assert str(folder / "curves.png") in done.stdout
 
     quiet = ["trainer=cpu", f"paths.log_dir={tmp_path}"]
-    # From another folder, without a home, where nothing but ASCII can be printed.
+    # From another folder, without a home folder, with output in ASCII only.
     bare = {k: v for k, v in ENVIRONMENT.items() if k != "HOME"} | {"PYTHONIOENCODING": "ascii"}
     bare |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     typed = [f"ckpt_path={folder}/checkpoints/best.ckpt", *quiet]
@@ -150,7 +150,7 @@ def test_train_then_evaluate_rerun_and_multirun(from_command_line, tmp_path):
         json.loads((job.folder / "results.json").read_text())["config"] for job in read_sweep(sweep)
     ]
     assert [config["algorithm_name"] for config in configs] == ["maml_pp", "fomaml"]
-    # MAML++ brings its schedule along, in its own job only.
+    # MAML++ sets its schedule in its own job only.
     assert [bool(config["scheduler"]) for config in configs] == [True, False]
 
 
@@ -175,12 +175,12 @@ def test_a_missing_value_is_named():
 
 
 def test_what_data_sets_share_is_no_data_set():
-    with pytest.raises(metadraw.InputError, match="no data set"):
+    with pytest.raises(metadraw.InputError, match="not a data set"):
         metadraw.build(metadraw.compose("data=episodes"))
 
 
 def test_help_offers_what_can_be_chosen():
-    """Not the files that others build on, nor the groups of another command."""
+    """Neither base configs nor the groups of another command are offered."""
     train, evaluation = (
         command("--help", program=f"{name}.py").stdout for name in ("train", "eval")
     )
@@ -237,8 +237,8 @@ def leaves(value, path=""):
 
 
 def test_every_key_of_the_train_config_is_read(tiny, monkeypatch):
-    """Below a ``_target_`` a key is an argument, which its constructor takes or refuses; every
-    other key must be looked up during a run, by code or by another key's interpolation.
+    """Below a ``_target_``, a key is an argument that the constructor takes or refuses; every other
+    key must be read during a run, by code or by another key's interpolation.
     """
     cfg = metadraw.compose(*tiny)
     keys = dict(leaves(OmegaConf.to_container(cfg)))
@@ -250,7 +250,7 @@ def test_every_key_of_the_train_config_is_read(tiny, monkeypatch):
         return look_up(self, key, *args, **kwargs)
 
     monkeypatch.setattr(DictConfig, "_get_impl", recorded)
-    # What is looked up while the whole config is copied or saved does not count.
+    # Reads that copy or save the whole config do not count.
     monkeypatch.setattr("metadraw.training.train.save_config", lambda *_: None)
 
     def names(cfg):
@@ -264,7 +264,7 @@ def test_every_key_of_the_train_config_is_read(tiny, monkeypatch):
     instantiated = {path.rsplit(".", 1)[0] for path in keys if path.endswith("._target_")}
     for path in keys:
         argument = any(path.startswith(f"{parent}.") for parent in instantiated)
-        # These two shape Hydra's run folder, see the test of whole commands.
+        # These two determine Hydra's run folder, see the test of whole commands.
         elsewhere = path in ("task_name", "paths.log_dir")
         assert argument or elsewhere or path in read | interpolated, path
 
@@ -278,7 +278,7 @@ def test_an_argument_that_nothing_takes_is_refused(tiny, target):
 
 
 def test_arguments_that_something_takes_can_be_added(tiny):
-    """By the signature of each target, also where a class hands them on to its base."""
+    """By the signature of each target, even if a class passes arguments to its base."""
     cfg = metadraw.compose(
         *tiny,
         "+trainer.max_steps=3",
@@ -353,7 +353,7 @@ def test_readme_commands_compose(line, tmp_path):
     program, *overrides = line.split("#")[0].split()
     single = [o.split(",")[0] for o in overrides if not o.startswith("-")]
     if "--config-dir" in overrides:
-        return  # the re-run of a whole run, above
+        return  # the re-run of a run, above
     assert metadraw.compose(*single, config=program.removesuffix(".py"))
 
 
@@ -389,7 +389,7 @@ def test_readme_examples_train(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["run", "below a file", "sweep", "logs", "eval"])
 def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path, mode):
-    """A file is in the way; root could write anywhere else."""
+    """A file is in the way, because root can write anywhere else."""
     file = tmp_path / "file"
     file.touch()
     given = {

@@ -1,4 +1,4 @@
-"""Paired comparison: by hand, what makes tasks the same, what is refused, and two whole runs."""
+"""Paired comparison: worked by hand, which tasks are the same, refusals, and two whole runs."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ NAMES = Classification.names()
 
 @pytest.fixture
 def make_run(tmp_path):
-    """Write a run folder: per-task accuracies, what was typed, and any other test or data key."""
+    """Write a run folder: per-task accuracies, overrides, and any other test or data key."""
 
     def make(name, acc, typed=None, test=None, data=None, drawings=None):
         folder = tmp_path / name
@@ -108,16 +108,14 @@ def test_order_is_as_given_and_any_run_may_be_the_reference(make_run):
 
 def test_the_output_says_from_which_run_differences_are(make_run):
     a, b = make_run("a", ONE), make_run("b", OTHER)
-    assert "Differences are from `b`, the first run; --reference RUN takes another." in compare(
-        [b, a]
-    )
+    assert "Differences are from `b`, the first run; --reference RUN chooses" in compare([b, a])
     assert "the first run" not in compare([b, a], reference=a)
 
 
 def test_a_sweep_and_its_report(tmp_path, make_run):
-    """``compare.py SWEEP`` goes by what was typed, ``SWEEP/*/`` by name; both without the report.
+    """``compare.py SWEEP`` follows the command, ``SWEEP/*/`` the names; both omit the report.
 
-    `sgd` was typed first, and one run has not finished.
+    `sgd` comes first in the command, and one run has not finished.
     """
     sweep = tmp_path / "sweep"
     for time, (name, acc) in enumerate((("sgd", ONE), ("adam", OTHER), ("other", None))):
@@ -182,7 +180,7 @@ def test_fewer_tasks_in_one_run_leave_those_that_all_have(make_run):
         ["50.00 ± 40.80", "reference"],
         ["63.33 ± 36.38", "**+13.33 ± 6.53**"],
     ]
-    assert "Only the 3 tasks that all runs have are compared; tested were 3, 4." in text
+    assert "Only the 3 tasks that all runs have are compared; the runs tested 3, 4." in text
 
 
 @pytest.mark.parametrize(
@@ -242,17 +240,17 @@ BROKEN = {
     "results cut off": (broken("results.json", '{"test": {'), "/b/results.json: damaged"),
     "other results": (broken("results.json", "[1]"), "/b/results.json: damaged"),
     "key missing": (broken("results.json", '{"test": {}}'), "/b/results.json: damaged"),
-    "tasks empty": (broken("tasks.csv", ""), "/b: tasks.csv is not of the test"),
+    "tasks empty": (broken("tasks.csv", ""), "/b: tasks.csv does not match the test"),
     "other columns": (broken("tasks.csv", "number,x\n0,1\n"), "/b/tasks.csv: damaged"),
     "no number": (broken("tasks.csv", f"{HEAD}\n0,x,x,1,1,1,1\n"), "/b/tasks.csv: damaged"),
     "row cut off": (broken("tasks.csv", f"{HEAD}\n0,0.2\n"), "/b/tasks.csv: damaged"),
     "tasks cut off": (
         broken("tasks.csv", f"{HEAD}\n0{',0.2' * 6}\n1{',0.4' * 6}\n"),
-        "/b: tasks.csv is not of the test in results.json",
+        "/b: tasks.csv does not match the test in results.json",
     ),
     "tasks of another test": (
         broken("tasks.csv", f"{HEAD}\n0{',0.2' * 6}\n1{',0.4' * 6}\n2{',0.8' * 6}\n"),
-        "/b: tasks.csv is not of the test in results.json",
+        "/b: tasks.csv does not match the test in results.json",
     ),
     "not finite": (broken("tasks.csv", f"{HEAD}\n0{',nan' * 6}\n"), "acc of task 0 is nan"),
     "overrides": (broken(".hydra/overrides.yaml", "[a"), "/b/.hydra/overrides.yaml: damaged"),
@@ -288,7 +286,7 @@ def test_wrong_calls(make_run, tmp_path):
 
 
 def test_too_few_tasks_in_common(make_run):
-    """One leaves no interval; none at all can only be after a change by hand."""
+    """A single task has no interval; no task at all is only possible after an edit by hand."""
     a, one = make_run("a", ONE), make_run("one", [0.2])
     with pytest.raises(InputError, match="tasks that all runs have: 1: an interval needs"):
         compare([a, one])
@@ -299,7 +297,7 @@ def test_too_few_tasks_in_common(make_run):
 
 
 def test_two_whole_runs_and_one_tested_again(tiny, tmp_path):
-    """Tested by themselves and again on fewer tasks: the files are there, and they agree."""
+    """Tested in their runs and again on fewer tasks: the files exist and agree."""
     folders = []
     for algorithm in ("maml", "fomaml"):
         overrides = [f"algorithm={algorithm}", f"paths.output_dir={tmp_path / algorithm}"]
@@ -324,7 +322,7 @@ def test_two_whole_runs_and_one_tested_again(tiny, tmp_path):
         config="eval",
     )
     evaluate(again)
-    # The same tasks give the same figures, to the last digit that is printed.
+    # The same tasks give the same results, to the last printed digit.
     text = compare([folders[0], tmp_path / "again"], metric="loss")
     assert cells(text)[1][2] == "+0.0000 ± 0.0000"
     assert "Only the 4 tasks that all runs have" in text

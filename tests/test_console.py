@@ -1,4 +1,4 @@
-"""What a run says on a terminal and in a file, and what it is called."""
+"""What a run prints to a terminal and a file, and its name."""
 
 import csv
 import fcntl
@@ -74,7 +74,7 @@ def test_a_resumed_run_knows_what_was_best(tiny, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     last = folder / "checkpoints" / "last.ckpt"
     again = [f"ckpt_path={last}", f"paths.output_dir={tmp_path / 'on'}", "optimizer.lr=0"]
-    run(tiny, *again)  # nothing moves, so nothing is better
+    run(tiny, *again)  # nothing changes, so nothing improves
     (line,) = epoch_lines("\n".join(caplog.messages))
     assert (line["epoch"], line["best"]) == ("2", "    ")
 
@@ -115,13 +115,13 @@ def on_a_terminal(command):
     try:
         while part := os.read(terminal, 65536):
             written += part
-    except OSError:  # by which Linux says that the other end is closed
+    except OSError:  # Linux's sign that the other end is closed
         pass
     return written.decode(), os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def seen(written):
-    """The lines that stay on a terminal: a carriage return begins a line again, ESC [A goes up."""
+    """The lines that stay on a terminal: a carriage return restarts a line, ESC [A goes up."""
     screen, row, column = [[]], 0, 0
     for part in re.findall(r"\x1b\[A|\r|\n|[^\x1b\r\n]+", written):
         if part == "\r":
@@ -142,7 +142,7 @@ NOISE = ("INFO", "available", "Tip", "warn", "Restoring", "Loaded", "stopped:", 
 
 
 def test_what_stays_on_a_terminal_is_what_stands_in_the_log(tiny, tmp_path):
-    """Of training, and of a test again: while they run there is a bar, and nothing of it stays."""
+    """Training and a repeated test show a bar while they run, and leave nothing of it."""
     shared = [o for o in tiny if not o.startswith("paths.") and "progress_bar" not in o]
     folder, again = tmp_path / "terminal", tmp_path / "again"
     typed = [sys.executable, "train.py", *shared, f"hydra.run.dir={folder}"]
@@ -183,7 +183,7 @@ def test_results_name_the_algorithm_as_it_was_chosen(tiny, tmp_path):
         config="eval",
     )
     assert evaluate(again)["algorithm"] == "fomaml"
-    # Neither makes another run of it: this one is finished.
+    # Neither makes it another run: this one is finished.
     found, _ = run(tiny, "algorithm=fomaml", "notes=another", "trainer.max_epochs=1")
     assert found["notes"] == "a longer text"
 
@@ -219,7 +219,7 @@ def test_a_search_has_a_folder_of_its_own():
     search = name_of_sweep(typed, {"hydra/sweeper": "optuna"})
     plain = name_of_sweep(typed[:1], {"hydra/sweeper": "basic"})
     assert search != plain
-    # How a sweep is run is not what it is.
+    # The launcher is not part of a sweep's identity.
     assert name_of_sweep(["data.shots=5", "sweep=joblib"], {"hydra/sweeper": "basic"}) == plain
 
 

@@ -1,4 +1,4 @@
-"""A step as a CUDA graph gives what it gives without, whatever changes between steps."""
+"""A CUDA graph of a step gives the same result as the step, whatever changes in between."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_same_gradients(algorithm):
         learners.append(build_learner(cfg).cuda())
     plain, graphed = learners
     kept = []
-    for epoch in (0, 1000):  # MAML++ begins at first order
+    for epoch in (0, 1000):  # MAML++ starts at first order
         for learner in learners:
             learner.algorithm.begin_epoch(epoch)
         graphed.cuda_graph.forget()
@@ -44,7 +44,7 @@ def test_same_gradients(algorithm):
                 for learner in learners:
                     for parameter in learner.parameters():
                         parameter.add_(0.01)
-    for found, copy in kept:  # a later replay has not written over it
+    for found, copy in kept:  # a later replay has not overwritten it
         assert all(torch.equal(found[name], copy[name]) for name in found)
 
 

@@ -1,6 +1,6 @@
-"""README.md and docs/: their code runs, their commands compose, their links lead somewhere.
+"""README.md and docs/: their code runs, their commands compose, their links are valid.
 
-What test_command_line.py, test_shipped.py and test_readme.py run of README is not run again here.
+Parts of README that test_command_line.py, test_shipped.py and test_readme.py run are left out here.
 """
 
 import importlib
@@ -51,7 +51,7 @@ def test_yaml_is_valid(page):
         assert isinstance(yaml.safe_load(block), dict)
 
 
-#: First line: by which test it runs.
+#: First line: the test that runs it.
 RUN = {
     "README.md": {
         "import metadraw": "test_readme_python_runs",
@@ -189,7 +189,7 @@ def test_commands_are_right(program, arguments, monkeypatch):
 
 
 def first_cells(page, column):
-    """By the code in the first cell of each row of a page's first table: the code in a column."""
+    """The code in a column of a page's first table, by the code in each row's first cell."""
     table = re.search(r"(?:^\|.*\n)+", PAGES[page], re.MULTILINE)[0].splitlines()[2:]
     rows = [row.strip("|").split(" | ") for row in table]
     return {row[0].strip("` "): set(re.findall(r"`(\w+)`", row[column])) for row in rows}
@@ -202,7 +202,7 @@ def test_tables_have_every_choice_of_the_configs():
         "episodes",
         "tasks",
         "as_trained",
-    }  # what data sets share, and that of eval.py
+    }  # base configs of data sets, and that of eval.py
     for group, choices in offered.items():
         assert choices == {path.stem for path in (CONFIGS / group).glob("*.yaml")}, group
 
@@ -227,7 +227,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_readme_leads_to_every_topic():
-    """Each section of README to a page of docs/, and the first page to all others."""
+    """Each section of README links to a page of docs/, and the first page to all others."""
     sections = re.split(r"^## ", PAGES["README.md"], flags=re.MULTILINE)
     for section in sections:
         assert "](docs/" in section or section.startswith("Credits"), section

@@ -42,7 +42,7 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own(synthetic: Path, tmp_path: Path) -> Path:
-    """The synthetic folder with two files, the first one and cat, that a test may spoil."""
+    """The synthetic folder, with two files that a test may damage: the first one and cat."""
     folder = tmp_path / "own"
     folder.mkdir()
     for file in synthetic.iterdir():
@@ -70,14 +70,14 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @contextmanager
 def clock(server: Served) -> Iterator[None]:
-    """Within this context, downloads have a time that only the server lets pass."""
+    """Within this context, only the server lets time pass for downloads."""
     loop = fsspec.asyn.get_loop()
     now = loop.time()
 
     def passes(seconds: float) -> None:
         nonlocal now
         now += seconds
-        loop.call_soon_threadsafe(lambda: None)  # else it sleeps on
+        loop.call_soon_threadsafe(lambda: None)  # else it keeps sleeping
 
     server.passes = passes
     with pytest.MonkeyPatch.context() as patch:
@@ -86,7 +86,7 @@ def clock(server: Served) -> Iterator[None]:
 
 
 def rows_of(folder: Path, samples: int, seed: int = 0) -> np.ndarray:
-    """Direct row selection, without any of the package's reading."""
+    """Direct row selection, without the package's readers."""
     images = [
         np.load(folder / f"{name}.npy")[
             np.random.RandomState([seed, index]).permutation(ROWS)[:samples]
@@ -167,7 +167,7 @@ def test_google_faults_that_pass(server: Served, synthetic: Path, tmp_path: Path
         ({"missing": {"ant"}}, "class 'ant': {url}/ant.npy: HTTP 404 Not Found"),
         ({"fails": {"ant": 99}}, "class 'ant': {url}/ant.npy: HTTP 500 Internal Server Error, 4"),
         ({"cuts": {"ant": 99}}, "class 'ant': {url}/ant.npy: "),
-        ({"shifts": {"ant": 99}}, "class 'ant': {url}/ant.npy: range 'bytes -1"),
+        ({"shifts": {"ant": 99}}, "class 'ant': {url}/ant.npy: received range 'b"),
     ],
 )
 def test_google_faults_that_stay(
@@ -184,7 +184,7 @@ def test_google_faults_that_stay(
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda file: file.write_bytes(file.read_bytes()[:-784]), "right for (130, 784) is 102048"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-784]), "expected 102048 for (130, 784)"),
         (lambda file: file.write_bytes(b"<html>" * 40), "is not an .npy file"),
         (lambda file: np.save(file, np.zeros((ROWS, 784))), "holds float64 (130, 784)"),
         (lambda file: np.save(file, np.zeros((3, 784), np.uint8)), "3 drawings, fewer than"),
@@ -206,7 +206,7 @@ def test_google_files_of_another_form(own: Path, tmp_path: Path, spoil: Any, say
 def test_google_slow_servers(
     server: Served, synthetic: Path, tmp_path: Path, slow: dict[str, Any], says: str | None
 ) -> None:
-    """One that stops in the middle is left after a while; one that is merely slow is not."""
+    """A server that stops midway is given up after a while; a slow one is not."""
     for name, value in slow.items():
         setattr(server, name, type(getattr(server, name))(value))
     options: dict[str, Any] = {"source": "google", "samples_per_class": 1, "base_url": server.url}
@@ -215,7 +215,7 @@ def test_google_slow_servers(
             assert says in refused(**options, cache_dir=tmp_path)
         else:
             load_quickdraw(**options, cache_dir=tmp_path)
-            assert server.requests["ant"] == 2  # nothing was asked for twice
+            assert server.requests["ant"] == 2  # nothing was requested twice
     server.stalls.clear()
     drawings = load_quickdraw(**options, cache_dir=tmp_path)
     np.testing.assert_array_equal(drawings.images, rows_of(synthetic, 1))
@@ -427,7 +427,7 @@ def test_what_a_killed_process_left_does_no_harm(
 
 
 def test_a_cache_that_cannot_be_written(server: Served, tmp_path: Path) -> None:
-    """No folder can be made there; a file outgrows a limit, which fails as on a full disk."""
+    """A folder cannot be made; a file exceeds a limit, which fails like a full disk."""
     options: dict[str, Any] = {"samples_per_class": 1, "base_url": server.url}
     (tmp_path / "file").touch()
     line = refused(source="google", **options, cache_dir=tmp_path / "file" / "cache")
@@ -440,7 +440,7 @@ def test_a_cache_that_cannot_be_written(server: Served, tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "cannot keep the drawings there" in line
-    assert "free some space or give a folder" in line
+    assert "free some space or choose a writable folder" in line
     assert not list(tmp_path.glob("quickdraw-google-1-seed0-????????"))
 
 
@@ -475,10 +475,10 @@ def test_google_all_goes_on_within_a_file(
     monkeypatch.setattr(google, "_AT_ONCE", 30_000)
     name = QUICKDRAW_CLASSES[7]
     options: dict[str, Any] = {"samples_per_class": "all", "base_url": server.url}
-    server.until[name] = 1 + 3 + 1  # its size, what is fetched at once, and a part of the next
+    server.until[name] = 1 + 3 + 1  # its size, one full batch of ranges, and part of the next
     line = refused(source="google", **options, cache_dir=tmp_path)
     assert f"class {name!r}" in line
-    assert "kept, run again to go on" in line
+    assert "kept, run again to resume" in line
     [folder] = tmp_path.glob("quickdraw-google-all-????????")
     assert (folder / f"{name}.npy.part").stat().st_size == 30_000
     assert not (folder / f"{name}.npy").exists()
@@ -508,7 +508,7 @@ def test_google_all_is_checked(server: Served, synthetic: Path, tmp_path: Path) 
 def test_google_all_after_a_kill_before_a_file_was_checked(
     server: Served, synthetic: Path, tmp_path: Path
 ) -> None:
-    """It left one file that is whole, one that is not, one of too many bytes, one damaged."""
+    """It left a complete, an incomplete, a too long and a damaged file."""
     names = QUICKDRAW_CLASSES[:4]
     for name in QUICKDRAW_CLASSES:
         digest = hashlib.md5((synthetic / f"{name}.npy").read_bytes()).digest()
@@ -529,11 +529,11 @@ def test_google_all_after_a_kill_before_a_file_was_checked(
         (folder / f"{name}.npy.part").write_bytes(spoil(whole))
     for name in names[2:]:
         line = refused(source="google", **options, cache_dir=tmp_path)
-        assert re.search(f"class {name!r}.*was thrown away, run again", line)
+        assert re.search(f"class {name!r}.*was discarded, run again", line)
     server.sent = 0
     check_all(load_quickdraw("google", **options, cache_dir=tmp_path), synthetic)
     size = (synthetic / "cat.npy").stat().st_size
-    assert server.sent == 342 * size + 343 * 128  # two were whole, and two headers are not asked
+    assert server.sent == 342 * size + 343 * 128  # two complete, two known headers
 
 
 def test_google_all_faults_that_pass(server: Served, synthetic: Path, tmp_path: Path) -> None:
@@ -544,7 +544,7 @@ def test_google_all_faults_that_pass(server: Served, synthetic: Path, tmp_path: 
 
 
 def test_google_all_needs_space(own: Path, tmp_path: Path) -> None:
-    """One file is larger than the disk, which a sparse one can be."""
+    """One file is larger than the disk, as a sparse one can be."""
     rows = 4 * shutil.disk_usage(tmp_path).total // 784
     with (own / "cat.npy").open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (rows, 784)}
@@ -596,13 +596,13 @@ def test_path(synthetic: Path, tmp_path: Path) -> None:
     ("spoil", "says"),
     [
         (lambda file: file.unlink(), "lacks 1 of 345 files: cat.npy"),
-        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "cat.npy is not a whole .npy file"),
-        (lambda file: file.write_bytes(b""), "cat.npy is not a whole .npy file"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "cat.npy is not a complete .npy"),
+        (lambda file: file.write_bytes(b""), "cat.npy is not a complete .npy"),
         (lambda file: np.save(file, np.zeros((ROWS, 784))), "cat.npy holds float64 (130, 784)"),
         (lambda file: np.save(file, np.zeros((9, 28, 28), np.uint8)), "holds uint8 (9, 28, 28)"),
         (lambda file: np.save(file, np.zeros((9, 784), np.uint8)), "cat.npy holds 9 drawings"),
-        (lambda file: np.save(file, np.array([{}])), "cat.npy is not a whole .npy file"),
-        (lambda file: np.savez(file.open("wb"), a=np.zeros(1)), "cat.npy is not a whole .npy"),
+        (lambda file: np.save(file, np.array([{}])), "cat.npy is not a complete .npy"),
+        (lambda file: np.savez(file.open("wb"), a=np.zeros(1)), "cat.npy is not a complete .npy"),
     ],
 )
 def test_path_files_of_another_form(own: Path, spoil: Any, says: str) -> None:
@@ -615,11 +615,11 @@ def test_path_files_of_another_form(own: Path, spoil: Any, says: str) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"source": "kaggle"}, "data.source=kaggle is not a source; right is auto, google, npm, p"),
+        ({"source": "kaggle"}, "data.source=kaggle is not a source; expected auto, google, npm"),
         ({"samples_per_class": 0}, "data.samples_per_class=0"),
-        ({"samples_per_class": "many"}, "data.samples_per_class=many: right is a whole number"),
+        ({"samples_per_class": "many"}, "data.samples_per_class=many: expected a whole"),
         ({"seed": -1}, "data.drawings_seed=-1"),
-        ({"base_url": "bucket"}, "data.base_url=bucket: right is http://... or https://..."),
+        ({"base_url": "bucket"}, "data.base_url=bucket: expected http://... or https"),
         ({"source": "path"}, "data.source=path needs data.path=FOLDER"),
         ({"path": "here"}, "data.path=here needs data.source=path"),
         ({"source": "path", "path": "nowhere"}, "data.path=nowhere is not a folder"),

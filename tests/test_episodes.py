@@ -1,4 +1,4 @@
-"""Episodes: their shape and content, and that each is a function of (seed, split, index) alone."""
+"""Episodes: their shape and content; each is a function of (seed, split, index) alone."""
 
 import hashlib
 from itertools import chain
@@ -35,7 +35,7 @@ def test_shapes_and_labels(make_sampler, ways, shots, queries):
 
 
 def test_drawings_are_of_their_class_and_disjoint():
-    """Synthetic drawings whose pixels say class and number: nothing is drawn twice in a task."""
+    """Synthetic drawings with class and number in their pixels: no repetition in a task."""
     number = torch.arange(6 * 9, dtype=torch.uint8).view(6, 9, 1, 1)
     sampler = sampler_of(number, ways=4, shots=4, queries=5, seed=1)
     batch = sampler(torch.arange(50))
@@ -69,7 +69,7 @@ def test_every_order_is_equally_likely():
 
 
 def test_classes_and_drawings_without_number(synthetic_images):
-    """A million classes of a million drawings: nothing is done for each of them."""
+    """A million classes of a million drawings: time does not grow with either."""
     million = 1_000_000
     sampler = EpisodeSampler(
         synthetic_images[0, :1, None].expand(million**2, -1, -1, -1),  # one drawing for all
@@ -101,7 +101,7 @@ def test_an_episode_depends_on_nothing_but_seed_split_and_index(make_sampler):
 
 
 def test_known_episodes(make_sampler):
-    """The hash is a promise: these classes were drawn when it was made, and on every machine."""
+    """The hash must not change: every version on every machine draws these classes."""
     classes = make_sampler(seed=42)(torch.tensor([0, 1, 10**12])).about["classes"]
     assert classes.tolist() == [[11, 10, 7, 0, 6], [9, 8, 11, 1, 0], [7, 3, 2, 6, 1]]
 

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or out of room: the same command goes on, and nothing is lost."""
+"""Runs that are killed, stopped or out of disk space: the same command resumes them."""
 
 import csv
 import random
@@ -28,7 +28,7 @@ def command(tiny, tmp_path):
 
 
 def final_state(folder):
-    """Everything that the last checkpoint has, but for paths and times."""
+    """Everything in the last checkpoint, except paths and times."""
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     kept = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers")
     return {key: state[key] for key in kept}
@@ -54,7 +54,7 @@ def assert_equal(one, other):
         assert one == other
 
 
-# Learned rates, annealing, per-step norm, augmentation, a schedule: all that could be forgotten.
+# Learned rates, annealing, per-step norm, augmentation, a schedule: all that might be lost.
 MUCH = ["algorithm=maml_pp", "algorithm.multi_step_epochs=9", "data.shift=2", "data.mirror=true"]
 
 
@@ -63,13 +63,13 @@ FILES = ("last.ckpt", "best.ckpt", "metrics.csv", "tasks.csv", "results.json", "
 
 @pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_points(command, kills):
-    """SIGKILL, the same command, and again: bit-identical to the run that nobody killed."""
+    """SIGKILL, the same command, and so on: bit-identical to the uninterrupted run."""
     length = [*MUCH, "trainer.max_epochs=4", "data.tasks_per_batch=2", "data.test_batches=1"]
     whole, reference = command(*length, name="reference")
     done = points.end_at((), points.kill, whole, reference)
     assert done.returncode == 0, done.output
 
-    # Until results.json is there: half of them while a file is written, half anywhere.
+    # Until results.json exists: half of the kills during a write, half anywhere.
     passed = done.points[: done.points.index("run 1, test: results.json is put in place (1)") + 1]
     draw = random.Random(kills)
     written = [i for i, point in enumerate(passed) if any(file in point for file in FILES)]
@@ -79,7 +79,7 @@ def test_killed_at_random_points(command, kills):
     typed, folder = command(*length)
     progress = []
     for index in sorted(chosen):
-        # Or the next one: a run goes on after its last whole epoch, and may not come by again.
+        # Or the next one: a run resumes after its last whole epoch, and may not pass it again.
         killed = points.end_at(passed[index:], points.kill, typed, folder)
         assert killed.returncode in (-signal.SIGKILL, -signal.SIGXFSZ), killed.output
         last = folder / "checkpoints" / "last.ckpt"
@@ -91,7 +91,7 @@ def test_killed_at_random_points(command, kills):
     assert_equal(final_state(folder), final_state(reference))
     assert curves(folder) == curves(reference)
     for name in ("tasks.csv", "curves.png", "learned.png", "episode.png"):
-        # A picture shows no times: one that is cut off or missing differs.
+        # Pictures show no times, so only a truncated or missing one differs.
         assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
 
 
@@ -121,7 +121,7 @@ def test_interrupted_sweep_stops_once(sweep):
 
 @pytest.mark.parametrize("at", ["on_save_checkpoint", "checkpoints/last.ckpt.part is put in place"])
 def test_no_room_for_a_checkpoint(command, at):
-    """While it is written, or moved to its place from another disk: the one before stays whole."""
+    """While it is written, or moved from another disk: the previous one stays intact."""
     typed, folder = command()
     within = f"run 1, epoch 2: {at} (1)"
     full = points.end_at([within], points.fill_the_disk, typed, folder)

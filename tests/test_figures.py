@@ -1,4 +1,4 @@
-"""What the pictures say: read from matplotlib's own objects before they become pixels."""
+"""The contents of pictures, read from matplotlib's objects before they become pixels."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from metadraw.training.curves import Curves
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that are saved, which are written as well."""
+    """The figures that are saved; the files are written, too."""
     figures, save = [], Figure.savefig
 
     def keep(figure, *args, **kwargs):
@@ -34,7 +34,7 @@ def drawn(monkeypatch):
 
 
 def texts(figure):
-    """All words of a figure: titles, labels of axes, ticks' excepted, and legends."""
+    """All text of a figure except tick labels: titles, axis labels and legends."""
     found = [text.get_text() for text in figure.texts]
     for legend in figure.legends:
         found += [text.get_text() for text in legend.get_texts()]
@@ -47,7 +47,7 @@ def texts(figure):
 
 
 def off_the_lines(figure):
-    """No legend lies over a panel."""
+    """No legend covers a panel."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
@@ -135,12 +135,12 @@ def test_seeds_are_a_mean_and_a_band():
     (line,) = axes.lines
     assert list(line.get_ydata()) == pytest.approx([0.3, 0.4, 0.9])
     (band,) = axes.collections
-    # Of 0.2 and 0.4 the standard deviation is 0.1 times the square root of 2.
+    # The standard deviation of 0.2 and 0.4 is 0.1 times the square root of 2.
     assert band.get_paths()[0].vertices[:, 1].min() == pytest.approx(0.3 - 0.1 * 2**0.5)
 
 
 class Named(nn.Module):
-    """A network whose modules have names, and a parameter of its own."""
+    """A network with named modules, and a parameter that belongs to none of them."""
 
     def __init__(self):
         super().__init__()
@@ -190,7 +190,7 @@ def test_layers_in_words(network, expected):
 
 
 def test_learned_layers_are_named_and_told_apart(drawn, tmp_path):
-    """26 layers with a weight and a bias: 52 lines of a look of their own."""
+    """26 layers with a weight and a bias: 52 distinguishable lines."""
     network = nn.Sequential(*(nn.Linear(2, 2) for _ in range(26)))
     names = [name for name, _ in network.named_parameters()]
     rows = [{"epoch": 1.0, **{f"inner_lr/{name}/{step}": 0.1 for name in names for step in (0, 1)}}]
@@ -209,7 +209,7 @@ def test_an_episode_says_what_is_not_shown_and_marks_by_more_than_colour(
 ):
     task = make_sampler(shots=4, queries=2)(torch.arange(1)).task(0)
     logits = torch.full((10, 5), -10.0)
-    logits[:, 0] = 10.0  # every query drawing is taken for the first class
+    logits[:, 0] = 10.0  # every query drawing is predicted as the first class
     draw_episode(task, [f"class {n}" for n in range(12)], tmp_path / "episode.png", logits)
     words = texts(drawn[0])
     assert "support set\n(3 of 4)" in words

@@ -24,7 +24,7 @@ def plain(x, *parameters):
 
 
 def inputs(tasks=(), size=7, kernel=3, blocks=2):
-    """Images [B, 2, size, size] with empty corners; of each block of 4 channels w, gamma, beta."""
+    """Images [B, 2, size, size] with empty corners; w, gamma and beta of each 4-channel block."""
     random = torch.Generator().manual_seed(0)
     shapes = [(3, 2, size, size)]
     for i in range(blocks):
@@ -38,7 +38,7 @@ def inputs(tasks=(), size=7, kernel=3, blocks=2):
 
 
 def second(block, by=None):
-    """A function of the first derivatives, by all inputs or some: its gradient has the second."""
+    """A function of first derivatives with respect to some inputs: its gradient is second-order."""
 
     def loss(*args):
         return block(*args).pow(3).sum()
@@ -83,7 +83,7 @@ def test_numerical_derivatives(blocks):
 
 @pytest.mark.parametrize("shared", [(), (0,), (1,), (2, 3), tuple(range(1, 7))])
 def test_mapped_over_tasks(shared):
-    """With some of the inputs the same for all tasks; two maps, one in the other."""
+    """With some inputs shared by all tasks; two nested maps."""
     args = [value[0, 0] if i in shared else value for i, value in enumerate(inputs(tasks=(2, 3)))]
     dims = tuple(None if i in shared else 0 for i in range(len(args)))
     function = grad(second(fused), tuple(range(len(args))))
@@ -96,7 +96,7 @@ def test_mapped_over_tasks(shared):
 
 
 def test_differentiated_outside_of_the_map():
-    """As with PyTorch's own layers it cannot be: there, that is silently wrong."""
+    """PyTorch's own layers are silently wrong here."""
     x, w, *others = inputs(tasks=(3,))
     w.requires_grad_()
     (found,) = torch.autograd.grad(vmap(fused)(x, w, *others).pow(2).sum(), w)

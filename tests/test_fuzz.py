@@ -1,4 +1,4 @@
-"""Damaged files, and configs at random: a right result or a clear error, nothing else."""
+"""Damaged files and random configs: a right result or a clear error, nothing else."""
 
 import resource
 
@@ -21,17 +21,17 @@ from metadraw.training.train import train
 EXAMPLES = settings(
     max_examples=50,
     deadline=None,
-    derandomize=True,  # the same examples every time: a failure is nobody's bad luck
+    derandomize=True,  # the same examples every time, so that failures do not depend on luck
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
 @st.composite
 def damage(draw):
-    """A function of bytes: cut off, some bytes changed, some inserted, or others altogether."""
+    """A function of bytes: truncate, change some, insert some, or replace all."""
     kind = draw(st.sampled_from(["cut", "changed", "inserted", "others", "none"]))
     where = draw(st.floats(0, 1))
-    # Headers and directories are at both ends: mostly there.
+    # Mostly at both ends, where headers and directories are.
     where = draw(st.sampled_from([where * 0.02, where, 1 - where * 0.02]))
     extra = draw(st.binary(min_size=1, max_size=16))
 
@@ -61,7 +61,7 @@ def finished(synthetic_folder, tmp_path_factory):
 
 
 def attempt(read):
-    """What is read and no error, or none and the error in one line."""
+    """The result and no error, or `None` and the error in one line."""
     try:
         return read(), ""
     except (InputError, cache.DamagedError) as error:

@@ -1,4 +1,4 @@
-"""Own data sets: folders of synthetic images, class lists, and tests on another data set."""
+"""User data sets: folders of synthetic images, class lists, and tests on another data set."""
 
 import os
 import shutil
@@ -61,8 +61,8 @@ def module(folder, tmp_path):
 
 @pytest.fixture
 def tiny_folder(folder, tmp_path, monkeypatch):
-    """Overrides for a run of seconds on RGB images."""
-    monkeypatch.setenv("METADRAW_CACHE", str(tmp_path / "cache"))  # of what is loaded again
+    """Overrides for a run that takes seconds, on RGB images."""
+    monkeypatch.setenv("METADRAW_CACHE", str(tmp_path / "cache"))  # reloaded
     return [
         "data=image_folder",
         f"data.path={folder}",
@@ -120,7 +120,7 @@ def test_the_centre_square_on_white_as_seen(module):
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     clear.paste((255, 0, 0, 255), (0, 0, 4, 8))
     assert prepare(clear)[:, 0, [0, 7]].tolist() == [[255, 255], [0, 255], [0, 255]]
-    # Only the centre of what is wide is seen.
+    # Only the centre of a wide image is kept.
     wide = Image.new("L", (40, 8), 0)
     wide.paste(200, (16, 0, 24, 8))
     assert (prepare(wide) == 200).all()
@@ -158,7 +158,7 @@ def test_read_once_and_again_where_something_changed(module, folder, monkeypatch
     assert reads() == 50
     os.utime(file, ns=(1, 1))
     assert reads() == 50
-    # Elsewhere it is the same folder.
+    # A moved folder is the same folder.
     folder.rename(folder.with_name("elsewhere"))
     assert reads(path=folder.with_name("elsewhere")) == 0
 
@@ -171,7 +171,7 @@ def test_a_damaged_cache_is_made_anew(module, tmp_path):
 
 
 def test_a_smaller_data_set_by_its_own_classes(module, folder):
-    """What is left out neither is read nor limits the number of images, and changes no other."""
+    """An excluded class is not read, limits no number of images, and changes no other class."""
     everything = module().load()
     (folder / "c04" / "0.png").write_bytes(b"damaged")
     for file in list((folder / "c05").iterdir()):
@@ -183,7 +183,7 @@ def test_a_smaller_data_set_by_its_own_classes(module, folder):
 
 
 def test_classes_of_unequal_size_are_used_as_they_are(module, folder):
-    """One class has one image: it alone is refused, and the others keep all of theirs."""
+    """One class has one image: only that class is refused, and the others keep all images."""
     for number in range(1, 5):
         next((folder / "c04").glob(f"{number}.*")).unlink()
     next((folder / "c07").glob("0.*")).unlink()
@@ -253,8 +253,8 @@ def test_splits_by_name(tmp_path):
         ({"classes": ["c011"]}, "the closest name to c011 is c01"),
         ({"classes": ["c01", "c01"]}, "data.classes: c01 repeated"),
         ({"classes": []}, "data.classes: it names no class"),
-        ({"classes": 3}, "data.classes=3: right is"),
-        ({"classes": "/no/such/file"}, "data.classes=/no/such/file: not a text file"),
+        ({"classes": 3}, "data.classes=3: expected"),
+        ({"classes": "/no/such/file"}, "data.classes=/no/such/file: not a readable"),
         ({"test_classes": ["c01"]}, "data.train_classes, data.val_classes: missing"),
         (
             {"train_classes": NAMES[:4], "val_classes": NAMES[3:6], "test_classes": NAMES[6:]},
@@ -294,7 +294,7 @@ def test_train_on_images_and_test_on_others(tiny_folder, tmp_path):
     assert there["test"]["tasks"] == 4
     assert there["test"]["split"] == "all"
     assert there["data"]["location"] == str(other)
-    # The tasks and the images' size as trained, but what was typed, and what follows it.
+    # Tasks and image size as trained, except for overrides and keys that follow them.
     data = there["config"]["data"]
     expected = {"ways": 2, "shots": 2, "queries": 2, "image_size": 32, "image_channels": 3}
     assert {key: data[key] for key in expected} == expected
@@ -311,7 +311,7 @@ def test_train_on_images_and_test_on_others(tiny_folder, tmp_path):
 def test_a_checkpoint_uses_the_cache_of_the_machine_that_reads_it(
     tiny_folder, tmp_path, monkeypatch
 ):
-    """Not its maker's; an older checkpoint has that one's path in its config."""
+    """Not that of its maker, whose path an older checkpoint has in its config."""
     train(metadraw.compose(*tiny_folder))
     path, makers = tmp_path / "run" / "checkpoints" / "best.ckpt", tmp_path / "cache"
     assert makers.is_dir()
@@ -333,12 +333,12 @@ def test_a_checkpoint_uses_the_cache_of_the_machine_that_reads_it(
 
 
 def use_in_python(path):
-    """As the page of demo.py does, which shows real drawings."""
+    """As the page of demo.py, which shows real drawings."""
     metadraw.FewShot(path).data.setup()
 
 
 def test_a_checkpoint_from_before_data_had_the_size(tiny_folder, tmp_path):
-    """Its config lacks these keys; the network's own say what its images are."""
+    """Its config lacks these keys; those of the network describe its images."""
     train(metadraw.compose(*tiny_folder))
     path = tmp_path / "run" / "checkpoints" / "best.ckpt"
     checkpoint = torch.load(path, weights_only=True)

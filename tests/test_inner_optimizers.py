@@ -79,7 +79,7 @@ def test_equals_per_task_autograd(name, rule, first_order, how, make_sampler):
         f"algorithm.first_order={first_order}",
     )
     torch.manual_seed(3)
-    # Smooth: Adam divides by gradients, and ReLU makes some of them next to zero.
+    # Smooth: Adam divides by gradients, and ReLU makes some of them almost zero.
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.Tanh())
     algorithm = instantiate(cfg.algorithm)(network, nn.Linear(8, 5), instantiate(cfg.objective))
     learner = MetaLearner(
@@ -88,7 +88,7 @@ def test_equals_per_task_autograd(name, rule, first_order, how, make_sampler):
         map_tasks="loop" if how == "loop" else "vmap",
         recompute_steps=how == "recomputed",
     ).double()
-    # Drawings have pixels that are always white, whose weights have no gradient.
+    # Weights of pixels that are always white have no gradient.
     batch = make_sampler()(torch.arange(3)).to(torch.float64)
     batch = batch._replace(support=batch.support._replace(x=batch.support.x + 0.1))
     found, _ = learner.meta_gradients(batch)
@@ -105,7 +105,7 @@ def test_of_any_algorithm_with_an_inner_loop(name, algorithm, tiny_for):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_gradient_of_zero_has_a_derivative(name):
-    """As of a bias in front of batch norm, or of a pixel that is always white."""
+    """As for a bias before batch norm, or for a pixel that is always white."""
     ours, _ = OPTIMIZERS[name]
 
     def outer(params):

@@ -1,4 +1,4 @@
-"""Sweeps beyond one process, each on an engine of its own."""
+"""Sweeps beyond one process, one for each launcher."""
 
 import os
 
@@ -31,14 +31,14 @@ def test_joblib_divides_the_cores(sweep, alone):
     typed, folder = sweep("data.shots=1,2", "sweep=joblib")
     done = run(typed)
     assert done.returncode == 0, done.stderr
-    # With more threads, sums are made in another order.
+    # With more threads, sums have another order.
     assert losses(folder) == pytest.approx(alone, rel=1e-3)
     threads = {job.results["machine"]["threads"] for job in read_sweep(folder)}
     assert threads == {max(1, (os.cpu_count() or 1) // 2)}
 
 
 def test_submitit_leaves_the_same(sweep, alone):
-    """With its local executor: Slurm's is alike."""
+    """With its local executor, which is like Slurm's."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     typed, folder = sweep("data.shots=1,2", "hydra/launcher=submitit_local")
     done = run(typed)

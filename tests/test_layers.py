@@ -1,7 +1,7 @@
-"""PyTorch's layers, one by one, on both ways over tasks: the table of docs/layers.md.
+"""PyTorch's layers, one by one, mapped over tasks in both ways: the table of docs/layers.md.
 
-``python tests/test_layers.py`` writes it again. Every layer is compared with plain per-task
-``torch.autograd`` in float64, and in float32 with that.
+``python tests/test_layers.py`` rewrites it. Every layer is compared with plain per-task
+``torch.autograd`` in float64, and its float32 result with that.
 """
 
 import inspect
@@ -39,7 +39,7 @@ class Around(nn.Module):
         x = self.before(x)
         times = 3 if isinstance(self.layer, nn.MultiheadAttention) else 1  # query, key and value
         x = self.layer(*(x,) * times)
-        # Recurrent layers and attention also give something else.
+        # Recurrent layers and attention also return something else.
         return (x[0] if isinstance(x, tuple) else x).flatten(1)
 
     def forward(self, x):
@@ -55,14 +55,14 @@ def rows():
 
 
 class Numbers(nn.Module):
-    """Images as whole numbers."""
+    """Images as integers."""
 
     def forward(self, x):
         return (10 * x).long().flatten(1)
 
 
 class Buffer(nn.Module):
-    """A constant in use."""
+    """A buffer that is used as a constant."""
 
     def __init__(self):
         super().__init__()
@@ -85,7 +85,7 @@ class Shared(nn.Module):
 
 
 def frozen(layer):
-    """In evaluation mode, its parameters and statistics as they are, as of a pre-trained body."""
+    """In evaluation mode, with fixed parameters and statistics, as in a pre-trained body."""
     if isinstance(layer, nn.BatchNorm2d):
         layer.running_mean.uniform_(-1, 1)
         layer.running_var.uniform_(0.5, 2)
@@ -93,12 +93,12 @@ def frozen(layer):
 
 
 def activation(kind):
-    """One with its default settings, and anything where it has none."""
+    """A layer with default settings, and any value for those without a default."""
     given = inspect.signature(kind).parameters.values()
     needed = {
         p.name: 0.1 for p in given if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
     }
-    # Without a dimension, these warn that they have to choose one.
+    # Without a dimension, these warn that they must choose one.
     return kind(**needed | {p.name: 1 for p in given if p.name == "dim" and p.default is None})
 
 
@@ -110,7 +110,7 @@ ACTIVATIONS = [
     and kind.__module__ == nn.modules.activation.__name__
     and kind is not nn.MultiheadAttention
 ]
-#: Row of the table: (layer, what is before it).
+#: Row of the table: (layer, what precedes it).
 LAYERS = {
     "Linear": (partial(nn.Linear, SIZE, 5), rows),
     "Conv1d": (partial(nn.Conv1d, SIZE, 5, 3), rows),
@@ -139,7 +139,7 @@ LAYERS = {
     "LSTM, two layers": (partial(nn.LSTM, SIZE, 5, 2, batch_first=True), rows),
     "MultiheadAttention": (partial(nn.MultiheadAttention, SIZE, 2, batch_first=True), rows),
     "TransformerEncoderLayer": (
-        # Dropout has a row of its own: here vmap would draw its numbers in another order.
+        # Dropout has a separate row: here vmap would draw random numbers in another order.
         partial(nn.TransformerEncoderLayer, SIZE, 2, 16, dropout=0.0, batch_first=True),
         rows,
     ),
@@ -157,7 +157,7 @@ CELLS = [(how, first_order) for how in ("vmap", "loop") for first_order in (True
 
 
 def make(name):
-    """What the config instantiates: always the same network."""
+    """The target of the config: always returns the same network."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Around(*LAYERS[name])
@@ -192,7 +192,7 @@ def draws(network):
 
 
 def attempt(learner, batch):
-    """The mean meta-gradient in both precisions, in the same random numbers."""
+    """The mean meta-gradient in both precisions, with the same random numbers."""
     found = []
     for dtype in (torch.float64, torch.float32):
         torch.manual_seed(2)
@@ -203,10 +203,10 @@ def attempt(learner, batch):
 
 
 def works(name, how, first_order):
-    """Whether the meta-gradient is right, the only other way being one clear line."""
+    """Whether the meta-gradient is right; otherwise there must be a clear one-line error."""
     cfg = config(name, how, first_order)
     learner = _make_learner(cfg, tasks(2).to(torch.float32))
-    # Random numbers of one task come in the order of the reference.
+    # The random numbers of a task have the order of the reference.
     batch = tasks(1 if draws(learner.algorithm.network) else 2)
     try:
         in_double, in_single = attempt(learner, batch)
@@ -224,7 +224,7 @@ def works(name, how, first_order):
 
 
 def refuse(cfg):
-    """Build it in both precisions: at least one cannot work."""
+    """Build it in both precisions: at least one must fail."""
     for dtype in (torch.float32, torch.float64):
         usual = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
@@ -259,11 +259,11 @@ TEXT = """# Layers
 
 Which of PyTorch's layers work with `learner.map_tasks=vmap` and `learner.map_tasks=loop`, at first
 order (`algorithm=fomaml`) and at second order (`algorithm=maml`). *yes*: the meta-gradient equals
-that of plain per-task `torch.autograd`, to 1e-9 in float64 and to 1e-3 in float32. *no*: in one of
-these precisions at least it cannot be computed, and the run is refused before it starts, in one
-line that names the layer and what works instead. Activations, all of `torch.nn`, come last.
+that of plain per-task `torch.autograd`, to 1e-9 in float64 and to 1e-3 in float32. *no*: it cannot
+be computed in at least one of these precisions, and the run is refused before it starts, with one
+line that names the layer and what works instead. All activations of `torch.nn` come last.
 
-Found with torch {torch} on a CPU by `python tests/test_layers.py`, which writes this file.
+Measured with torch {torch} on a CPU by `python tests/test_layers.py`, which writes this file.
 
 | layer | `vmap`, first order | `vmap`, second order | `loop`, first order | `loop`, second order |
 | --- | --- | --- | --- | --- |
@@ -272,7 +272,7 @@ Found with torch {torch} on a CPU by `python tests/test_layers.py`, which writes
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer(name):
-    """The right gradient or one line; with the table's version of PyTorch, what the table says."""
+    """The right gradient or one line; with the table's version of PyTorch, as in the table."""
     found = find(name)
     written = TABLE.read_text()
     if f"torch {torch.__version__.partition('+')[0]} " in written:

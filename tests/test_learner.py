@@ -63,7 +63,7 @@ def test_more_processes_than_tasks_are_refused(tiny):
 
 @pytest.fixture
 def hears_ctrl_c():
-    """As a program in the foreground; one in the background may ignore it."""
+    """Ctrl-C as in a foreground program; a background one may ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -72,7 +72,7 @@ def hears_ctrl_c():
 @pytest.mark.usefixtures("hears_ctrl_c")
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_does_not_leave_a_task_in_the_parameters(tiny_learner, times):
-    """The first waits for the whole batch, a second does not."""
+    """A first Ctrl-C waits for the whole batch, a second does not."""
     data, learner = tiny_learner()
     batch = next(iter(data.train_dataloader()))
     expected, _ = learner.meta_gradients(batch)
@@ -143,7 +143,7 @@ def test_adapting_one_task_is_what_evaluation_does(tiny_learner):
 
 
 def test_query_statistics(tiny_learner):
-    """By the support set's statistics, a query example's logits do not depend on the others."""
+    """With the support set's statistics, a query example's logits do not depend on the others."""
     for statistics, independent in (("support", True), ("query", False)):
         data, learner = tiny_learner("data.shots=3", f"learner.query_statistics={statistics}")
         batch = data.episodes("test")(torch.arange(2))
@@ -220,7 +220,7 @@ def test_a_task_that_is_not_finite_stops_before_the_next_checkpoint(tiny_learner
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_classes_of_identical_and_of_empty_drawings(algorithm, tiny_for):
-    """No difference to learn from, and for batch norm no variance: still finite."""
+    """No differences to learn from, and no variance for batch norm: still finite."""
     data, learner = metadraw.build(metadraw.compose(*tiny_for(algorithm)))
     batch = data.episodes("train")(torch.arange(4))
     batch.support.x[:2], batch.query.x[:2] = 0.5, 0.5
@@ -246,7 +246,7 @@ def test_sixty_ways(algorithm, tiny_for):
 
 
 def test_any_network_can_take_its_place(make_sampler):
-    """Dropout, no batch norm, another structure: nothing in the learner knows of it."""
+    """Dropout, no batch norm, another structure: the learner depends on none of these."""
     network = nn.Sequential(
         nn.Flatten(), nn.Linear(784, 16), nn.Tanh(), nn.Dropout(0.1), nn.Linear(16, 6)
     )

@@ -1,4 +1,4 @@
-"""Trackers, without any account: what was logged is read back from the run folder."""
+"""Trackers without an account: logged values are read back from the run folder."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def run(tiny, *overrides):
 
 @pytest.fixture
 def no_account(monkeypatch, tmp_path):
-    """An environment without a W&B key, and a home without a file that has one."""
+    """An environment without a W&B key, and a home folder without a file that has one."""
     for name in list(os.environ):
         if name.startswith("WANDB_") or name == "NETRC":
             monkeypatch.delenv(name)
@@ -40,7 +40,7 @@ def no_account(monkeypatch, tmp_path):
 
 
 def by_command(*arguments, cwd=ROOT, program="train.py"):
-    """A run as a user starts it, in the environment of this process."""
+    """A run started as by a user, in the environment of this process."""
     command = [sys.executable, program, *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=HANGS)
 
@@ -48,7 +48,7 @@ def by_command(*arguments, cwd=ROOT, program="train.py"):
 def wandb_records(folder):
     """All records of the one offline run in a run folder.
 
-    W&B has no reader of its own. A ``.wandb`` file is a LevelDB log: after 7 bytes of header,
+    W&B has no reader. A ``.wandb`` file is a LevelDB log: after 7 bytes of header,
     blocks of 32 KiB with parts of (checksum 4, length 2, kind 1, bytes); kinds 1 and 4 end a
     record. The last ones, of kind ``exit`` and in old versions ``footer``, are written by another
     process after the run.
@@ -117,7 +117,7 @@ def test_jobs_of_one_process_have_a_run_each(tiny, no_account, tmp_path):
 
 
 def test_jobs_of_a_sweep_are_grouped_and_named(tiny, no_account, tmp_path):
-    """As it is typed without an account: everything is kept offline."""
+    """Without an account, everything is kept offline."""
     shared = [o for o in tiny if not o.startswith("paths.output_dir")]
     done = by_command("-m", "data.shots=1,2", *shared, "logger=wandb", f"paths.log_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
@@ -157,7 +157,7 @@ def test_tensorboard(tiny):
 
 
 def test_the_hyperparameters_stand_beside_the_result(tiny):
-    """One file of events, and no metric of -1 that nobody has measured."""
+    """One event file, and no metric of -1 that was not measured."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     found, folder = run(tiny, "logger=tensorboard", "algorithm=lslr")
     (file,) = (folder / "tensorboard").glob("events*")
@@ -184,7 +184,7 @@ def test_what_is_no_logger(tiny):
 
 
 def test_a_tracker_that_is_not_installed(tiny, tmp_path):
-    """Every installed package but W&B, and nothing else to find one in."""
+    """Every installed package except W&B."""
     packages = tmp_path / "packages"
     packages.mkdir()
     for path in Path(wandb.__file__).parents[1].iterdir():
@@ -218,14 +218,14 @@ def test_a_run_that_wandb_refuses_is_told_before_training(tiny, no_account, monk
 
 
 def test_what_env_holds_is_in_no_file_and_not_printed(tiny, no_account, monkeypatch, tmp_path):
-    """A project folder whose .env has keys, as a user's own; and W&B's server cannot be reached."""
+    """A project folder whose .env has keys, like a user's; W&B's server cannot be reached."""
     project = tmp_path / "project"
     project.mkdir()
     shutil.copy(ROOT / "train.py", project)
     (project / "configs").symlink_to(ROOT / "configs")
     secrets = ["0123456789abcdef" * 2 + "01234567", "a-database-password"]
     (project / ".env").write_text(f"WANDB_API_KEY={secrets[0]}\nPASSWORD={secrets[1]}\n")
-    with socket.socket() as free:  # where nothing listens as soon as it is closed
+    with socket.socket() as free:  # nothing listens there once it is closed
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
     folder = tmp_path / "of_env"

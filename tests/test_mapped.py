@@ -1,4 +1,4 @@
-"""Drawings that stay on disk: the same episodes, in memory that does not grow with them."""
+"""Drawings that stay on disk: the same episodes, with memory that does not grow."""
 
 import resource
 
@@ -64,7 +64,7 @@ def test_the_same_episodes_as_in_memory(real, options):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_on_a_gpu(tmp_path):
-    """All of them where there is room, else those that are asked for; synthetic."""
+    """All synthetic images if there is room, else those that are requested."""
     random, arrays = np.random.default_rng(0), []
     for number, length in enumerate((300, 500)):
         file = tmp_path / f"{number}.npy"
@@ -96,7 +96,7 @@ def test_a_run_on_all_drawings(real, tmp_path):
 
 
 def test_memory_does_not_grow_with_39_gigabytes(tmp_path, monkeypatch):
-    """Sparse files, which take no space: as many bytes as the whole of Quick, Draw! has."""
+    """Sparse files, which take no space, with as many bytes as all of Quick, Draw!."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from whole import make_files
 

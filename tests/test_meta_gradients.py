@@ -1,8 +1,8 @@
 """Every algorithm's meta-gradient against plain per-task ``torch.autograd``, in float64.
 
-A new algorithm joins by a reference of its own and one line in ``REFERENCES``. References are
-written as plainly as can be, from the papers, and share nothing with the algorithms but the
-network's forward pass, by PyTorch's own layers: no torch.func transform, no batch of tasks.
+A new algorithm needs a reference and one line in ``REFERENCES``. References are written as plainly
+as possible, from the papers, and share only the network's forward pass, by PyTorch's own layers,
+with the algorithms: no torch.func transform, no batch of tasks.
 """
 
 from copy import deepcopy
@@ -22,7 +22,7 @@ from metadraw.training.learner import MetaLearner
 
 
 def functional_call(network, params, args):
-    """The network's forward pass with other parameters, put wherever its own are used."""
+    """The network's forward pass with other parameters in place of its own."""
     names = {id(p): name for name, p in network.named_parameters()}
     places = [
         (layer, key, own)
@@ -49,18 +49,18 @@ def network_of(meta):
 
 
 def features_of(algorithm, params, x):
-    """What the network gives."""
+    """The outputs of the network."""
     return functional_call(algorithm.network, body_of(params), (x,))
 
 
 def body_of(params):
-    """The network's own, by their names in it."""
+    """The network's parameters, by their names in it."""
     own = [name for name in params if name.startswith("network.")]
     return {name.removeprefix("network."): params[name] for name in own}
 
 
 def logits_of(algorithm, params, x):
-    """What the head makes of that."""
+    """The outputs of the head."""
     return features_of(algorithm, params, x) @ params["head.weight"].T + params["head.bias"]
 
 
@@ -153,8 +153,8 @@ def one_vector(meta, features, task):
 
 
 def reptile(algorithm, meta, task, *, steps):
-    """Nichol et al. 2018: the sum of the gradients that were followed, which is their difference
-    over the rate; here as the loss whose gradient it is."""
+    """Nichol et al. 2018: the sum of the inner gradients, which is the difference of the parameters
+    divided by the rate; here as the loss that has this gradient."""
     start = network_of(meta)
     fast = {name: p.detach().requires_grad_() for name, p in start.items()}
     x, y = torch.cat([task.support.x, task.query.x]), torch.cat([task.support.y, task.query.y])
@@ -217,7 +217,7 @@ def r2d2(algorithm, meta, task, *, steps):
 
 
 def finetune(algorithm, meta, task, *, steps, smoothing=0.0):
-    """Cross-entropy among all classes of the data, of every drawing."""
+    """Cross-entropy of every drawing, among all classes of the data."""
     x, y = torch.cat([task.support.x, task.query.x]), torch.cat([task.support.y, task.query.y])
     features = features_of(algorithm, meta, x)
     logits = features @ meta["classifier.weight"].T + meta["classifier.bias"]
@@ -278,7 +278,7 @@ def make_learner(algorithm, steps, overrides=STEPS, chunk=None, norm="batch", fu
     network, head = instantiate(cfg.model), torch.nn.Linear(6, 5)
     algorithm = instantiate(cfg.algorithm)(network, head, instantiate(cfg.objective))
     learner = MetaLearner(algorithm, instantiate(cfg.optimizer), tasks_per_chunk=chunk).double()
-    # Away from the start, where steps and layers are all alike.
+    # Away from the start, where all steps and layers are equal.
     for name, p in learner.algorithm.named_parameters():
         if "network" not in name:
             p.data += 0.02 * torch.randn_like(p)
@@ -362,7 +362,7 @@ def test_recomputed_steps_change_nothing(name, fused, make_sampler):
 
 
 class ByTorchFunc(MAML):
-    """As an algorithm of a user may be: ``torch.func`` at first hand."""
+    """An algorithm as a user may write it, with ``torch.func`` directly."""
 
     def adapt(self, task, steps):
         slope = torch.func.grad(self.loss_on(task.support))
@@ -392,7 +392,7 @@ def test_every_algorithm_has_a_reference():
 
 @pytest.mark.parametrize("algorithm", ["maml", "fomaml"])
 def test_bias_in_front_of_batch_norm_has_no_gradient(algorithm, make_sampler):
-    """Batch norm takes any constant away, so the exact meta-gradient of that bias is zero."""
+    """Batch norm removes any constant, so the exact meta-gradient of that bias is zero."""
     batch = make_sampler(shots=5)(torch.arange(3)).to(torch.float64)
     found, _ = make_learner(algorithm, steps=5).meta_gradients(batch)
     for block in range(4):
@@ -401,7 +401,7 @@ def test_bias_in_front_of_batch_norm_has_no_gradient(algorithm, make_sampler):
 
 
 def by_support_statistics(algorithm, meta, task, *, steps):
-    """MAML whose query set is normalised by what batch norm saw of the support set."""
+    """MAML whose query set is normalised by the support set's statistics."""
     fast = network_of(meta)
     for _ in range(steps):
         logits = logits_of(algorithm, fast, task.support.x)

@@ -18,7 +18,7 @@ WIDTH = 12
 
 
 class Network(nn.Module):
-    """784 pixels -> tanh layers, the middle ones as the subclass has them -> 5 features."""
+    """784 pixels -> tanh layers, with the subclass's middle layers -> 5 features."""
 
     def __init__(self, bias=True):
         super().__init__()
@@ -69,7 +69,7 @@ class FrozenBody(Network):
 
 
 class FrozenBatchNorm(Network):
-    """A pre-trained layer: running statistics of its own, in evaluation mode; weights learned."""
+    """A pre-trained layer: fixed running statistics, in evaluation mode; learned weights."""
 
     def build(self):
         norm = nn.BatchNorm1d(WIDTH)
@@ -89,7 +89,7 @@ NETWORKS = {
     if network is not PlainBatchNorm
 }
 NETWORKS["no bias"] = partial(Network, bias=False)
-#: The others' references are written for the layers of `Conv4`.
+#: The references of other algorithms are written for the layers of `Conv4`.
 ANY_NETWORK = [name for name in REFERENCES if "_pp" not in name and name not in ("alpha_maml",)]
 ANY_NETWORK.remove("multi-step loss")
 
@@ -118,7 +118,7 @@ def test_equals_per_task_autograd(kind, name, make_sampler):
     batch = make_sampler(shots=2)(torch.arange(3)).to(torch.float64)
     found, _ = learner.meta_gradients(batch)
     assert found.keys() == own.keys()
-    # Every layer has its own parameters again, not a task's.
+    # Every layer has its own parameters again, not those of a task.
     after = [dict(m._parameters) for m in learner.algorithm.modules()]
     for one, other in zip(places, after, strict=True):
         assert all(other[key] is parameter for key, parameter in one.items())
@@ -128,7 +128,7 @@ def test_equals_per_task_autograd(kind, name, make_sampler):
 
 @pytest.fixture
 def train_steps(make_sampler):
-    """Outer steps as the learner takes them; the state before and after."""
+    """The state before and after outer steps like the learner's."""
 
     def take(learner, steps=2):
         optimizer = learner.configure_optimizers()
@@ -190,7 +190,7 @@ def test_batch_norm_that_would_update_its_statistics_is_refused():
 
 
 def test_a_layer_in_evaluation_mode_stays_in_it(make_sampler):
-    """Also dropout, whatever the mode of everything else."""
+    """Including dropout, whatever the mode of everything else."""
     network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5).eval(), nn.Linear(784, 5))
     learner = learner_of(network)
     batch = make_sampler()(torch.arange(2)).to(torch.float64)
@@ -209,7 +209,7 @@ def test_support_statistics_of_batch_norm_without_weights(network, make_sampler)
         learner_of(network, query_statistics=whose).evaluate(batch).after
         for whose in ("query", "support")
     )
-    # Statistics of its own are one's own whatever the batch.
+    # A layer's own statistics do not depend on the batch.
     assert torch.allclose(own, of_support) == isinstance(network, FrozenBatchNorm)
     one_by_one = learner_of(network, query_statistics="support").evaluate(
         batch._replace(query=Examples(batch.query.x[:, :1], batch.query.y[:, :1]))

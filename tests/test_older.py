@@ -1,4 +1,4 @@
-"""Runs of older versions: their checkpoints and folders are read as they are."""
+"""Runs of older versions: their checkpoints and folders still work."""
 
 import json
 import shutil
@@ -14,13 +14,13 @@ from metadraw.results.published import setting_of
 from metadraw.training.factory import read_checkpoint
 from metadraw.training.train import train
 
-#: Of 0.1.0: the head is in the network, there is no objective, and the rooms are not yet there.
+#: Config of 0.1.0: the head is in the network, and there are neither objectives nor rooms.
 SHIPPED = ROOT / "checkpoints" / "best.ckpt"
 RUNS = ROOT / "results" / "report"
 
 
 def as_before(checkpoint, algorithm):
-    """A checkpoint as the version without objectives would have written it."""
+    """A checkpoint as written by the version without objectives."""
     config = checkpoint["metadraw_config"]
     config.pop("objective")
     config["model"]["ways"] = config["data"]["ways"]
@@ -50,12 +50,12 @@ def test_a_run_of_an_older_version_goes_on(algorithm, tiny_for, tmp_path):
     last = folder / "checkpoints" / "last.ckpt"
     where = [f"ckpt_path={last}", "scheduler=none", f"paths.output_dir={tmp_path / 'second'}"]
     found = train(metadraw.compose(*[o for o in overrides if "output_dir" not in o], *where))
-    if algorithm != "maml_pp":  # which has a schedule, if it is not switched off
+    if algorithm != "maml_pp":  # which sets a schedule unless it is switched off
         assert found["test"]["loss"] == whole["test"]["loss"]
 
 
 def test_committed_runs_of_an_older_version():
-    """A finished one has the report's settings; one that is not goes on in its folder."""
+    """A finished run has the report's settings; an unfinished one resumes in its folder."""
     for folder in RUNS.glob("runs/*/"):
         config = yaml.safe_load((folder / "config.yaml").read_text())
         assert setting_of(config) is not None

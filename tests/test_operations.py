@@ -1,6 +1,6 @@
-"""How many operations a step takes, each of them one launch on a GPU: docs/operations.md.
+"""How many operations a step takes, each one launch on a GPU: docs/operations.md.
 
-``python tests/test_operations.py`` writes it again.
+``python tests/test_operations.py`` rewrites it.
 """
 
 import pytest
@@ -18,7 +18,7 @@ NETWORKS = {"fused blocks": [], "PyTorch's layers": ["model.fused=false"]}
 
 
 class Operations(TorchDispatchMode):
-    """Counts what computes something, not views of what is there."""
+    """Counts operations that compute something, not views."""
 
     count = 0
 
@@ -39,10 +39,10 @@ def episodes():
 
 
 def find(algorithm, network):
-    """Of a meta-training and a meta-test step of all tasks at once."""
+    """The counts of a meta-training and a meta-test step of all tasks at once."""
     learner = build_learner(metadraw.compose(f"algorithm={algorithm}", *NETWORKS[network]))
     learner.task_map.tasks_per_chunk = None
-    learner.algorithm.begin_epoch(10**6)  # MAML++ begins at first order
+    learner.algorithm.begin_epoch(10**6)  # MAML++ starts at first order
     batch, found = episodes(), []
     trained = bool(learner.algorithm.meta_parameters())
     for step in (learner.meta_gradients if trained else None, learner.evaluate):
@@ -55,16 +55,15 @@ def find(algorithm, network):
 
 TEXT = """# Operations
 
-How many operations of PyTorch a step takes. On a CPU they hardly matter; on a GPU each is the
-launch of a kernel, and many small ones take longer than the arithmetic. Counted of a step of 25
-5-way 1-shot tasks, all at once, with each algorithm's default settings, late in a run; views are
-not counted.
+How many PyTorch operations a step takes. On a CPU they hardly matter; on a GPU each launches a
+kernel, and many small ones take longer than the arithmetic. Counted for a step of 25 5-way 1-shot
+tasks, all at once, with each algorithm's default settings, late in a run; views are not counted.
 
-None of them reads a value back from the device, or makes a tensor elsewhere: every algorithm's
-steps run on PyTorch's `meta` device, where that would fail.
+No operation reads a value back from the device or makes a tensor elsewhere: every algorithm's steps
+run on PyTorch's `meta` device, where that would fail.
 
-Found with torch {torch} by `python tests/test_operations.py`, which writes this file. With that
-version the tests accept no more than these.
+Measured with torch {torch} by `python tests/test_operations.py`, which writes this file. With that
+version, the tests accept no more operations than these.
 
 | algorithm | meta-training: fused blocks | PyTorch's layers | meta-test: fused blocks | PyTorch's layers |
 | --- | --- | --- | --- | --- |
@@ -85,7 +84,7 @@ def test_no_more_operations_than_written(algorithm):
     for network in NETWORKS:
         found.append(find(algorithm, network))
     train, test = zip(*found, strict=True)
-    slack = 1 if same_version else 1.2  # versions divide some functions differently
+    slack = 1 if same_version else 1.2  # versions decompose some functions differently
     for count, ceiling in zip((*train, *test), counts[algorithm], strict=True):
         assert count <= slack * ceiling
 

@@ -1,4 +1,4 @@
-"""What ``pip install .`` leaves: a package that works in any folder, without the repository."""
+"""``pip install .`` gives a package that works in any folder, without the repository."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ print(json.dumps([metadraw.__file__, metadraw.__version__, norms, evaluation.ckp
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder with the package as pip installs it from the source distribution of a copy."""
+    """A folder with the package, as pip installs it from a copy's source distribution."""
     folder = tmp_path_factory.mktemp("package")
     copy, target = folder / "copy", folder / "installed"
     copy.mkdir()
@@ -35,7 +35,7 @@ def installed(tmp_path_factory):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.egg-info"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    # Neither step needs a network: setuptools is here, dependencies are left out.
+    # Neither step needs a connection: setuptools is installed, dependencies are left out.
     build = f"from setuptools.build_meta import build_sdist; build_sdist({str(folder)!r})"
     run([sys.executable, "-c", build], copy)
     (source,) = folder.glob("*.tar.gz")

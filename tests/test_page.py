@@ -1,4 +1,4 @@
-"""The page to draw on: its server by requests, and ``demo.py`` in a browser, if there is one."""
+"""The page to draw on: its server, tested by requests, and ``demo.py`` in a browser, if any."""
 
 import asyncio
 import base64
@@ -88,7 +88,7 @@ def test_adapt_and_predict(meta_learner):
             asked = {"id": found["id"], "drawing": png()}
             answer = await (await client.post("/predict", json=asked)).json()
             assert sum(answer["after"]) == pytest.approx(1, abs=1e-5)
-            # Before adaptation, this algorithm takes all classes for the same.
+            # Before adaptation, all classes are equally likely for this algorithm.
             assert answer["before"] == pytest.approx([1 / ways] * ways)
             direct = meta_learner.adapt(
                 {c["name"]: [decoded(e) for e in c["examples"]] for c in examples_of(ways)}
@@ -118,9 +118,9 @@ def test_real_drawings_are_of_meta_test(meta_learner):
 
 WRONG = {
     "not json": ("/adapt", "{", 400, "not JSON"),
-    "no classes": ("/adapt", {}, 400, "classes: right is a list"),
-    "one class": ("/adapt", examples(["a"]), 400, "1 classes: right is 2 to 10"),
-    "many classes": ("/adapt", examples("abcdefghijk"), 400, "11 classes: right is 2 to 10"),
+    "no classes": ("/adapt", {}, 400, "classes: expected a list"),
+    "one class": ("/adapt", examples(["a"]), 400, "1 classes: expected 2 to 10"),
+    "many classes": ("/adapt", examples("abcdefghijk"), 400, "11 classes: expected 2 to 10"),
     "same names": ("/adapt", examples(["a", "a"]), 400, "two classes are called 'a'"),
     "same to the eye": ("/adapt", examples(["caf\u00e9", " cafe\u0301 "]), 400, "two classes are"),
     "no name": ("/adapt", examples(["a", " "]), 400, "1 to 40 characters"),
@@ -145,8 +145,8 @@ WRONG = {
     ),
     "unknown": ("/predict", {"id": "x", "drawing": png()}, 410, "adapt again"),
     "body": ("/adapt", {"classes": "x" * (5 * 2**20)}, 413, "Too Large"),
-    "real": ("/real?ways=50&shots=1", None, 400, "50 classes: right is 2 to 10"),
-    "number": ("/real?ways=a", None, 400, "ways: right is a whole number"),
+    "real": ("/real?ways=50&shots=1", None, 400, "50 classes: expected 2 to 10"),
+    "number": ("/real?ways=a", None, 400, "ways: expected a whole number"),
     "path": ("/../secret", None, 404, "Not Found"),
 }
 
@@ -171,7 +171,7 @@ def test_what_the_server_refuses(meta_learner):
 
 
 async def refused(client, prefix, with_token):
-    """Other sites' pages are, however they come here."""
+    """Other sites' pages are refused, however they get here."""
     port = client.port
     for host, status in {
         f"127.0.0.1:{port}": 200,
@@ -222,16 +222,16 @@ def test_only_as_many_classes_as_can_be_learned(checkpoint_of):
         assert (about["algorithm"], about["ways"]) == ("MAML", [5, 5])
         for path in ("/real?ways=4&shots=1", "/real?ways=6&shots=1"):
             answer = await client.get(path)
-            assert "classes: right is 5" in (await answer.json())["error"]
+            assert "classes: expected 5" in (await answer.json())["error"]
         answer = await client.post("/adapt", json=examples())
-        assert (await answer.json())["error"] == "2 classes: right is 5"
+        assert (await answer.json())["error"] == "2 classes: expected 5"
         assert (await client.post("/adapt", json=examples("abcde"))).status == 200
 
     talk(FewShot(checkpoint_of("maml")), conversation)
 
 
 def test_too_much_at_once_is_sent_away(meta_learner, monkeypatch):
-    """None of 40 is answered before the server has had to decide about all of them."""
+    """None of 40 requests is answered before the server has decided about all of them."""
     adapt, all_asked = meta_learner.adapt, threading.Event()
     monkeypatch.setattr(meta_learner, "adapt", lambda e: all_asked.wait(HANGS) and adapt(e))
 
@@ -253,14 +253,14 @@ def test_too_much_at_once_is_sent_away(meta_learner, monkeypatch):
     [
         (["ckpt_path=no.ckpt"], "there is no such file"),
         ([], "ckpt_path is missing"),
-        (["ckpt_path=null"], "ckpt_path=null: right is ckpt_path=PATH"),
+        (["ckpt_path=null"], "ckpt_path=null: expected ckpt_path=PATH"),
         (["port=70000"], "port=70000: must be a whole number from 1"),
         (["port=null"], "port=None: must be a whole number"),
         (["port=http"], "port=http: must be a whole number"),
-        (["host=nowhere.invalid"], "host=nowhere.invalid: there is no such address; right is 127"),
-        (["host=192.0.2.77"], "host=192.0.2.77: not an address of this machine; right is 127"),
-        (["host="], "host=: right is 127.0.0.1"),
-        (["host=null"], "host=null: right is 127.0.0.1"),
+        (["host=nowhere.invalid"], "host=nowhere.invalid: there is no such address; expected 127"),
+        (["host=192.0.2.77"], "host=192.0.2.77: not an address of this machine; expected 127"),
+        (["host="], "host=: expected 127.0.0.1"),
+        (["host=null"], "host=null: expected 127.0.0.1"),
     ],
 )
 def test_serve_refuses(typed, says, checkpoint_of, tmp_path):
@@ -288,7 +288,7 @@ def test_a_port_in_use(host, checkpoint_of):
 
 @contextmanager
 def demo(checkpoint, folder, *typed):
-    """``demo.py`` on a free port; gives what it says, to the end of the line with its address."""
+    """``demo.py`` on a free port; yields its output up to the line with its address."""
     command = [sys.executable, "demo.py", f"ckpt_path={checkpoint}", "port=0", *typed]
     command += [f"hydra.run.dir={folder}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -331,7 +331,7 @@ def chrome(width, height, touch):
 
 @contextmanager
 def watched(browser):
-    """A browser to the end of a test, which has nothing to complain about then."""
+    """A browser that must have no errors at the end of the test."""
     try:
         yield browser
         assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
@@ -420,14 +420,14 @@ def test_drawing_in_a_browser(browser, address, tmp_path):
     wait(browser, lambda b: "Adapted to 2" in css(b, "#status")[0].text, "adapted")
     draw(browser, [(x + 10, y + 5) for x, y in ZIGZAG], browser.pointer)
     wait(browser, lambda b: all(c.endswith("%") for c in texts(b, ".class .chance")), "a chance")
-    # All at once: more of the drawing may still be on its way.
+    # All at once: more of the drawing may still be arriving.
     chances, verdict, top = browser.execute_script(
         "const texts = s => [...document.querySelectorAll(s)].map(e => e.innerText.trim());"
         "return [texts('.class .chance'), texts('#verdict')[0], texts('#top li')]"
     )
     chances = [int(chance[:-2]) for chance in chances]
     assert sum(chances) in (99, 100, 101)
-    # The verdict is the more probable one, and both stand below the drawing, in sight.
+    # The verdict is the more probable class; both are visible below the drawing.
     assert sorted(top) == [f"first\n{chances[0]} %", f"second\n{chances[1]} %"]
     best, chance = top[0].split("\n")
     assert chance == f"{max(chances)} %"
@@ -452,7 +452,7 @@ def test_drawing_in_a_browser(browser, address, tmp_path):
     wait(browser, lambda b: len(css(b, ".example")) == 3, "the example drawn by keys")
     css(browser, ".example")[2].click()
     wait(browser, lambda b: len(css(b, ".example")) == 2, "one example less")
-    # The keys are said where there are some, and nowhere else.
+    # The keys are explained only on devices with a keyboard.
     assert css(browser, "#keys")[0].is_displayed() == (browser.pointer == "mouse")
 
     css(browser, "#fill")[0].click()
@@ -503,7 +503,7 @@ def test_whatever_was_done_can_be_undone(desk, address, tmp_path):
         action()
         wait(desk, lambda b: seen() != states[-1], f"action {number}")
         states.append(seen())
-    # Nothing is lost by a reload, and what was done before can be undone after it.
+    # A reload loses nothing, and earlier changes can still be undone.
     desk.refresh()
     wait(desk, lambda b: "Adapted to 2" in css(b, "#status")[0].text, "the page again")
     assert seen() == states[-1]
@@ -522,7 +522,7 @@ def test_names_and_focus(desk, address):
     opened(desk, address)
     field = css(desk, ".class input")[0]
     field.send_keys(Keys.CONTROL, "a")
-    # Told at once, not when the field is left.
+    # Reported immediately, not when the field loses focus.
     field.send_keys("second")
     assert "Another class is called second" in css(desk, ".problem")[0].text
     field.send_keys(" one")
@@ -533,7 +533,7 @@ def test_names_and_focus(desk, address):
     field.send_keys("s", Keys.TAB)
     assert names(desk) == ["second ones", "second"]
     assert focused(desk) == "Name of class 2"  # both Remove are disabled
-    # What is clicked while a name is typed is not lost, nor where one was by keys.
+    # A click while a name is typed is not lost, nor is the keyboard focus.
     draw(desk, BOX)
     css(desk, ".class input")[1].send_keys("!")
     css(desk, "#targets button")[1].click()
@@ -549,7 +549,7 @@ def test_names_and_focus(desk, address):
     assert focused(desk) == "Remove example 2 of second!"
     css(desk, ".example")[1].send_keys(Keys.ENTER)
     assert focused(desk) == "Remove example 1 of second!"
-    # Where two names are the same, no class is lost.
+    # If two names are the same, no class is lost.
     css(desk, ".class input")[0].send_keys(Keys.CONTROL, "a")
     css(desk, ".class input")[0].send_keys("second!", Keys.ENTER)
     draw(desk, BOX)

@@ -31,7 +31,7 @@ def test_every_number_of_the_range_as_often(sampler):
         counts = Counter(each[position] for each in drawn)
         assert sorted(counts) == list(range(least, most + 1))
         assert all(abs(count - 500) < 6 * 500**0.5 for count in counts.values())
-    # Shots and queries of the same range are the same number; ways are drawn on their own.
+    # With the same range, shots and queries are equal; ways are drawn independently.
     assert all(shots == queries for _, shots, queries in drawn)
     assert len({(ways, shots) for ways, shots, _ in drawn}) == 16
 
@@ -64,7 +64,7 @@ def test_episodes_of_several_batches_are_refused(sampler):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["data.ways=[6,3]"], r"data.ways=\[6, 3\]: must be a whole number of at least 2, or two"),
+        (["data.ways=[6,3]"], r"data.ways=\[6, 3\]: must be a whole number of at least 2, or the"),
         (["data.ways=[1,3]"], r"data.ways=\[1, 3\]: must be"),
         (["data.shots=[1,2,3]"], r"data.shots=\[1, 2, 3\]: must be"),
         (["data.shots=many"], "data.shots=many: must be"),
@@ -88,7 +88,7 @@ def test_every_kind_of_algorithm_learns_from_such_batches(algorithm, tiny_for, t
     found = train(metadraw.compose(*tiny_for(algorithm), *ranges))
     assert 0 < found["test"]["acc"] < 1
     assert found["config"]["data"]["ways"] == [3, 6]
-    # A checkpoint is tested on one of these numbers, or learns one.
+    # A checkpoint can be tested with, or learn, any of these numbers.
     path = tmp_path / "run" / "checkpoints" / "best.ckpt"
     classes = FewShot(path).adapt({name: torch.rand(2, 28, 28) for name in "abcd"})
     assert classes.probabilities(torch.rand(3, 28, 28)).shape == (3, 4)

@@ -13,10 +13,10 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 }
-#: Other tests write or check the figures of these.
+#: Other tests write or check the figures on these pages.
 ELSEWHERE = ("docs/layers.md", "docs/operations.md", "docs/promises.md")
 _MARKED = re.compile(r"<!-- made by benchmarks/readme\.py: \w+ -->.*?<!-- end -->", re.DOTALL)
-#: A number with the unit of something that was measured, or with an interval.
+#: A number with the unit of a measurement, or with an interval.
 _FIGURE = re.compile(
     r"(\d[\d,.]*)(?: ± [\d.]+)?\s?(?:%|ms|s|seconds|minutes|hours|kB|MB|GB|points|times)(?!\w)"
     r"(?!\s+interval)|(\d[\d.]*) ±"
@@ -57,7 +57,7 @@ def test_every_compared_algorithm_is_described(readme):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE])
 def test_no_figure_stands_outside_of_the_blocks_unless_a_file_beside_it_has_it(page):
-    """Of each paragraph or table: in one of the files that it links."""
+    """Each figure of a paragraph or table is in one of the files that it links."""
     for paragraph in _MARKED.sub("", PAGES[page]).split("\n\n"):
         links = re.findall(r"\]\(([\w./-]+)\)", paragraph)
         files = [(ROOT / page).parent / link for link in links if link.endswith((".md", ".csv"))]
@@ -104,7 +104,7 @@ FILES = {
 
 
 def with_other_figures(path):
-    """A file whose tables have 4 for 3 and so on, but for what names a row."""
+    """A file whose tables have 4 for 3 and so on, except in the names of rows."""
     after = str.maketrans("0123456789", "1234567890")
     if path.suffix == ".csv":
         with path.open(newline="") as file:
@@ -126,7 +126,7 @@ def with_other_figures(path):
     ("file", "name"), [(file, name) for file, names in FILES.items() for name in names.split(", ")]
 )
 def test_other_figures_in_a_file_are_others_on_the_page(readme, file, name, monkeypatch, tmp_path):
-    """So nothing in a block is typed by hand."""
+    """Nothing in a block is typed by hand."""
     for folder in ("results", "benchmarks/results", "checkpoints"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     monkeypatch.setattr(readme, "ROOT", tmp_path)
@@ -143,7 +143,7 @@ def test_links_of_a_block_lead_to_the_files_from_any_page(readme):
 
 
 def test_peers_of_a_newer_table_come_by_the_names_of_their_columns(readme, monkeypatch, tmp_path):
-    """Wherever these columns stand, and however many others there are."""
+    """Wherever these columns are, and however many others there are."""
     file = tmp_path / "benchmarks/results/speed-settings.md"
     file.parent.mkdir(parents=True)
     file.write_text(
@@ -164,7 +164,7 @@ def test_peers_of_a_newer_table_come_by_the_names_of_their_columns(readme, monke
 
 
 def examples():
-    """Text by path of what README and docs/extending.md say to write; the same on both."""
+    """The files that README and docs/extending.md say to write, by path; the same in both."""
     texts = {}
     for page in ("README.md", "docs/extending.md"):
         found = re.findall(r"```(?:python|yaml)\n# (\S+/\S+)\n(.*?)```", PAGES[page], re.DOTALL)

@@ -1,4 +1,4 @@
-"""Inner steps that are computed again: flat memory, the same gradient of any function."""
+"""Recomputed inner steps: constant memory, the same gradient for any function."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ for overrides in json.loads(sys.argv[1]):
 def test_memory_does_not_grow_with_steps(synthetic_folder):
     shared = ["data.source=path", f"data.path={synthetic_folder}", "data.samples_per_class=20"]
     shared += ["trainer=cpu", "learner.tasks_per_chunk=null"]
-    # One after the other in one process, which tells its peak so far.
+    # One after the other in one process, which reports its peak so far.
     measured = [
         [*shared, f"algorithm.inner_steps={steps}", f"learner.recompute_steps={recomputed}"]
         for steps, recomputed in ((5, "true"), (15, "true"), (15, "false"))
@@ -44,7 +44,7 @@ def test_memory_does_not_grow_with_steps(synthetic_folder):
 
 
 def nested(meta):
-    """What an algorithm may do: learned rates, steps used twice, something between them."""
+    """What an algorithm may do: learned rates, steps used twice, other operations between them."""
 
     def loss(params):
         return (params["w"] * meta["scale"]).sin().sum() + params["w"].pow(2).sum()

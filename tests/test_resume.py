@@ -1,4 +1,4 @@
-"""Runs that go on: what is typed is used or refused, and nothing that was found is lost."""
+"""Resumed runs: new settings are used or refused, and no result is lost."""
 
 import csv
 import re
@@ -45,11 +45,11 @@ def group(folder):
 def test_a_moved_run_folder_keeps_its_best_checkpoint(run, tmp_path, into):
     _, folder = run("run", "data.val_batches=4")
     moved = folder.rename(tmp_path / "moved")
-    if into == "moved":  # goes on in the folder where it now is
+    if into == "moved":  # resumes in its new folder
         (moved / "results.json").unlink()
         (moved / "config.yaml").unlink()
     best = state(moved, "best")
-    # A score that nothing after it can reach.
+    # A score that nothing later can reach.
     last_state = state(moved)
     best["metadraw_metrics"]["val/acc"] = 1.0
     (key,) = [key for key in last_state["callbacks"] if key.startswith("BestCheckpoint")]
@@ -59,7 +59,7 @@ def test_a_moved_run_folder_keeps_its_best_checkpoint(run, tmp_path, into):
     kept["best_k_models"] = dict.fromkeys(kept["best_k_models"], score)
     torch.save(best, moved / "checkpoints" / "best.ckpt")
     torch.save(last_state, moved / "checkpoints" / "last.ckpt")
-    # Where it was, another run has left a file of the same name.
+    # Another run has left a file of the same name in its old place.
     (folder / "checkpoints").mkdir(parents=True)
     shutil.copy(moved / "checkpoints" / "last.ckpt", folder / "checkpoints" / "best.ckpt")
 
@@ -71,7 +71,7 @@ def test_a_moved_run_folder_keeps_its_best_checkpoint(run, tmp_path, into):
 
 
 def test_nothing_in_a_run_names_its_folder(run):
-    """So its folder can move, and be shown to others."""
+    """Its folder can therefore move, and be shared."""
     _, folder = run("run")
     files = [*(folder / "checkpoints").iterdir(), folder / "results.json", folder / "config.yaml"]
     assert len(files) == 4
@@ -84,7 +84,7 @@ def test_a_best_checkpoint_that_is_lost_is_told(run, caplog):
     (folder / "checkpoints" / "best.ckpt").unlink()
     caplog.set_level("INFO")
     found, resumed = run("new", last(folder), "trainer.max_epochs=3")
-    assert "the best checkpoint so far is not at hand" in caplog.text
+    assert "the best checkpoint so far was not found" in caplog.text
     assert state(resumed, "best")["epoch"] == 2
     assert found["checkpoint"] == str(Path("checkpoints", "best.ckpt"))
 
@@ -96,7 +96,7 @@ def test_a_best_checkpoint_that_is_lost_is_told(run, caplog):
         ([], ["+optimizer.weight_decay=0.1"], {"lr": 0.001, "weight_decay": 0.1}),
         (["+optimizer.weight_decay=0.1"], [], {"weight_decay": 0.0}),
         ([], ["+optimizer.betas=[0.8,0.9]"], {"betas": [0.8, 0.9]}),
-        # After four epochs of a schedule that was added, lengthened or taken away after two.
+        # After four epochs, with a schedule that was added, lengthened or removed after two.
         ([], ["scheduler=cosine"], {"lr": 0.0}),
         ([], ["scheduler=cosine", "scheduler.T_max=8"], {"lr": 0.0005}),
         (["scheduler=cosine"], ["scheduler=cosine", "scheduler.T_max=8"], {"lr": 0.0005}),
@@ -119,7 +119,7 @@ def test_optimiser_and_schedule_are_as_typed(run, before, now, expected, caplog)
         if "." in key:
             assert f"{key}=" in caplog.text
             assert OmegaConf.select(OmegaConf.create(found["config"]), key) is not None
-    # The moments went on, and did not begin again.
+    # The moments continued, and did not restart.
     after = state(resumed)["optimizer_states"][0]["state"]
     assert after[0]["step"] == 2 * moments[0]["step"]
 
@@ -166,7 +166,7 @@ def test_a_best_checkpoint_of_other_tasks_is_not_the_best_of_these(run):
 @pytest.mark.parametrize(
     ("algorithm", "given", "says"),
     [
-        ("protonet", ["optimizer=sgd"], "another optimiser cannot go on: must be torch.optim.Adam"),
+        ("protonet", ["optimizer=sgd"], "another optimiser cannot use: must be torch.optim.Adam"),
         ("protonet", ["+optimizer.amsgrad=true"], "it lacks 'max_exp_avg_sqs?'"),
         ("protonet", ["trainer.max_epochs=2"], "nothing is left to train.*trainer.max_epochs=4"),
         ("protonet", ["trainer.max_epochs=1"], "has 2 epochs"),
@@ -197,7 +197,7 @@ def test_time_and_weights_that_nothing_goes_on_from(run):
 
 
 def test_a_run_that_was_killed_before_its_test_is_finished(run):
-    """Its folder has every epoch: nothing is left to train, and everything to show."""
+    """Its folder has every epoch: nothing is left to train, but all results are written."""
     found, folder = run("run")
     for name in ("results.json", "curves.png", "tasks.csv"):
         (folder / name).unlink()
@@ -208,7 +208,7 @@ def test_a_run_that_was_killed_before_its_test_is_finished(run):
 
 
 def test_a_folder_of_an_older_version_goes_on(run):
-    """Its config lacks what that version did not have yet, which is what is shipped now."""
+    """Its config lacks keys that are newer than that version, which now have their default."""
     _, folder = run("run", algorithm="maml")
     config, text = folder / "config.yaml", (folder / "config.yaml").read_text()
     lacking = [r"  recompute_steps: false\n", r"  eval_inner_steps: 2\n", r"  queries: 1\n"]
@@ -225,7 +225,7 @@ def test_a_folder_of_an_older_version_goes_on(run):
         run("run", "+trainer.max_steps=3", algorithm="maml")
 
 
-# ---- which weights a figure belongs to -------------------------------------------------------
+# ---- which weights a result belongs to -------------------------------------------------------
 
 
 def rows(folder):

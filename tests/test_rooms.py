@@ -1,4 +1,4 @@
-"""Imports of the package go down only, from room to room."""
+"""The package's imports only go down, from room to room."""
 
 import ast
 
@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "src" / "metadraw"
-#: From the bottom up. ``__init__`` is what users import.
+#: From the bottom up. Users import ``__init__``.
 ROOMS = [
     ("errors", "files"),
     ("command",),

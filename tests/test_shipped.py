@@ -18,7 +18,7 @@ SHIPPED = ROOT / "checkpoints" / "best.ckpt"
 
 @pytest.fixture(scope="module")
 def evaluated(from_npm):
-    """The first meta-test tasks of the shipped checkpoint, and where evaluation has them right."""
+    """The shipped checkpoint's first meta-test tasks, and which queries evaluation has right."""
     data, learner = metadraw.load(SHIPPED, f"data.cache_dir={from_npm[1]}")
 
     @cache
@@ -32,7 +32,7 @@ def evaluated(from_npm):
 
 
 def in_use(tasks, rendered):
-    """Which queries are right in Python, where each drawing is first rendered."""
+    """Which queries are right in Python, after each drawing is rendered."""
     meta_learner, right = FewShot(SHIPPED), []
     for task in tasks:
         support, query = (
@@ -62,7 +62,7 @@ def enlarged(pixels, side=200):
 
 
 def on_paper(pixels):
-    """Dark on light, smaller than the sheet and off its centre."""
+    """Dark on light, smaller than the sheet and off-centre."""
     sheet = Image.new("L", (600, 400), 255)
     sheet.paste(ImageOps.invert(enlarged(pixels)), (50, 100))
     return sheet
@@ -107,7 +107,7 @@ def test_readme_example_runs(tmp_path, monkeypatch):
 
 
 def test_it_is_what_its_card_says():
-    """Small, of the named command, and without anything of the machine that made it."""
+    """Small, from the named command, and without any trace of the machine that made it."""
     assert SHIPPED.stat().st_size < 2**20
     saved = read_checkpoint(SHIPPED)
     assert saved.keys() == {"state_dict", "metadraw_config"}

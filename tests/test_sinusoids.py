@@ -44,7 +44,7 @@ def test_a_task_is_a_sine_of_its_own():
         torch.testing.assert_close(
             examples.y, amplitude * (examples.x - phase).sin(), atol=1e-5, rtol=0
         )
-    # Evenly in the ranges of the paper: means and ends.
+    # Uniform in the ranges of the paper: means and ends.
     for values, least, most in ((amplitude, 0.1, 5), (phase, 0, math.pi), (batch.support.x, -5, 5)):
         assert least <= values.min() <= values.max() <= most
         width, spread = most - least, (most - least) / 12**0.5 / values.numel() ** 0.5
@@ -122,7 +122,7 @@ def anil(algorithm, meta, task):
 
 
 def reptile(algorithm, meta, task):
-    """The loss whose gradient is what Reptile follows: the inner gradients, as constants."""
+    """The loss whose gradient Reptile follows: the inner gradients, as constants."""
     both = task.support._replace(
         x=torch.cat([task.support.x, task.query.x]), y=torch.cat([task.support.y, task.query.y])
     )
@@ -210,7 +210,7 @@ def test_a_run_learns_and_speaks_of_errors(algorithm, tmp_path, caplog):
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     errors = [float(row["val/loss"]) for row in rows]
-    # The best checkpoint is the one of the lowest error.
+    # The best checkpoint has the lowest error.
     assert found["val"]["loss"] == pytest.approx(min(errors), abs=1e-6)
     assert f"meta-test mean squared error {test['loss']:.4f} ± " in caplog.text
     for picture in ("curves.png", "episode.png"):

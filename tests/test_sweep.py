@@ -1,4 +1,4 @@
-"""Sweeps: typed again they go on, one failed job is no other's problem, and their report."""
+"""Sweeps: repeated commands resume them, a failed job affects no other, and their report."""
 
 import csv
 import json
@@ -84,7 +84,7 @@ def test_a_folder_of_another_run_is_refused(tiny):
     assert again["test"]["tasks"] == 8
 
 
-# ---- the report, of folders written here: no figure in them is measured ----------------------
+# ---- the report, on folders written here: no figure in them is measured ----------------------
 
 
 def write_job(folder, overrides, *, epochs, acc=None, error=None):
@@ -151,7 +151,7 @@ def test_columns_rows_and_seeds_are_chosen(tmp_path):
 
 
 def test_seeds_alone_are_one_column(tmp_path):
-    """As by ``train.py -m seed=1,2,3``: their mean and standard deviation, and one curve."""
+    """As from ``train.py -m seed=1,2,3``: their mean and standard deviation, and one curve."""
     for seed, acc in ((1, 0.5), (2, 0.6), (3, 0.7)):
         write_job(tmp_path, [f"seed={seed}", "data.shots=2"], epochs=2, acc=acc)
     text = report(tmp_path, tmp_path / "out")
@@ -181,7 +181,7 @@ def test_what_was_not_typed_is_what_the_config_has(tmp_path):
     [
         (["experiment=report_100"], (100, 5, 1)),
         (["experiment=report_20", "data.ways=10", "data.shots=10"], (20, 10, 10)),
-        # The defaults are its settings; where it runs, on which drawings and seed is left open.
+        # The defaults are its settings; device, source of drawings and seed may differ.
         (["seed=7", "data.source=npm", "data.drawings_seed=3", "data.eval_seed=1"], (100, 5, 1)),
         (["trainer=ddp", "learner.recompute_steps=true", "model.fused=false"], (100, 5, 1)),
         (["callbacks.progress_bar.refresh_rate=0", "learner.tasks_per_chunk=5"], (100, 5, 1)),
@@ -293,7 +293,7 @@ def test_experiments_are_the_reports_settings():
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp"])
 def test_jobs_of_several_processes(sweep, strategy):
-    """Each job has one folder and is tested, and the next one starts afresh."""
+    """Each job has its own folder and is tested, and the next one starts from scratch."""
     typed, folder = sweep("data.shots=1,2", "trainer=ddp_cpu", f"trainer.strategy={strategy}")
     done = run(typed)
     assert done.returncode == 0, done.stderr

@@ -30,7 +30,7 @@ def other_folder(tmp_path):
 
 
 def rows(folder):
-    """Of metrics.csv, without the seconds, which two runs never share."""
+    """The rows of metrics.csv, without the seconds, which two runs never share."""
     with open(folder / "metrics.csv") as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
@@ -214,7 +214,7 @@ def test_early_stopping(tiny):
 
 
 def test_two_processes_end_where_one_does(tiny, other_folder):
-    """Five tasks: the ranks have two and three, and still the mean is over tasks.
+    """Five tasks: the ranks have two and three, and the mean is still over tasks.
 
     With SGD: Adam would scale up the rounding errors in the biases whose gradient is zero.
     """

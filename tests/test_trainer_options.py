@@ -1,8 +1,8 @@
 """Every option of Lightning's Trainer and checkpoints, every callback, optimiser and schedule.
 
-Each works as its own documentation says, and the results are those of the weights that are kept, or
-is refused in one line before anything starts. They are enumerated from their signatures, so that
-what a new version adds is tried as well.
+Each works as documented, and the results are those of the saved weights, or it is refused in one
+line before anything starts. Options are enumerated from the signatures, so those that a new version
+adds are tested, too.
 """
 
 import csv
@@ -30,7 +30,7 @@ REFUSED = "refused"
 def attempt(tiny_for, tmp_path):
     """Run with these overrides: `REFUSED`, in one line and before anything, or the results.
 
-    What ran is evaluated again: the results have to be those of the checkpoint that they name.
+    A run is evaluated again: its results must be those of the checkpoint that they name.
     """
 
     def run(*overrides, algorithm="protonet", splits=("val",), **config):
@@ -72,7 +72,7 @@ def attempt(tiny_for, tmp_path):
 
 
 def options_of(kind):
-    """The options of a constructor, with the default of each."""
+    """The options of a constructor, with their defaults."""
     parameters = inspect.signature(kind.__init__).parameters.values()
     named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return {one.name: one.default for one in parameters if one.kind in named and one.name != "self"}
@@ -93,7 +93,7 @@ def cases(kind, samples):
 
 INTERVAL = inspect.signature(L.Trainer.__init__).parameters["val_check_interval"]
 TIMED = ["00:01:00:00"] if "timedelta" in str(INTERVAL.annotation) else []  # in newer ones
-#: Values that make another run of it, and values that are refused.
+#: Values that change the run, and values that are refused.
 TRAINER = {
     "accelerator": ([], ["nonsense"]),
     "strategy": ([], ["nonsense", "fsdp", "deepspeed"]),
@@ -125,7 +125,7 @@ TRAINER = {
     "sync_batchnorm": ([], [True]),
     "default_root_dir": ([], ["elsewhere"]),
 }
-#: Values that make no other run of it, all at once.
+#: Values that do not change the run, all at once.
 HARMLESS = {
     "accelerator": "cpu",
     "strategy": "auto",
@@ -149,7 +149,7 @@ HARMLESS = {
     "enable_autolog_hparams": False,
     "model_registry": "name",
 }
-#: The progress bar has tests of its own.
+#: The progress bar has its own tests.
 LEFT_OUT = ["enable_progress_bar"]
 
 
@@ -170,21 +170,21 @@ def test_trainer(attempt, name, value, works):
     assert (found != REFUSED) == works, said
     if not works:
         assert said.startswith("trainer")
-    if name == "precision" and works:  # three digits of bfloat16 are no multiple of 1/5
+    if name == "precision" and works:  # three digits of bfloat16 cannot be a multiple of 1/5
         for split in ("val", "test"):
             correct = found[split]["acc"] * 5 * found[split]["tasks"]
             assert correct == pytest.approx(round(correct), abs=1e-3)
 
 
 def measured(folder):
-    """The rows of metrics.csv, but for the time that they took."""
+    """The rows of metrics.csv, without their durations."""
     with open(folder / "metrics.csv") as file:
         return [row | {"seconds": None} for row in csv.DictReader(file)]
 
 
 @pytest.mark.usefixtures("deterministic_again")
 def test_options_that_change_nothing(attempt):
-    """Also every option that is not known here, which a newer Lightning has, at its default."""
+    """Including every unknown option of a newer Lightning, at its default."""
     known = {*TRAINER, *HARMLESS, *LEFT_OUT}
     new = {name: value for name, value in options_of(L.Trainer).items() if name not in known}
     given = {f"trainer__{name}": value for name, value in (new | HARMLESS).items()}
@@ -233,7 +233,7 @@ BEST_HARMLESS = {"verbose": True, "auto_insert_metric_name": False, "enable_vers
 
 @pytest.mark.parametrize(("name", "value", "works"), list(cases(shipped.ModelCheckpoint, BEST)))
 def test_best_checkpoint(attempt, tmp_path, name, value, works):
-    """With meta-validation in the middle of an epoch, too, which is harder."""
+    """Including meta-validation in the middle of an epoch, which is harder."""
     value = value.format(folder=tmp_path) if isinstance(value, str) else value
     found, said = attempt("+trainer.val_check_interval=3", **{f"callbacks__best__{name}": value})
     assert (found != REFUSED) == works, said
@@ -338,7 +338,7 @@ CALLBACKS = {
 
 def callback_cases():
     for name in shipped.__all__:
-        # One that is not known here may be either.
+        # An unknown one may be either.
         for options, works in CALLBACKS.get(name, [(NO_OPTIONS, None)]):
             yield pytest.param(name, options, works, id=f"{name}-{options}")
 
@@ -406,7 +406,7 @@ def test_optimiser(tiny_for, name):
     assert all((p != b).any() for p, b in zip(learner.parameters(), before, strict=True))
 
 
-#: Options that each needs, and the rates in four epochs of three steps from 0.1 on.
+#: Required options of each, and the rates in four epochs of three steps, from 0.1.
 SCHEDULES = {
     "StepLR": ({"step_size": 2, "gamma": 0.1}, [0.1, 0.1, 0.01, 0.01]),
     "MultiStepLR": ({"milestones": [1, 3], "gamma": 0.1}, [0.1, 0.01, 0.01, 0.001]),
@@ -416,7 +416,7 @@ SCHEDULES = {
     "PolynomialLR": ({"total_iters": 4}, [0.1, 0.075, 0.05, 0.025]),
     "CosineAnnealingLR": ({"T_max": 2}, [0.1, 0.05, 0.0, 0.05]),
     "CosineAnnealingWarmRestarts": ({"T_0": 2}, [0.1, 0.05, 0.1, 0.05]),
-    # These two step after every outer step: here at the beginning of each epoch.
+    # These two step after every outer step: here the rates at the start of each epoch.
     "CyclicLR": ({"base_lr": 0.1, "max_lr": 0.7, "step_size_up": 6}, [0.1, 0.4, 0.7, 0.4]),
     "OneCycleLR": (
         {
@@ -443,7 +443,7 @@ SCHEDULERS = [
 
 
 class Rates(L.Callback):
-    """The outer learning rate at the beginning of every epoch."""
+    """The outer learning rate at the start of every epoch."""
 
     def __init__(self):
         self.seen = []
@@ -463,7 +463,7 @@ def rates(tiny_for, scheduler, *overrides):
     return watch.seen
 
 
-#: Made of functions or of other schedules, which nobody can type, or of nothing at all.
+#: Made from functions or other schedules, which a config cannot hold, or from nothing.
 NOT_TYPED = ["LRScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler"]
 
 

@@ -106,7 +106,7 @@ def compiled():
 
 
 def noisy():
-    """Draws random numbers of every kind."""
+    """Draws all kinds of random numbers."""
 
     def noise(x):
         return x + random.random() + float(np.random.rand()) + 0.1 * torch.randn_like(x)
@@ -134,7 +134,7 @@ NETWORKS = {
 
 
 def make(name):
-    """What the config instantiates."""
+    """The target of the config."""
     return NETWORKS[name]()
 
 
@@ -152,12 +152,12 @@ def build(name, *overrides):
         ("branches", r"layer middle \(Branches\)", LOOP),
         ("old function", r"layer middle \(Calls\)", LOOP),
         ("once", r"layer middle \(Calls\)", "it works with algorithm.first_order=true"),
-        ("counts", r"layer middle \(Counts\)", "buffers stay as they are"),
-        ("spectral", r"layer body.parametrizations.weight.0 \(_SpectralNorm\)", "buffers stay"),
-        ("old spectral", r"layer body \(Linear\) changes its buffer weight_u", "buffers stay"),
-        ("pair", "Pair", "gives a tuple: it must give one tensor of features"),
+        ("counts", r"layer middle \(Counts\)", "its buffers do not change"),
+        ("spectral", r"layer body.parametrizations.weight.0 \(_SpectralNorm\)", "not change"),
+        ("old spectral", r"layer body \(Linear\) changes its buffer weight_u", "not change"),
+        ("pair", "Pair", "returns a tuple: it must return one tensor of features"),
         ("size", r"layer body \(Linear\)", "5x784 and 700x8"),
-        ("image", "Identity gives features of", r"\[5, 1, 28, 28\] for 5 inputs: must be \[5, F\]"),
+        ("image", "Identity returns features", r"\[5, 1, 28, 28\] for 5 inputs: must be \[5, F\]"),
     ],
 )
 def test_one_line_names_the_layer_and_what_helps(name, layer, help):
@@ -166,7 +166,7 @@ def test_one_line_names_the_layer_and_what_helps(name, layer, help):
     line = str(refused.value)
     assert "\n" not in line
     assert len(line) < 400
-    # What it says is true.
+    # The advice is true.
     if "it works with" in line:
         build(name, *line.partition("it works with ")[2].split())
 
@@ -177,7 +177,7 @@ def test_lazy_layers_find_their_sizes(make_sampler):
 
 
 def test_compiled(make_sampler):
-    """By vmap, where this PyTorch can, or one line; by the loop."""
+    """With vmap, if this version of PyTorch can, or one line; with the loop."""
     line = LOOP
     try:
         build("compiled")
@@ -224,7 +224,7 @@ def test_an_algorithm_has_an_output_for_each_query_and_way():
 
 
 def test_leaves_no_trace():
-    """The same random numbers come after it, whatever the network draws, and the same network."""
+    """Later random numbers and the network stay the same, whatever the trial draws."""
 
     def states():
         return random.random(), np.random.rand(), torch.rand(()).item()

@@ -1,4 +1,4 @@
-"""Examples that count by weight: padding changes nothing."""
+"""Weighted examples: padding changes nothing."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ PADDING = 3
 
 
 def padded(examples):
-    """With more rows, of garbage, that have weight 0."""
+    """With additional garbage rows of weight 0."""
     tasks, rows = examples.y.shape
     x = torch.cat([examples.x, 7 * torch.randn(tasks, PADDING, *examples.x.shape[2:])], dim=1)
     y = torch.cat([examples.y, torch.zeros(tasks, PADDING, dtype=examples.y.dtype)], dim=1)
@@ -42,7 +42,7 @@ def test_padding_changes_no_meta_gradient(name, support_statistics, make_sampler
         learner.algorithm.support_statistics = support_statistics
         found.append(learner.meta_gradients(each.to(torch.float64)))
     (expected, values), (gradient, same) = found
-    if config == "matching_net":  # before adaptation all classes tie, but for rounding
+    if config == "matching_net":  # before adaptation all classes tie, except for rounding
         for each in (same, values):
             del each["acc_before"], each["precision_before"]
     assert relative_error(gradient, expected) < 1e-9
@@ -51,7 +51,7 @@ def test_padding_changes_no_meta_gradient(name, support_statistics, make_sampler
 
 @pytest.mark.parametrize("dims", [0, 2])
 def test_weighted_statistics_by_hand(dims):
-    """A weight of 2 is the same example twice."""
+    """A weight of 2 counts the example twice."""
     layer = (nn.BatchNorm2d if dims else nn.BatchNorm1d)(3, track_running_stats=False).double()
     x = torch.randn(4, 3, *[5] * dims, dtype=torch.float64)
     weight = torch.tensor([1.0, 2.0, 0.0, 1.0], dtype=torch.float64)

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-# Which configs call.
+# These register the resolvers that configs call.
 import metadraw.command.names
 import metadraw.command.offered  # noqa: F401
 from metadraw.errors import DivergedError, InputError
@@ -47,7 +47,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """What needs PyTorch and Lightning, whose import takes seconds, when it is asked for."""
+    """Import what needs PyTorch and Lightning on first use: their import takes seconds."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,13 +1,13 @@
-"""What goes wrong because of what was given, told in one line."""
+"""Errors that are reported in one line."""
 
 
 class InputError(ValueError):
     """Something the user gave is wrong, or something needed is missing.
 
-    ``str(error)`` is one line: what is wrong, what was given, what would be right.
+    ``str(error)`` is one line: what is wrong, what was given, what was expected.
     The command line prints that line alone and exits with status 1.
     """
 
 
 class DivergedError(RuntimeError):
-    """Meta-training met a loss that is not finite; one line says where and what is kept."""
+    """Meta-training reached a non-finite loss; one line says where, and what was saved."""

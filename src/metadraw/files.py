@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file: whoever reads it, and whenever this is killed, finds all of it or none."""
+    """Write a text file atomically: readers find all of it or nothing, even after a kill."""
     part = path.with_name(f"{path.name}.part")
     try:
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     finally:
-        part.unlink(missing_ok=True)  # what there was no room for
+        part.unlink(missing_ok=True)  # left over if the disk is full
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes each checkpoint beside its place, and then puts it there.
+    """Writes each checkpoint to a temporary file beside its path, then renames it.
 
-    Lightning writes it to the folder for temporary files. If that is on another disk, moving it is
-    copying, and a run that is killed meanwhile has half a checkpoint in the place of the last one.
+    Lightning writes to the system's temporary folder. If that is on another disk, the move is a
+    copy, and a run that is killed meanwhile overwrites its last checkpoint with half a new one.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint, in its place only when it is whole."""
+        """Write a checkpoint, which appears at its path only when complete."""
         if "://" in str(path):  # an object store writes whole files
             super().save_checkpoint(checkpoint, path, storage_options)
             return

@@ -1,4 +1,4 @@
-"""Meta-learning algorithms, one file each: how one task is learned, what is minimised outside."""
+"""Meta-learning algorithms, one file each: how a task is learned, and the outer loss."""
 
 from metadraw.algorithms.base import Algorithm, Outcome, State
 

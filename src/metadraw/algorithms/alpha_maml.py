@@ -19,19 +19,19 @@ from metadraw.objectives import Objective
 class AlphaMAML(MAML):
     """MAML whose inner and outer learning rates are adapted while it trains.
 
-    Both go down their hypergradient, the derivative of the outer loss with respect to the rate.
-    For the inner rate alpha that is taken through the whole inner loop. For the outer rate beta
-    it is that of the latest outer step (Baydin et al. 2018, "Online Learning Rate Adaptation with
-    Hypergradient Descent"): minus the meta-gradient times the direction of that step,
-    which was the meta-gradient before in gradient descent, and is what it was for any other
-    outer optimiser.
+    Each rate descends its hypergradient, the derivative of the outer loss with respect to the rate.
+    For the inner rate alpha, this goes through the whole inner loop. For the outer rate beta, it
+    goes through the latest outer step (Baydin et al. 2018, "Online Learning Rate Adaptation with
+    Hypergradient Descent"): minus the dot product of the meta-gradient and the direction of that
+    step, which is the previous meta-gradient with gradient descent, and the step divided by beta
+    with any other outer optimiser.
 
     Args:
         network: see `Algorithm`.
         head: see `Algorithm`.
         objective: see `Algorithm`.
-        inner_hyper_lr: the learning rate of alpha, which starts from ``inner_lr``.
-        outer_hyper_lr: the learning rate of beta, which starts from the outer optimiser's.
+        inner_hyper_lr: the learning rate of alpha, which starts at ``inner_lr``.
+        outer_hyper_lr: the learning rate of beta, which starts at the outer optimiser's rate.
         **inner: see `InnerLoop`.
 
     Raises:
@@ -55,14 +55,14 @@ class AlphaMAML(MAML):
         super().__init__(network, head, objective, **inner)
         self.inner_hyper_lr = positive(inner_hyper_lr=inner_hyper_lr)
         self.outer_hyper_lr = positive(outer_hyper_lr=outer_hyper_lr)
-        # Buffers, so that a resumed run has them. NaN: not known before the first outer step.
+        # Buffers, so that a resumed run restores them. NaN: unknown before the first outer step.
         self.register_buffer("outer_lr", torch.tensor(float("nan")))
         size = sum(p.numel() for p in self._moved())
         self.register_buffer("direction", torch.zeros(size))
         self.inner_lr = nn.Parameter(torch.tensor(float(self.inner.inner_lr)))
 
     def _moved(self) -> list[Tensor]:
-        """What the outer optimiser moves."""
+        """The parameters that the outer optimiser updates."""
         return [p for name, p in self.named_parameters() if name in self._adaptable]
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
@@ -73,12 +73,12 @@ class AlphaMAML(MAML):
     @torch.no_grad()
     def outer_step(self, means: Params, optimizer: Optimizer) -> None:
         """A step of both rates, then one of the outer optimiser; see `Algorithm.outer_step`."""
-        hypergradient, self.inner_lr.grad = self.inner_lr.grad, None  # not the optimiser's to move
+        hypergradient, self.inner_lr.grad = self.inner_lr.grad, None  # hidden from the optimiser
         assert hypergradient is not None
-        # A rate below zero would climb: the least one is next to nothing.
+        # A negative rate would ascend, so the rate stays just above 0.
         self.inner_lr.sub_(self.inner_hyper_lr * hypergradient).clamp_(min=1e-8)
         parameters = self._moved()
-        # Clipped, if it was to be.
+        # Already clipped, if gradient clipping is on.
         gradient = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         (group,) = optimizer.param_groups
         climb = self.outer_hyper_lr * (gradient @ self.direction).item()

@@ -8,7 +8,7 @@ from metadraw.data.episode import Episode
 
 
 class ANIL(MAML):
-    """MAML whose inner loop changes the head alone, on features that stay as they are (section 4).
+    """MAML whose inner loop adapts the head alone, on fixed features (section 4).
 
     Features are computed once for all inner steps, so a step costs next to nothing.
     """
@@ -20,10 +20,10 @@ class ANIL(MAML):
 
 
 def head_path(algorithm: Algorithm, head: State, task: Episode, steps: int) -> list[State]:
-    """The path of an inner loop that changes a head alone, on features computed once.
+    """The path of an inner loop that adapts a head alone, on features computed once.
 
     Args:
-        algorithm: whose features, objective and inner loop these are.
+        algorithm: provides features, objective and inner loop.
         head: ``head.weight`` and ``head.bias`` to start from.
         task: one task.
         steps: inner steps.

@@ -26,12 +26,12 @@ from metadraw.objectives.classification import Classification
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: What an algorithm knows of a task: any tensors by name. For most it is parameters.
+#: What an algorithm has learned of a task: tensors by name, for most algorithms parameters.
 State: TypeAlias = dict[str, Tensor]
 
 
 class Outcome(NamedTuple):
-    """What one task's query set was answered with, as `Objective.outputs` gives it."""
+    """The outputs for one task's query set, as `Objective.outputs` returns them."""
 
     before: Tensor  # in the state that adaptation starts from
     after: Tensor  # in the adapted state
@@ -44,36 +44,35 @@ class Algorithm(nn.Module, ABC):
     (`metadraw.training.map_tasks`). All are pure functions of this module's parameters, which are
     the meta-parameters: the network's, the head's, and any that a subclass adds.
 
-    A parameter with ``requires_grad=False`` is neither adapted nor meta-learned, and a layer that
-    is in evaluation mode when it gets here, such as the batch norm of a pre-trained body, stays in
-    it.
+    A parameter with ``requires_grad=False`` is neither adapted nor meta-learned. A layer that is
+    already in evaluation mode, such as the batch norm of a pre-trained body, stays in it.
 
-    A subclass implements `adapt`. It may change what the outer step minimises (`outer_loss`) or,
-    where that is not the gradient of a loss, `meta_gradient`; update in `outer_step` what the outer
-    optimiser does not learn; and set in `begin_epoch` what depends on the epoch.
+    A subclass implements `adapt`. It may override `outer_loss`, which the outer step minimises;
+    `meta_gradient`, if that is not the gradient of a loss; `outer_step`, to update what the outer
+    optimiser does not learn; and `begin_epoch`, to set what depends on the epoch.
 
     Args:
         network: any module that does not change its own buffers, from inputs ``[B, ...]`` to
             features ``[B, F]``.
-        head: an untrained linear layer from F features to as many outputs as the objective needs,
-            if the algorithm learns one.
-        objective: what the targets are, and when outputs are good.
+        head: an untrained linear layer from F features to the objective's outputs, if the algorithm
+            learns one.
+        objective: defines targets, loss and metrics.
         inner: the inner loop, if there is one.
 
     Raises:
-        InputError: batch norm that would update its running statistics, or an objective that is not
-            for this algorithm.
+        InputError: batch norm that would update its running statistics, or an objective that this
+            algorithm does not support.
     """
 
     #: Whether a trained algorithm can be tested with another number of ways.
     any_ways = False
-    #: Whether it learns classes and nothing else.
+    #: Whether it supports classification only.
     only_classes = False
     #: Whether it keeps running statistics, for ``learner.query_statistics=running``.
     running_statistics = False
-    #: Whether the backward pass computes each inner step again: slower, with memory for one.
+    #: Whether the backward pass recomputes each inner step: slower, with memory for one step.
     recompute_steps = False
-    #: Whether batch norm normalises the query set by the support set's statistics, or its own.
+    #: Whether batch norm normalises the query set by the support set's statistics, not its own.
     support_statistics = False
 
     def __init__(
@@ -92,18 +91,18 @@ class Algorithm(nn.Module, ABC):
         refuse_running_statistics(network)
         self.network, self.head = network, head
         self.objective, self.inner = objective, inner
-        # By name: inside of a task other tensors stand in the parameters' places.
+        # By name, because within a task other tensors replace the parameters.
         self._adaptable = {name for name, p in self.named_parameters() if p.requires_grad}
         self._evaluating = [m for m in network.modules() if not m.training]
 
     @property
     def inner_steps(self) -> int:
-        """K, adaptation steps in meta-training; 1 where there is no inner loop."""
+        """K, adaptation steps in meta-training; 1 without an inner loop."""
         return self.inner.inner_steps if self.inner else 1
 
     @property
     def eval_inner_steps(self) -> int:
-        """Adaptation steps in meta-validation and meta-test; 1 where there is no inner loop."""
+        """Adaptation steps in meta-validation and meta-test; 1 without an inner loop."""
         return self.inner.eval_inner_steps if self.inner else 1
 
     def train(self, mode: bool = True) -> Self:
@@ -118,19 +117,19 @@ class Algorithm(nn.Module, ABC):
         """Learn one task.
 
         Args:
-            task: with nothing in it that must not be seen, see `Episode.visible`.
+            task: without query targets, see `Episode.visible`.
             steps: adaptation steps.
 
         Returns:
-            What `predict` needs, before adaptation and after each step of it.
+            The states that `predict` takes: before adaptation and after each step.
         """
 
     def predict(self, state: State, x: Tensor) -> Tensor:
-        """Outputs ``[B, width]`` for inputs ``[B, ...]`` in one of the states of `adapt`."""
+        """Outputs ``[B, width]`` for inputs ``[B, ...]`` in one of `adapt`'s states."""
         return linear(self.features(x, state), state)
 
     def features(self, x: Tensor, state: State | None = None) -> Tensor:
-        """Features ``[B, F]`` of inputs ``[B, ...]``, with the network's parameters of a state."""
+        """Features ``[B, F]`` of inputs ``[B, ...]``, with the network parameters of a state."""
         own = {
             place(name): p
             for name, p in (state or {}).items()
@@ -139,9 +138,9 @@ class Algorithm(nn.Module, ABC):
         return call(self.network, own, x)
 
     def start(self, task: Episode) -> State:
-        """Where adaptation starts: network and head, frozen parameters aside, by name.
+        """The parameters that adaptation starts from, by name, except frozen ones.
 
-        Of a head for more ways than the task has, the first rows.
+        If the head has more outputs than the task needs, its first rows.
         """
         params: State = {n: p for n, p in self.named_parameters() if n in self._adaptable}
         width = self.objective.width(task)
@@ -150,13 +149,13 @@ class Algorithm(nn.Module, ABC):
         return params
 
     def outputs(self, state: State, examples: Examples) -> Tensor:
-        """What is made of examples in some state, `Objective.outputs`."""
+        """The outputs for examples in a state, see `Objective.outputs`."""
         with self.weighted(examples):
             return self.objective.outputs(partial(self.predict, state), examples)
 
     @contextmanager
     def weighted(self, examples: Examples) -> Iterator[None]:
-        """Within this context, batch norm counts each of these examples as it has weight."""
+        """Within this context, batch norm weights these examples by their ``weight``."""
         if examples.weight is None:
             yield
         else:
@@ -183,11 +182,11 @@ class Algorithm(nn.Module, ABC):
         return lambda state: self.objective.loss(self.outputs(state, examples), examples)
 
     def meta_parameters(self) -> dict[str, nn.Parameter]:
-        """What is meta-learned: this module's parameters by name, frozen ones aside."""
+        """The meta-learned parameters by name: all of this module's, except frozen ones."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def outer_loss(self, path: list[State], task: Episode) -> tuple[Tensor, Tensor]:
-        """What the outer step minimises for one task: by default, the query loss after adaptation.
+        """The loss that the outer step minimises: by default, the query loss after adaptation.
 
         Args:
             path: what `adapt` returned for the task.
@@ -202,16 +201,16 @@ class Algorithm(nn.Module, ABC):
     def meta_gradient(self, meta: Params, task: Episode) -> tuple[Params, Outcome]:
         """One task's gradient of the outer loss with respect to the meta-parameters.
 
-        It has to be taken here, inside of the map over tasks. Averaging the loss outside and
-        differentiating that is the same in mathematics, but wrong in PyTorch (2.13, silently):
-        the batching rule of batch norm's backward pass is, see functorch's issue 534.
+        It must be taken here, within the map over tasks. Differentiating the mean loss outside the
+        map is mathematically the same, but silently wrong in PyTorch 2.13: the batching rule of
+        batch norm's backward pass is wrong (functorch issue 534).
 
         Args:
             meta: values of the `meta_parameters` by name.
             task: one task.
 
         Returns:
-            The gradient by parameter name, with what `observe` adds, and the task's outcome.
+            The gradient by parameter name, with the tensors of `observe`, and the task's outcome.
         """
 
         def loss(meta: Params) -> tuple[Tensor, tuple[Outcome, Params]]:
@@ -231,7 +230,7 @@ class Algorithm(nn.Module, ABC):
         return loss, Outcome(before, after), self.observe(constant, task)
 
     def observe(self, path: list[State], task: Episode) -> Params:
-        """Extra per-task tensors for `outer_step`, by names of their own, averaged over the batch.
+        """Extra tensors for `outer_step`, averaged over tasks; their names must not be parameters'.
 
         Args:
             path: what `adapt` returned for the task, as constants.
@@ -243,20 +242,20 @@ class Algorithm(nn.Module, ABC):
         """Set what depends on the epoch, counted from 0; a resumed run begins at a later one."""
 
     def outer_step(self, means: Params, optimizer: Optimizer) -> None:
-        """Take one step of the outer optimiser, whose parameters have their ``grad``.
+        """Take one step of the outer optimiser; its parameters' ``grad`` is set.
 
         Args:
-            means: what `meta_gradient` returned, by name, the means over the tasks of a batch.
+            means: what `meta_gradient` returned by name, averaged over the tasks of a batch.
             optimizer: of this module's parameters.
         """
         optimizer.step()
 
     def learned(self) -> dict[str, Tensor]:
-        """What is worth watching: a scalar or ``[steps]`` values by ``quantity/layer``."""
+        """Values worth logging by ``quantity/layer``: scalars, or ``[steps]``."""
         return {}
 
     def check_classes(self, count: int) -> None:
-        """Check that it can be meta-trained on data of so many classes, all splits together.
+        """Check that it can be meta-trained on data with ``count`` classes over all splits.
 
         Raises:
             InputError: it cannot.
@@ -264,7 +263,7 @@ class Algorithm(nn.Module, ABC):
 
 
 def place(name: str) -> str:
-    """Where in the network a parameter of an algorithm is, or ``head.weight`` and the like."""
+    """A parameter's name within the network; ``head.weight`` and the like stay as they are."""
     return name.removeprefix("network.")
 
 

@@ -1,4 +1,4 @@
-"""The baseline of ordinary transfer: pre-train on all classes together, then a new head."""
+"""The transfer-learning baseline: pre-train on all classes together, then learn a new head."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class FineTune(Pretrained):
     """A pre-trained classifier; a task is learned by training a new head, or the whole network.
 
     The "Baseline" of Chen et al. 2019 ("A Closer Look at Few-shot Classification"). A task's head
-    starts from zero, so that before adaptation all classes are the same.
+    starts at zero, so all classes are equally likely before adaptation.
 
     Args:
         network: see `Algorithm`.
-        head: not used, except for how many features it takes.
+        head: only its number of input features is used.
         objective: classification.
         classes: see `Pretrained`.
         label_smoothing: see `Pretrained`.
         running_statistics: see `Pretrained`.
-        frozen: learn the head alone in a task, on features that stay as they are.
-        **inner: see `InnerLoop`; full-batch steps in a task, not used in pre-training.
+        frozen: adapt the head alone, on fixed features.
+        **inner: see `InnerLoop`; used to adapt to a task, not in pre-training.
 
     Raises:
         InputError: see `Pretrained` and `InnerLoop`.

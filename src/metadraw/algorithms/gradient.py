@@ -1,4 +1,4 @@
-"""The gradient of one task's loss, and layers in the form that can be differentiated twice."""
+"""The gradient of one task's loss, and layers in a form that can be differentiated twice."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from metadraw.algorithms.recompute import Params
 def grad(function: Callable[[Params], Any], has_aux: bool = False) -> Callable[[Params], Any]:
     """``torch.func.grad`` of a function of parameters by name, for any layer of PyTorch.
 
-    Within a transform of ``torch.func``, such as ``vmap``, it is that function. Outside of them
-    plain ``torch.autograd`` gives the same, also for what ``torch.func`` cannot handle, such as
-    a custom ``torch.autograd.Function`` without a ``setup_context``, or checkpointing.
+    Within a transform of ``torch.func``, such as ``vmap``, it is exactly that. Elsewhere it uses
+    plain ``torch.autograd``, which also handles what ``torch.func`` cannot, such as a custom
+    ``torch.autograd.Function`` without a ``setup_context``, or checkpointing.
 
     Args:
-        function: of parameters, a scalar; with ``has_aux`` also any tensors.
-        has_aux: whether it returns those.
+        function: maps parameters to a scalar and, with ``has_aux``, other tensors.
+        has_aux: whether ``function`` returns other tensors.
 
     Returns:
-        A function of parameters: the gradient by name, and those tensors. The result has a graph
-        of its own, for derivatives of higher order, unless it is called under `torch.no_grad`.
+        A function that maps parameters to the gradient by name, and those tensors. The result can
+        be differentiated again, unless it is computed under `torch.no_grad`.
     """
 
     def gradient(params: Params) -> Any:
@@ -35,11 +35,11 @@ def grad(function: Callable[[Params], Any], has_aux: bool = False) -> Callable[[
             return torch.func.grad(function, has_aux=has_aux)(params)
         keep = torch.is_grad_enabled()
         with torch.enable_grad():
-            # Copies: where one parameter is made of another, each has a slope of its own.
+            # Copies, so that each has its own gradient even if one is computed from another.
             own = {name: _variable(p, keep) for name, p in params.items()}
-            found = function(own)
-            value, aux = found if has_aux else (found, None)
-            slopes = (
+            result = function(own)
+            value, aux = result if has_aux else (result, None)
+            gradients = (
                 torch.autograd.grad(
                     value,
                     list(own.values()),
@@ -50,7 +50,7 @@ def grad(function: Callable[[Params], Any], has_aux: bool = False) -> Callable[[
                 if own and value.requires_grad
                 else [torch.zeros_like(p) for p in own.values()]
             )
-        by_name = dict(zip(own, slopes, strict=True))
+        by_name = dict(zip(own, gradients, strict=True))
         if not keep:
             aux = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, aux)
         return (by_name, aux) if has_aux else by_name
@@ -64,13 +64,13 @@ def _variable(p: Tensor, keep: bool) -> Tensor:
 
 @contextmanager
 def twice_differentiable(network: nn.Module) -> Iterator[None]:
-    """Within this context, PyTorch's layers take kernels that have second derivatives.
+    """Within this context, PyTorch's layers use kernels that have second derivatives.
 
     The fused kernels of attention, of `torch.nn.TransformerEncoderLayer` in evaluation and of
     recurrent layers on a GPU have none, and no rule for ``torch.vmap``.
 
     Args:
-        network: that will be called.
+        network: the one that will be called.
     """
     recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
     cudnn, fused = torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()

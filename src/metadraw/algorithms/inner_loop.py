@@ -1,4 +1,4 @@
-"""The inner loop: steps of an optimiser from given parameters, as pure functions."""
+"""The inner loop: optimiser steps from given parameters, as pure functions."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class InnerLoop:
     """How a task is learned by gradient steps; its fields are keys of an algorithm's config.
 
     Attributes:
-        inner_lr: alpha, the learning rate, above 0; where rates are learned, what they start from.
+        inner_lr: alpha, the learning rate, above 0; the initial value if rates are learned.
         inner_steps: K, steps in meta-training.
         eval_inner_steps: steps in meta-validation and meta-test.
-        first_order: take each step's gradient as a constant in the meta-gradient.
-        inner_optimizer: what makes a step of a gradient.
+        first_order: treat each step's gradient as a constant in the meta-gradient.
+        inner_optimizer: turns a gradient into a step.
 
     Raises:
         InputError: a rate that is not above 0, or a number of steps below 1.
@@ -57,9 +57,9 @@ class InnerLoop:
 
         Args:
             loss: see `gradient_step`.
-            start: where to start.
-            steps: how many steps, at least 0.
-            lr: learned rates, in place of ``inner_lr``.
+            start: the parameters to start from.
+            steps: number of steps, at least 0.
+            lr: learned rates that replace ``inner_lr``.
         """
         return gradient_steps(
             loss,
@@ -83,21 +83,21 @@ def gradient_step(
     """One full-batch step; differentiable with respect to ``params`` and ``lr``.
 
     Args:
-        loss: of parameters by name, a scalar.
-        params: where to step from, with what the optimiser keeps from step to step.
-        lr: alpha, the inner learning rate: one for all, or one by name, which is a scalar or has
-            its parameter's shape.
-        first_order: take the gradient as a constant in any derivative of the result.
-        optimizer: what makes a step of a gradient.
+        loss: maps parameters by name to a scalar.
+        params: the parameters to step from, with the optimiser's state.
+        lr: alpha, the inner learning rate: one for all, or one per name, either a scalar or of its
+            parameter's shape.
+        first_order: treat the gradient as a constant in any derivative of the result.
+        optimizer: turns a gradient into a step.
 
     Returns:
-        The parameters after the step, with what the optimiser keeps.
+        The parameters after the step, with the optimiser's state.
     """
     kept = {name: value for name, value in params.items() if KEPT in name}
     params = {name: p for name, p in params.items() if name not in kept}
     if first_order:
-        # Detached parameters, so that nothing is recorded to begin with; detached gradients,
-        # because the loss may depend on more than these.
+        # Detached parameters, so that no graph is recorded; detached gradients, because the loss
+        # may depend on other tensors, too.
         with torch.no_grad():
             gradient = grad(loss)({name: p.detach() for name, p in params.items()})
         gradient = {name: g.detach() for name, g in gradient.items()}
@@ -115,18 +115,18 @@ def gradient_steps(
     first_order: bool = False,
     optimizer: InnerOptimizer = _PLAIN,
 ) -> list[Params]:
-    """``steps`` times the same `gradient_step`.
+    """Repeat `gradient_step` ``steps`` times.
 
     Args:
         loss: see `gradient_step`.
-        params: where to start.
+        params: the parameters to start from.
         steps: K, at least 0.
         lr: see `gradient_step`.
         first_order: see `gradient_step`.
         optimizer: see `gradient_step`.
 
     Returns:
-        The K + 1 parameters along the way, the first ``params`` itself, the last the adapted ones.
+        The K + 1 states of the parameters, from ``params`` itself to the adapted ones.
     """
     path = [params]
     for _ in range(steps):
@@ -137,7 +137,7 @@ def gradient_steps(
 
 
 def positive(**setting: float) -> float:
-    """The value of the one setting given.
+    """Return the value of the one setting given, if it is positive.
 
     Raises:
         InputError: it is not above 0.

@@ -1,7 +1,7 @@
-"""Optimisers of the inner loop: pure functions of parameters and of what they keep of the past.
+"""Optimisers of the inner loop: pure functions of the parameters and the optimiser's state.
 
-Unlike those of `torch.optim`, they can be differentiated. What they keep travels with the
-parameters, by names that contain ``@``: ``head.weight@momentum``.
+Unlike those of `torch.optim`, they can be differentiated. Their state travels with the parameters,
+under names that contain ``@``: ``head.weight@momentum``.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from torch import Tensor
 from metadraw.algorithms.recompute import Params
 from metadraw.errors import InputError
 
-#: What the name of a kept value contains, and no parameter's name can.
+#: Part of the name of every value of the state, and of no parameter's name.
 KEPT = "@"
 Rates = float | Tensor | Mapping[str, Tensor]
 
 
 class InnerOptimizer(ABC):
-    """Makes a step of a gradient."""
+    """Turns a gradient into a step."""
 
     @abstractmethod
     def step(self, params: Params, gradient: Params, lr: Rates, kept: Params) -> Params:
-        """One step; differentiable with respect to every tensor that goes in.
+        """One step; differentiable with respect to every input tensor.
 
         Args:
-            params: where to step from.
-            gradient: of the loss there, by the same names.
-            lr: alpha: one for all, or one by name, a scalar or of its parameter's shape.
-            kept: what the step before kept, by name; empty in the first.
+            params: the parameters to step from.
+            gradient: of the loss, by the same names.
+            lr: alpha: one for all, or one per name, either a scalar or of its parameter's shape.
+            kept: the state after the previous step, by name; empty in the first step.
 
         Returns:
-            The parameters after the step, and what is kept.
+            The parameters and the state after the step.
         """
 
 
@@ -47,10 +47,10 @@ def descend(params: Params, direction: Params, lr: Rates) -> Params:
 
 
 class GradientDescent(InnerOptimizer):
-    """Plain gradient descent, as in all papers of the MAML family."""
+    """Plain gradient descent, which all papers of the MAML family use."""
 
     def step(self, params: Params, gradient: Params, lr: Rates, kept: Params) -> Params:
-        """See `InnerOptimizer.step`; nothing is kept."""
+        """See `InnerOptimizer.step`; there is no state."""
         return descend(params, gradient, lr)
 
 
@@ -58,17 +58,17 @@ class Momentum(InnerOptimizer):
     """Gradient descent with momentum, as `torch.optim.SGD` defines it.
 
     Args:
-        momentum: the share of the last direction that remains, in 0..1.
+        momentum: the share of the last direction that is kept, at least 0 and below 1.
 
     Raises:
-        InputError: another momentum.
+        InputError: the momentum is outside this range.
     """
 
     def __init__(self, momentum: float) -> None:
         self.momentum = _share(momentum=momentum)
 
     def step(self, params: Params, gradient: Params, lr: Rates, kept: Params) -> Params:
-        """See `InnerOptimizer.step`; keeps the direction."""
+        """See `InnerOptimizer.step`; the state is the direction."""
         direction = {
             name: g + self.momentum * kept[f"{name}@momentum"] if kept else g
             for name, g in gradient.items()
@@ -79,15 +79,15 @@ class Momentum(InnerOptimizer):
 class Adam(InnerOptimizer):
     """Adam (Kingma and Ba 2015, algorithm 1), within the inner loop.
 
-    Its epsilon stands under the square root, so that a gradient of zero has a derivative.
+    Its epsilon is under the square root, so that the step is differentiable at a gradient of zero.
 
     Args:
-        beta1: decay of the mean gradient, in 0..1.
-        beta2: decay of the mean squared gradient, in 0..1.
-        eps: the least size of a denominator, above 0.
+        beta1: decay of the mean gradient, at least 0 and below 1.
+        beta2: decay of the mean squared gradient, at least 0 and below 1.
+        eps: the smallest denominator, above 0.
 
     Raises:
-        InputError: another value of these.
+        InputError: one of these is outside its range.
     """
 
     def __init__(self, beta1: float, beta2: float, eps: float) -> None:
@@ -96,7 +96,7 @@ class Adam(InnerOptimizer):
             raise InputError(f"algorithm.inner_optimizer.eps={eps}: must be a number above 0")
 
     def step(self, params: Params, gradient: Params, lr: Rates, kept: Params) -> Params:
-        """See `InnerOptimizer.step`; keeps both means and the number of steps."""
+        """See `InnerOptimizer.step`; the state is both means and the number of steps."""
         some = next(iter(gradient.values()))
         steps = kept.get("@steps", some.new_zeros(())) + 1
         now: Params = {"@steps": steps}

@@ -16,10 +16,10 @@ class MAML(Algorithm):
     """Start every task from the same parameters, and learn those (algorithm 2 of the paper).
 
     The inner loop takes K full-batch gradient steps on the support loss (equation 1). The outer
-    loss is the query loss of the adapted parameters, and its gradient goes through the inner loop.
+    loss is the query loss of the adapted parameters; its gradient goes through the inner loop.
     Without second derivatives (``first_order``, section 5.2) it is known as FOMAML.
 
-    A subclass may start a task from elsewhere, by `start`.
+    A subclass may override `start` to start a task from other parameters.
 
     Args:
         network: see `Algorithm`.

@@ -22,33 +22,32 @@ from metadraw.objectives import Objective
 
 
 class MAMLpp(MAML):
-    """MAML with any of the changes of the paper's section 4; without all of them it is MAML.
+    """MAML with any of the changes of the paper's section 4; with none of them it is MAML.
 
-    Whatever is per step has one set for every point of the inner loop's path, K + 1 of them: the
-    paper's K and one for the adapted network. An evaluation with more steps than K stays with
-    the last.
+    Per-step values have one set for each of the K + 1 points of the inner loop's path: the paper's
+    K, and one for the adapted network. Evaluation with more than K steps reuses the last set.
 
     Args:
         network: see `Algorithm`.
         head: see `Algorithm`.
         objective: see `Algorithm`.
-        multi_step_epochs: epochs over which the outer loss goes from the mean of the query losses
-            after each inner step to the last one's alone; 0: the last one's from the start.
+        multi_step_epochs: epochs over which the outer loss is annealed from the mean of the query
+            losses after each inner step to the last one alone; 0: the last one from the start.
         first_order_epochs: epochs without second derivatives at the start.
-        per_step_statistics: keep running batch norm statistics for each inner step, by which
-            ``learner.query_statistics=running`` normalises in evaluation, the inner loop included.
-            (The paper's published code keeps them and never uses them.)
-        per_step_norm: learn batch norm's weights and biases for each inner step, where the inner
-            loop then leaves them alone.
+        per_step_statistics: keep running batch norm statistics for each inner step;
+            ``learner.query_statistics=running`` normalises by them in evaluation, including its
+            inner loop. (The paper's published code keeps them and never uses them.)
+        per_step_norm: meta-learn batch norm's weights and biases for each inner step; the inner
+            loop then does not adapt them.
         learned_rates: learn an inner learning rate for each layer and step (LSLR).
         **inner: see `InnerLoop`.
 
     Raises:
-        InputError: a negative number of epochs, or something for batch norm with a network that has
-            none; see also `MAML`.
+        InputError: a negative number of epochs, or a batch norm option for a network without batch
+            norm; see also `MAML`.
     """
 
-    #: Of the running statistics, PyTorch's default.
+    #: Momentum of the running statistics, PyTorch's default.
     momentum = 0.1
 
     def __init__(
@@ -74,8 +73,8 @@ class MAMLpp(MAML):
         of_norms = [name for name in named if name.rpartition(".")[0] in norms]
         if per_step_statistics and not norms:
             raise InputError(
-                "algorithm.per_step_statistics=true: the network has no batch norm by the "
-                "statistics of the batch: must be false"
+                "algorithm.per_step_statistics=true: the network has no batch norm that uses "
+                "batch statistics: must be false"
             )
         if per_step_norm and not of_norms:
             raise InputError(
@@ -87,7 +86,7 @@ class MAMLpp(MAML):
 
         self.per_step = of_norms if per_step_norm else []
         self.adapted = [name for name in named if name not in self.per_step]
-        # Lists, in the order of those names, because a dict of parameters takes no dots.
+        # Lists, in the order of those names, because ParameterDict allows no dots in names.
         self.per_step_values = nn.ParameterList(
             named[name].detach().repeat(self.inner_steps + 1, 1) for name in self.per_step
         )
@@ -96,7 +95,7 @@ class MAMLpp(MAML):
             for name in self.adapted
             if learned_rates
         )
-        self.statistics: list[str] = []  # of each layer, its mean and its variance
+        self.statistics: list[str] = []  # mean and variance of each layer
         if per_step_statistics:
             for name, layer in norms.items():
                 self.statistics += [f"{name}.running_mean", f"{name}.running_var"]
@@ -106,7 +105,7 @@ class MAMLpp(MAML):
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Anneal the weights of the outer loss and the order of derivatives, by the epoch."""
+        """Set this epoch's weights of the outer loss and order of derivatives."""
         # "Derivative-Order Annealing (DA)" of section 4.
         self.first_order = epoch < self.first_order_epochs
         # "Multi-Step Loss Optimization (MSL)" of section 4: the importance weights v_i of the query
@@ -117,7 +116,7 @@ class MAMLpp(MAML):
         self.step_weights = weights
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
-        """Everything `predict` needs before and after each gradient step; see `Algorithm.adapt`."""
+        """The state before and after each gradient step; see `Algorithm.adapt`."""
         start = self.start(task)
         params = {name: start[name] for name in self.adapted}
         loss_on_support = self.loss_on(task.support)
@@ -138,11 +137,11 @@ class MAMLpp(MAML):
         return path
 
     def _of_step(self, step: int) -> Params:
-        """Batch norm's weights, biases and running statistics after so many steps."""
+        """Batch norm's weights, biases and running statistics after ``step`` steps."""
         step = min(step, self.inner_steps)
         learned = zip(self.per_step, self.per_step_values, strict=True)
         of_norms = {name: values[step] for name, values in learned}
-        # The network only looks at these in evaluation mode, as any PyTorch batch norm.
+        # Like any PyTorch batch norm, the network uses these in evaluation mode only.
         return of_norms | {name: self.get_buffer(_buffer(name))[step] for name in self.statistics}
 
     def _rates(self, step: int) -> float | Params:
@@ -162,9 +161,9 @@ class MAMLpp(MAML):
         return loss, outputs
 
     def observe(self, path: list[State], task: Episode) -> Params:
-        """The batch statistics of the support set before each step, of the query set after all.
+        """Batch statistics of the support set before each step, of the query set after the last.
 
-        Those are the batches that evaluation normalises at these points of the path.
+        Evaluation normalises the same batches at these points of the path.
         """
         if not self.running_statistics:
             return {}
@@ -184,7 +183,7 @@ class MAMLpp(MAML):
             self.get_buffer(_buffer(name)).lerp_(means[name], self.momentum)
 
     def learned(self) -> dict[str, Tensor]:
-        """Rates and batch norm's values by layer and step, the latter as means over channels."""
+        """Rates, and batch norm's values as means over channels, by layer and step."""
         rates = zip(self.adapted, self.inner_lrs, strict=False)  # there may be none
         watched: dict[str, Tensor] = {f"inner_lr/{place(name)}": rate for name, rate in rates}
         for name, values in zip(self.per_step, self.per_step_values, strict=True):
@@ -197,5 +196,5 @@ class MAMLpp(MAML):
 
 
 def _buffer(name: str) -> str:
-    """A buffer's name may have no dots."""
+    """The buffer for a parameter's name, without dots, which PyTorch does not allow."""
     return place(name).replace(".", "-")

@@ -15,8 +15,8 @@ class MatchingNet(Algorithm):
     """Classify by attention over the support set, in the cosine similarity of features.
 
     There is no inner loop: the support set's features and labels are all that is learned of a
-    task. Support and query images have the same embedding, without the paper's full context
-    embeddings (section 2.1.2). Before adaptation all classes are the same.
+    task. Support and query images share one embedding, without the paper's full context embeddings
+    (section 2.1.2). Before adaptation all classes are equally likely.
 
     Args:
         network: see `Algorithm`.
@@ -51,5 +51,5 @@ class MatchingNet(Algorithm):
         similarity = features @ F.normalize(state["features"], dim=1).T
         if "weight" in state:
             similarity = similarity + state["weight"].log()
-        # Equation 1: the attention's share of each class. Logarithms make it a logit.
+        # Equation 1: the attention to each class. Its logarithm is a logit.
         return (similarity.softmax(dim=1) @ state["labels"]).log()

@@ -14,9 +14,9 @@ from metadraw.objectives import Objective
 
 
 class MetaSGD(MAML):
-    """MAML that also learns an inner learning rate for every single parameter (algorithm 1).
+    """MAML that also learns an inner learning rate for every element (algorithm 1).
 
-    No sign is imposed on the rates, so they set the direction of a step as much as its length.
+    Rates may be negative, so they determine the direction of a step as well as its length.
 
     Args:
         network: see `Algorithm`.
@@ -34,7 +34,7 @@ class MetaSGD(MAML):
         super().__init__(network, head, objective, **inner)
         adapted = {name: p for name, p in self.named_parameters() if name in self._adaptable}
         self.adapted = list(adapted)
-        # In the order of these names, because a ParameterDict takes no dots.
+        # A list, in the order of these names, because ParameterDict allows no dots in names.
         self.inner_lrs = nn.ParameterList(
             torch.full_like(p, self.inner.inner_lr) for p in adapted.values()
         )

@@ -16,8 +16,8 @@ from metadraw.objectives import Objective
 class ProtoMAML(MAML):
     """MAML whose head starts from the prototypes of the support set, for any number of ways.
 
-    Before adaptation it classifies as a prototypical network; the inner loop then changes network
-    and head, and the meta-gradient also goes through the prototypes.
+    Before adaptation it classifies like a prototypical network; the inner loop then adapts network
+    and head. The meta-gradient also goes through the prototypes.
 
     Args:
         network: see `Algorithm`.
@@ -37,7 +37,7 @@ class ProtoMAML(MAML):
         super().__init__(network, None, objective, **inner)
 
     def start(self, task: Episode) -> State:
-        """The network, and the head that is equal to a prototypical network."""
+        """The network, and the head that classifies like a prototypical network."""
         support, ways = task.support, self.objective.width(task)
         with self.weighted(support):
             features = self.features(support.x)

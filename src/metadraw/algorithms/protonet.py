@@ -14,9 +14,9 @@ from metadraw.objectives import Objective
 class ProtoNet(Algorithm):
     """Classify by the nearest class mean, in squared Euclidean distance of features.
 
-    There is no inner loop: one look at the support set gives the prototypes (equation 1), and
-    softmax over negative distances the classes' probabilities (equation 2). Before adaptation, when
-    there is no prototype yet, all classes are the same.
+    There is no inner loop: one pass over the support set gives the prototypes (equation 1), and a
+    softmax over negative distances gives class probabilities (equation 2). Before adaptation there
+    are no prototypes, and all classes are equally likely.
 
     Args:
         network: see `Algorithm`.
@@ -33,7 +33,7 @@ class ProtoNet(Algorithm):
         super().__init__(network, None, objective)
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
-        """A head that knows nothing, and the one of the prototypes; see `Algorithm.adapt`."""
+        """A head of zeros, and the head of the prototypes; see `Algorithm.adapt`."""
         support, ways = task.support, self.objective.width(task)
         with self.weighted(support):
             features = self.features(support.x)

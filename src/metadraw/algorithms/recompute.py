@@ -1,8 +1,8 @@
-"""The gradient through an inner loop that keeps one step at a time, and computes each again.
+"""The gradient through an inner loop, with the graph of one recomputed step at a time.
 
-What backpropagation keeps of K inner steps grows with K. Here it is the parameters after each step
-and, while it goes back, the graph of one: Griewank and Walther 2000, "Algorithm 799: revolve",
-with as many checkpoints as steps. A step that is computed again draws the same random numbers.
+Plain backpropagation keeps the graphs of all K inner steps. This keeps the parameters after each
+step and, in the backward pass, the graph of one step: Griewank and Walther 2000, "Algorithm 799:
+revolve", with as many checkpoints as steps. A recomputed step draws the same random numbers.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch.func import grad, vjp
 Params = dict[str, Tensor]
 _Step = Callable[[], Params]
 
-#: What becomes of a step: it is taken, unless something else is said here.
+#: What to do with a step: by default, take it.
 _take: ContextVar[Callable[[_Step], Params]] = ContextVar("take", default=lambda step: step())
 
 
 def can_be_recomputed(step: Callable[..., Params]) -> Callable[..., Params]:
-    """Let `grad_by_steps` take this function's calls one by one."""
+    """Let `grad_by_steps` intercept each call of this function."""
 
     @wraps(step)
     def taken(*args: Any, **kwargs: Any) -> Params:
@@ -37,23 +37,23 @@ def can_be_recomputed(step: Callable[..., Params]) -> Callable[..., Params]:
 def grad_by_steps(
     function: Callable[[Params], tuple[Tensor, Any]],
 ) -> Callable[[Params], tuple[Params, Any]]:
-    """``torch.func.grad(function, has_aux=True)``, with memory for one step.
+    """``torch.func.grad(function, has_aux=True)`` with memory for one step.
 
     Args:
-        function: of parameters, a scalar and other tensors; it calls functions that
-            `can_be_recomputed`, always as many in the same order. What goes into one may depend on
-            the parameters and on what the one before gave; were it on an earlier one, the gradient
-            is NaN. The scalar may depend on all of them.
+        function: maps parameters to a scalar and other tensors. It calls functions that
+            `can_be_recomputed`, always the same number in the same order. The inputs of a call may
+            depend on the parameters and on the result of the previous call; if they depend on an
+            earlier result, the gradient is NaN. The scalar may depend on all results.
 
     Returns:
-        A function of parameters: the gradient and those tensors. It calls ``function`` once
-        to take the steps, once with all steps given, and as far as the step for each of them.
+        A function that maps parameters to the gradient and those tensors. It calls ``function``
+        once to take the steps, once with all steps given, and once for each step, up to that step.
     """
 
     def gradient(params: Params) -> tuple[Params, Any]:
         steps: list[Params] = []
         random = _Random(params)
-        after: list[list[Tensor]] = []  # states of the random numbers, of each step
+        after: list[list[Tensor]] = []  # random states after each step
 
         def keep(step: _Step) -> Params:
             steps.append(step())
@@ -91,24 +91,24 @@ def grad_by_steps(
                         function(params)
                 except _Taken as taken:
                     return taken.params
-                raise RuntimeError("a function took fewer steps than the first time")
+                raise RuntimeError("the function took fewer steps than the first time")
 
             return take_one
 
-        slopes, aux = grad(with_steps, argnums=(0, 1), has_aux=True)(params, steps)
+        gradients, aux = grad(with_steps, argnums=(0, 1), has_aux=True)(params, steps)
         end = random.state()
-        total, by_steps = slopes
+        total, by_steps = gradients
         while steps:
             steps.pop()
             before = steps[-1] if steps else {}
             again, pull_back = vjp(one_step(len(steps)), params, before)  # type: ignore[misc]
             by_params, by_before = pull_back(by_steps.pop())
-            # 0, or NaN where the step was from what is unknown.
+            # 0, or NaN if the step depended on an unknown result.
             unknown = torch.stack([p.sum() for p in again.values()]).sum() * 0
-            total = {name: slope + by_params[name] + unknown for name, slope in total.items()}
+            total = {name: g + by_params[name] + unknown for name, g in total.items()}
             if steps:
                 last = by_steps[-1]
-                by_steps[-1] = {name: slope + by_before[name] for name, slope in last.items()}
+                by_steps[-1] = {name: g + by_before[name] for name, g in last.items()}
         random.go_to(end)
         return total, aux
 
@@ -116,7 +116,7 @@ def grad_by_steps(
 
 
 class _Random:
-    """The random number generators that computations on some tensors draw from."""
+    """The random number generators of the CPU and of the GPUs that hold some tensors."""
 
     def __init__(self, params: Params) -> None:
         self.gpus = {p.device for p in params.values() if p.is_cuda}
@@ -130,8 +130,8 @@ class _Random:
             torch.cuda.set_rng_state(of_gpu, gpu)
 
 
-class _Taken(Exception):  # noqa: N818  (nothing is wrong)
-    """The one step that was wanted has been taken."""
+class _Taken(Exception):  # noqa: N818  (not an error)
+    """The requested step has been taken."""
 
     def __init__(self, params: Params) -> None:
         super().__init__()
@@ -148,5 +148,5 @@ def _taking(take: Callable[[_Step], Params]) -> Iterator[None]:
 
 
 def _unknown(params: Params) -> Params:
-    """NaN in the shapes of these, in no memory."""
+    """NaN of the same shapes, expanded from scalars to take no memory."""
     return {name: p.new_full((), torch.nan).expand(p.shape) for name, p in params.items()}

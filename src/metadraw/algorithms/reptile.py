@@ -19,14 +19,14 @@ class Reptile(MAML):
     """Move the parameters towards where training on each task leads (algorithm 2).
 
     It needs no split into support and query set: in meta-training a task is learned from both
-    together. What is logged there is the query accuracy after learning from the support set
-    alone, which compares with other algorithms.
+    together. The logged query metrics follow adaptation to the support set alone, so that they are
+    comparable with other algorithms'.
 
     Args:
         network: see `Algorithm`.
         head: see `Algorithm`.
         objective: see `Algorithm`.
-        **inner: see `InnerLoop`; at least 2 steps, because one is plain training.
+        **inner: see `InnerLoop`; at least 2 steps, because one step is plain training.
 
     Raises:
         InputError: see `MAML`.
@@ -40,7 +40,7 @@ class Reptile(MAML):
     def meta_gradient(self, meta: Params, task: Episode) -> tuple[Params, Outcome]:
         """(theta - theta') / alpha, which section 2 hands to the outer optimiser as a gradient."""
         gradient, outcome = call(self, meta, task)
-        # Rows of the head for classes that the task does not have stay where they are.
+        # Head rows for classes that the task does not have do not change.
         return {name: _like(p, gradient[name]) for name, p in meta.items()}, outcome
 
     def forward(self, task: Episode) -> tuple[Params, Outcome]:  # type: ignore[override]
@@ -53,6 +53,6 @@ class Reptile(MAML):
 
 
 def _like(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """A gradient of the first rows of a parameter, with zeros for the others."""
+    """The gradient of a parameter's first rows, padded with zeros for the others."""
     rest = torch.zeros_like(parameter[len(gradient) :])
     return torch.cat([gradient, rest]) if len(rest) else gradient

@@ -1,4 +1,4 @@
-"""The baseline without any meta-training: a fresh network, trained on the support set alone."""
+"""The baseline without meta-training: a new network, trained on the support set alone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from metadraw.objectives import Objective
 
 
 class Scratch(MAML):
-    """Train the untrained network on each task: what learning from a handful alone is worth.
+    """Train an untrained network on each task, to see what a few examples alone can teach.
 
-    Every task starts from the same random parameters, those of the run's seed, and there is
-    nothing to meta-train: a run goes through one epoch without steps, validates and tests.
+    Every task starts from the same random parameters, drawn with the run's seed. There is nothing
+    to meta-train: a run goes through one epoch without steps, validates and tests.
 
     Args:
         network: see `Algorithm`.

@@ -16,14 +16,14 @@ from metadraw.objectives import Objective
 class UnicornMAML(MAML):
     """MAML whose head starts with the same learned vector for every class.
 
-    So a task's result does not depend on which class has which label, and any number of ways
-    works. Before adaptation all classes are the same.
+    A task's result therefore does not depend on which class has which label, and any number of ways
+    works. Before adaptation all classes are equally likely.
 
     Args:
         network: see `Algorithm`.
-        head: its first row is what the vector starts from.
+        head: its first row initialises the vector.
         objective: classification.
-        **inner: see `InnerLoop`; the paper finds that 15 to 20 steps pay.
+        **inner: see `InnerLoop`; the paper finds that 15 to 20 steps pay off.
 
     Raises:
         InputError: see `MAML`.

@@ -1,4 +1,4 @@
-"""How the command line reports what went wrong."""
+"""How the command line reports errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from metadraw.errors import DivergedError, InputError
 
 log = logging.getLogger(__name__)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_PLACE = (
+_UNUSABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.ENAMETOOLONG, errno.ELOOP),
 )
@@ -36,18 +36,18 @@ _SHOW_ALL = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What the user can mend is told in one line, with exit status 1.
+    """Report errors that the user can fix in one line, with exit status 1.
 
-    It goes around Hydra itself, which would print several lines, and, by `job_errors`, around a
-    job, where it would add one of its own. With ``HYDRA_FULL_ERROR=1`` everything is shown.
+    This wraps Hydra itself, which would print several lines, and, through `job_errors`, each job,
+    where Hydra would add a line. With ``HYDRA_FULL_ERROR=1`` everything is shown.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a ± where the terminal's encoding has none
+            stream.reconfigure(errors="replace")  # e.g. ± if the terminal's encoding lacks it
     if _SHOW_ALL:
         yield
         return
-    # Makes Hydra raise instead of printing and exiting itself.
+    # Makes Hydra raise instead of printing and exiting.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
@@ -62,9 +62,9 @@ def one_line_errors() -> Iterator[None]:
 
 @contextmanager
 def job_errors() -> Iterator[None]:
-    """As `one_line_errors`, but in a sweep the other jobs are run all the same.
+    """Like `one_line_errors`, but in a sweep the other jobs still run.
 
-    What went wrong is also written to ``error.txt`` in the run folder.
+    The error is also written to ``error.txt`` in the run folder.
     """
     hydra = HydraConfig.get()
     path = Path(hydra.runtime.output_dir) / "error.txt"
@@ -75,7 +75,7 @@ def job_errors() -> Iterator[None]:
         line = explain(error) or f"{type(error).__name__}: {error}"
         path.write_text(f"{line}\n", encoding="utf-8")
         if hydra.mode is RunMode.MULTIRUN:
-            # Hydra goes on, and raises the first error when all jobs are done.
+            # Hydra continues, and raises the first error when all jobs are done.
             log.error("error: %s", line)
             raise
         with one_line_errors():
@@ -83,7 +83,7 @@ def job_errors() -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str | None:
-    """One line for an error that the user can mend; none for a fault of the program."""
+    """One line for an error that the user can fix; `None` for a bug."""
     known: BaseException | None = None
     cause: BaseException | None = error
     while cause is not None:
@@ -91,10 +91,10 @@ def explain(error: BaseException) -> str | None:
             return str(cause)
         if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
             return (
-                f"there is no room to write ({cause.strerror}): what was written before is whole: "
-                "make room, and the same command in the same folder goes on from there"
+                f"there is no room to write ({cause.strerror}): earlier files are intact: free "
+                "some space, and the same command in the same folder resumes the run"
             )
-        if isinstance(cause, OSError) and cause.filename and _is_no_place(cause):
+        if isinstance(cause, OSError) and cause.filename and _is_unusable(cause):
             return (
                 f"{cause.filename}: cannot be used ({cause.strerror}): choose another path "
                 "(folders come from hydra.run.dir, hydra.sweep.dir, METADRAW_LOGS, METADRAW_CACHE)"
@@ -102,25 +102,25 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, MissingMandatoryValue):
             return f"{cause.full_key} is missing: {cause.full_key}=... is needed"
         if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and cause.full_key:
-            # Hydra would advise to add it all the same.
+            # Hydra would suggest adding it anyway.
             assert cause.parent_node is not None
             return str(unknown(cause.full_key, cause.parent_node._get_root()))
         if isinstance(cause, (HydraException, OmegaConfBaseException)) or (
-            # Hydra's, for algorithm=3
+            # Hydra's error for algorithm=3
             isinstance(cause, ValueError) and str(cause).startswith("Config group override")
         ):
             known = known if known and str(known) else cause
         cause = cause.__cause__ or cause.__context__
     if known is None:
         return None
-    # Hydra ends with a list of the folders that it searched, which is no help here.
+    # Hydra ends with a list of the folders that it searched, which does not help here.
     text = str(known).split("Config search path:")[0]
     return " ".join(text.split()) or type(known).__name__
 
 
-def _is_no_place(error: OSError) -> bool:
-    """Whether the user has to choose another path; a file that is missing may be our fault."""
+def _is_unusable(error: OSError) -> bool:
+    """Whether the user must choose another path; a missing file may be a bug."""
     if error.errno == errno.ENOENT:  # as for a folder below /proc
         *_, last = traceback.extract_tb(error.__traceback__)
         return last.name in ("mkdir", "makedirs")
-    return error.errno in _NO_PLACE
+    return error.errno in _UNUSABLE

@@ -1,4 +1,4 @@
-"""The shipped configs, composed as a command would compose them."""
+"""The shipped configs, composed as a command composes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from metadraw.command import keys
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-#: In the package if it was installed, else at the top of the checkout.
+#: In the package if it is installed, else at the top of the checkout.
 CONFIGS = next(p for p in (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs") if p.is_dir())
 
 
@@ -33,7 +33,7 @@ def compose(*overrides: str, config: str = "train") -> DictConfig:
         known = keys.known(config)
     with open_dict(cfg):
         choices = cfg.pop("hydra").runtime.choices
-        if OmegaConf.is_interpolation(cfg, "algorithm_name"):  # as a command would resolve it
+        if OmegaConf.is_interpolation(cfg, "algorithm_name"):  # as a command resolves it
             cfg.algorithm_name = choices["algorithm"]
     keys.check(cfg, known)
     return cfg

@@ -1,4 +1,4 @@
-"""Keys that nothing reads: refused, however they came into the config, with what may be meant."""
+"""Refuses config keys that nothing reads, whatever their origin, and suggests another."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from metadraw.errors import InputError
 
-#: Of eval.py, changes to a checkpoint's config: checked as a whole when that is read.
+#: Groups of eval.py that change a checkpoint's config: checked when that is read.
 _CHANGES = ("data", "algorithm", "learner")
-#: Config groups whose choices change the rest of the config, and are no part of it.
+#: Config groups whose choices change the rest of the config, but are not part of it.
 _ONLY_GROUPS = ("experiment", "sweep")
 
 
 def check_job(cfg: DictConfig) -> None:
-    """`check` for the job that Hydra runs at the moment."""
+    """`check` for the job that Hydra is running."""
     check(cfg, known(HydraConfig.get().job.config_name))
 
 
 @cache
 def known(config_name: str | None) -> frozenset[str] | None:
-    """The keys, with dots, of a config without any override; None where it needs one."""
+    """The keys, with dots, of a config without overrides; `None` if it needs one."""
     try:
         return frozenset(_paths(compose(config_name)))
     except HydraException:
@@ -39,15 +39,15 @@ def known(config_name: str | None) -> frozenset[str] | None:
 def check(cfg: DictConfig, known: frozenset[str] | None = None) -> None:
     """Check that something reads every key.
 
-    Next to a ``_target_``, a key must be an argument that the target takes. Everywhere else it must
-    be a known one, or be an object itself, such as another callback, or a callback that is off.
+    Next to a ``_target_``, a key must be an argument of the target. Elsewhere it must be known, or
+    hold an object, such as another callback, or be a callback that is off.
 
     Args:
         cfg: the composed config.
-        known: the keys that it has without overrides; None leaves out the second check.
+        known: the keys that it has without overrides; `None` skips the second check.
 
     Raises:
-        InputError: a key is neither.
+        InputError: nothing reads a key.
     """
     _check_arguments(cfg, "", cfg, known or frozenset())
     if known is None:
@@ -80,14 +80,14 @@ def unknown(key: str, cfg: DictConfig) -> InputError:
     prefix = f"{parent}." if parent else ""
     meant = {other: f"{prefix}{other}" for other in (*beside, *(() if parent else _ONLY_GROUPS))}
     meant |= {other: f"+{prefix}{other}" for other in addable - beside}
-    if name in beside:  # where it should not have been
+    if name in beside:  # the key itself
         del meant[name]
     # The same name in another group, else a similar one in the same.
-    found = [path for path in _paths(cfg) if path.endswith(f".{name}") and path != key]
+    close = [path for path in _paths(cfg) if path.endswith(f".{name}") and path != key]
     if name in addable - beside:
-        found.insert(0, meant[name])
-    found += [meant[other] for other in get_close_matches(name, sorted(meant), 1)]
-    hint = f"did you mean {found[0]}?" if found else "--help shows every key"
+        close.insert(0, meant[name])
+    close += [meant[other] for other in get_close_matches(name, sorted(meant), 1)]
+    hint = f"did you mean {close[0]}?" if close else "--help shows every key"
     return InputError(f"{key}: there is no such key: {hint}")
 
 
@@ -95,7 +95,7 @@ def _check_arguments(node: DictConfig, path: str, cfg: DictConfig, known: frozen
     taken = arguments(node["_target_"]) if "_target_" in node else None
     for key in map(str, node):
         full = f"{path}.{key}" if path else key
-        # A null of eval.py says that nothing was changed, whatever data set was chosen.
+        # null in eval.py means unchanged, whatever data set is chosen.
         unchanged = full in known and node._get_node(key)._is_none()  # type: ignore[union-attr]
         if taken is not None and not (key in taken or key.startswith("_") or unchanged):
             raise unknown(full, cfg)
@@ -105,20 +105,19 @@ def _check_arguments(node: DictConfig, path: str, cfg: DictConfig, known: frozen
 
 @cache
 def arguments(target: str) -> set[str] | None:
-    """The names of what a class or function takes, None where it takes any.
+    """The names of the arguments of a class or function; `None` if it takes any.
 
-    What a class hands on by ``**kwargs`` is taken by the next one of its bases or, where the class
-    declares an attribute of that name, by the attribute's type: ``**inner`` with
-    ``inner: InnerLoop``.
+    A class passes its ``**kwargs`` to its next base or, if it declares an attribute of that name,
+    to the attribute's type: ``**inner`` with ``inner: InnerLoop``.
     """
     try:
-        found: Any = get_object(target)
+        callee: Any = get_object(target)
         calls = (
-            [vars(base)["__init__"] for base in found.__mro__ if "__init__" in vars(base)]
-            if isinstance(found, type)
-            else [found]
+            [vars(base)["__init__"] for base in callee.__mro__ if "__init__" in vars(base)]
+            if isinstance(callee, type)
+            else [callee]
         )
-        attributes = get_type_hints(found) if isinstance(found, type) else {}
+        attributes = get_type_hints(callee) if isinstance(callee, type) else {}
         names: set[str] = set()
         for call in calls:
             parameters = inspect.signature(call).parameters.values()
@@ -130,13 +129,13 @@ def arguments(target: str) -> set[str] | None:
                 return (names | set(inspect.signature(attributes[rest]).parameters)) - {"self"}
             if rest is None:
                 return names - {"self"}
-    except Exception:  # no such target, which is told when it is made, or one without a signature
+    except Exception:  # no such target, which instantiation reports, or no signature
         return None
     return None
 
 
 def _mapping(node: DictConfig, key: Any) -> DictConfig | None:
-    """A value that is itself keys and values, as it stands; None for any other."""
+    """The value of a key if it is a mapping, not an interpolation; else `None`."""
     value = node._get_node(key)
     plain = isinstance(value, DictConfig) and not (
         value._is_none() or value._is_missing() or value._is_interpolation()

@@ -1,4 +1,4 @@
-"""What ``--help`` offers: the config groups of a command, and of each what can be chosen."""
+"""What ``--help`` offers: the config groups of a command and their choices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 
 def offered() -> str:
-    """A line for each group in the defaults of the command, with its choices."""
+    """One line for each group in the command's defaults, with its choices."""
     job = HydraConfig.get()
     folders = [Path(one.path) for one in job.runtime.config_sources if one.schema == "file"]
     groups = dict(_groups(str(job.job.config_name), folders))
@@ -23,7 +23,7 @@ def offered() -> str:
 
 
 def _groups(config: str, folders: Sequence[Path]) -> Iterator[tuple[str, str | None]]:
-    """Each group of a config's defaults with the choice there, also of the configs it builds on."""
+    """Each group in a config's defaults with its choice, including those of base configs."""
     for entry in _read(config, folders).get("defaults", []):
         if isinstance(entry, str):
             if entry != "_self_":
@@ -34,9 +34,9 @@ def _groups(config: str, folders: Sequence[Path]) -> Iterator[tuple[str, str | N
 
 
 def _choices(group: str, default: str | None, folders: Sequence[Path]) -> list[str]:
-    """The default and whatever makes objects.
+    """The default, and the choices that make objects.
 
-    Where there has to be a choice, the other files are for these to build on.
+    If a group needs a choice, its other files are base configs.
     """
     names = sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
     making = [name for name in names if _makes_objects(group, name, folders)]
@@ -56,8 +56,8 @@ def _makes_objects(group: str, name: str, folders: Sequence[Path]) -> bool:
 def _read(name: str, folders: Sequence[Path]) -> dict[str, Any]:
     for folder in folders:
         if (path := folder / f"{name}.yaml").is_file():
-            found: Any = OmegaConf.to_container(OmegaConf.load(path))
-            return found or {}
+            config: Any = OmegaConf.to_container(OmegaConf.load(path))
+            return config or {}
     return {}
 
 

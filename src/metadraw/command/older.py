@@ -1,4 +1,4 @@
-"""Configs of older versions of metadraw, as this one would have written them."""
+"""Translates configs of older versions of metadraw."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-#: Where older versions had what a config of a run calls.
+#: Targets in configs of runs, at their old and new paths.
 _MOVED = {
     f"metadraw.{name}.": f"metadraw.training.{name}."
     for name in ("checkpoints", "console", "curves", "learner", "loggers")
@@ -14,15 +14,15 @@ _MOVED = {
 
 
 def modern(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config with today's keys; one of today as it is.
+    """A run's config with current keys; a current one is unchanged.
 
     Args:
-        config: as ``config.yaml``, ``results.json`` or a checkpoint has it.
+        config: from ``config.yaml``, ``results.json`` or a checkpoint.
     """
     now = _moved(deepcopy(dict(config)))
     data, model = now.get("data"), now.get("model")
     if isinstance(model, dict) and str(model.get("_target_")).startswith("metadraw.models."):
-        model.pop("ways", None)  # networks give features, and the objective has the outputs
+        model.pop("ways", None)  # networks return features, and the objective has the ways
     if "objective" not in now and isinstance(data, dict) and "ways" in data:
         now["objective"] = {
             "_target_": "metadraw.objectives.classification.Classification",
@@ -34,9 +34,9 @@ def modern(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def modernise(checkpoint: dict[str, Any]) -> None:
-    """Change a checkpoint of a version without objectives to one of today; others stay.
+    """Translate a checkpoint of a version without objectives in place; leave others unchanged.
 
-    The head then was the last layer of the network, of `Conv4` the one after five others.
+    The head was then the last layer of the network, the sixth of `Conv4`.
     """
     config = checkpoint["metadraw_config"]
     if "objective" not in config:

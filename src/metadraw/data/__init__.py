@@ -1,1 +1,1 @@
-"""From drawings to episodes."""
+"""What tasks are made of, and how: from drawings to episodes."""

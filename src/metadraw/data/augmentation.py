@@ -1,6 +1,6 @@
-"""Turned, mirrored and moved drawings.
+"""Rotated, mirrored, shifted, zoomed and sheared drawings.
 
-What moves whole pixels is integer operations, the same on any device bit for bit.
+What moves whole pixels is integer arithmetic, bit-identical on every device.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: In how many orientations a meta-training class is a class of its own, by ``data.new_classes``.
+#: How many orientations of a meta-training class count as classes, by ``data.new_classes``.
 ORIENTATIONS = {"none": 1, "rotations": 4, "rotations_mirrors": 8}
 
 
@@ -20,8 +20,8 @@ def orient(pictures: Tensor, orientation: Tensor) -> Tensor:
     """Each picture in one of eight orientations: mirrored left-right or not, then turned.
 
     Args:
-        pictures: ``[..., H, W]`` of any dtype; H = W where any is turned by 90 or 270 degrees.
-        orientation: int64, broadcast to ``[...]``: r + 4m mirrors if m is 1, not 0, then turns
+        pictures: ``[..., H, W]`` of any dtype; H = W if any is turned by 90 or 270 degrees.
+        orientation: int64, broadcast to ``[...]``: r + 4m first mirrors if m is 1, then turns
             counterclockwise by r quarters, 0 to 3.
 
     Returns:
@@ -29,7 +29,7 @@ def orient(pictures: Tensor, orientation: Tensor) -> Tensor:
     """
     height, width = pictures.shape[-2:]
     pixels = torch.arange(height * width, device=pictures.device).view(height, width)
-    # [8, H*W]: from where each pixel of the result is taken.
+    # [8, H*W]: the source of each pixel of the result.
     source = torch.stack(
         [
             seen.rot90(quarters).flatten()
@@ -42,7 +42,7 @@ def orient(pictures: Tensor, orientation: Tensor) -> Tensor:
 
 
 def shift(pictures: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
-    """Each picture moved; what leaves it is lost, and what is left behind is 0.
+    """Each picture shifted; pixels that leave it are lost, and the gap is 0.
 
     Args:
         pictures: ``[..., H, W]`` of any dtype.
@@ -53,7 +53,7 @@ def shift(pictures: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
         ``[..., H, W]`` of the same dtype.
     """
     height, width = pictures.shape[-2:]
-    # [..., H, 1] and [..., 1, W]: from where each row and each column of the result is taken.
+    # [..., H, 1] and [..., 1, W]: the source of each row and each column of the result.
     y = (torch.arange(height, device=pictures.device) - dy[..., None])[..., :, None]
     x = (torch.arange(width, device=pictures.device) - dx[..., None])[..., None, :]
     source = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)

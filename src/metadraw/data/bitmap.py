@@ -1,4 +1,4 @@
-"""Any picture of a drawing as the bitmap that Quick, Draw! networks are trained on."""
+"""Converts any picture of a drawing to the bitmaps that Quick, Draw! networks are trained on."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from metadraw.data.pictures import plain
 
 SIDE = 28  # pixels
 _FINE = 8 * SIDE  # the side at which strokes are measured and corrected
-_STROKE = 10  # their width there: 1.25 pixels of a bitmap of 28
-_FILLED = 50  # what is wider is no stroke but a filled shape, and stays as it is
-_CONTRAST = 24  # grey levels between ground and ink, below which there is no drawing
+_STROKE = 10  # their width at that side: 1.25 pixels of a 28-pixel bitmap
+_FILLED = 50  # anything wider is a filled shape, not a stroke, and stays unchanged
+_CONTRAST = 24  # grey levels between ground and ink; with fewer there is no drawing
 
 
 def to_bitmap(image: Image.Image, side: int = SIDE) -> np.ndarray:
-    """Light strokes on a black ground, as large as the bitmap allows, centred.
+    """Convert a picture to light strokes on black, centred and as large as the bitmap allows.
 
-    The ground may be light or dark, transparent, or paper in uneven light. Strokes are brought to
-    the width of the data's own: they were about one pixel wide there, whatever they are here.
+    Its ground may be light, dark or transparent, or paper in uneven light. All strokes become about
+    one pixel wide, like those of the data.
 
     Args:
         image: any size and mode.
@@ -52,13 +52,13 @@ def to_bitmap(image: Image.Image, side: int = SIDE) -> np.ndarray:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """Without transparency and of a size that is quick to work with, mode ``L``."""
+    """The picture in mode ``L``, without transparency, at a size that is fast to process."""
     image = plain(image)
     image.thumbnail((2 * _FINE, 2 * _FINE), reducing_gap=2.0)
     if image.mode == "RGBA":
         alpha = np.asarray(image.getchannel("A"), np.float32)
         luminance = np.asarray(image.convert("L"), np.float32)
-        # Light strokes on nothing would vanish on white.
+        # Light strokes on a transparent ground would vanish on white.
         light = alpha.sum() > 0 and (luminance * alpha).sum() / alpha.sum() > 128
         ground = Image.new("RGBA", image.size, "black" if light else "white")
         image = Image.alpha_composite(ground, image)
@@ -69,10 +69,10 @@ def _ink(grey: Image.Image) -> np.ndarray:
     """How much each pixel differs from the ground around it, ``float32 [H, W]`` in 0..1."""
     pixels = np.asarray(grey)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    # The ground is what most of the border and of the picture is; a drawing may touch the border.
+    # Most of the border and of the picture is ground; a drawing may touch the border.
     if np.median(border) + np.median(pixels) > 255:
         grey = ImageOps.invert(grey)
-    # Now ink is lighter than the ground, which is what is darkest nearby, smoothed.
+    # Now ink is lighter than the ground, which is the darkest value nearby, smoothed.
     coarse = grey.resize((64, 64), Image.Resampling.BOX)
     nearby = Image.fromarray(_around(np.asarray(coarse), 15, np.minimum))
     nearby = nearby.filter(ImageFilter.GaussianBlur(6))
@@ -87,12 +87,12 @@ def _ink(grey: Image.Image) -> np.ndarray:
 
 
 def _even_strokes(fine: Image.Image) -> Image.Image:
-    """Strokes of the width that the data's own have, by erosion or dilation."""
+    """Erode or dilate strokes to the width of those in the data."""
     pixels = np.asarray(fine)
     area, inner = (int((a > 127).sum()) for a in (pixels, _around(pixels, 3, np.minimum)))
     if area == inner:
         return fine
-    width = 2 * area / (area - inner)  # of a long stroke: its area is half its edge times width
+    width = 2 * area / (area - inner)  # of a long stroke: area = width * edge / 2
     if width > _FILLED:
         return fine
     size = 2 * round(abs(width - _STROKE) / 2) + 1
@@ -100,9 +100,9 @@ def _even_strokes(fine: Image.Image) -> Image.Image:
 
 
 def _around(pixels: np.ndarray, size: int, extreme: np.ufunc) -> np.ndarray:
-    """The least or greatest value in a square around each pixel, its side an odd number.
+    """The minimum or maximum in a square around each pixel; its side is an odd number.
 
-    Row by row, then column by column: Pillow's rank filters sort the whole square.
+    Rows first, then columns: Pillow's rank filters would sort the whole square.
     """
     for _ in range(2):
         padded = np.pad(pixels, ((size // 2, size // 2), (0, 0)), "edge")

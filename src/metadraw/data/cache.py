@@ -1,8 +1,8 @@
 """Drawings on disk: a folder with ``drawings.npy`` and ``meta.json``, complete or absent.
 
-``meta.json`` describes the array fully (shape, classes, provenance with its SHA-256), so a stored
-array is sound exactly if what it says equals what is found. An array above `LARGEST` stays on disk,
-memory-mapped, and its SHA-256 is computed once, when it is written.
+``meta.json`` describes the array fully (shape, classes, provenance with its SHA-256): a stored
+array is valid if and only if it matches. An array above `LARGEST` stays on disk, memory-mapped, and
+its SHA-256 is computed once, when it is written.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from metadraw.data.mapped import advise
 from metadraw.errors import InputError
 
 VERSION = 1
-#: Bytes that are read into memory.
+#: The largest array that is read into memory, in bytes.
 LARGEST = 1 << 30
-_SAMPLES = 16  # rows a class, of drawings too many for a checksum of all
+_SAMPLES = 16  # rows per class in the checksum, if there are too many for all of them
 Provenance = dict[str, str | int]
 _log = logging.getLogger(__name__)
 
 
 class DamagedError(OSError):
-    """Something is stored, but not what its folder should hold; one line says what is off."""
+    """A folder does not hold the array that it should; one line says how it differs."""
 
 
 def is_mapped(images: Sequence[np.ndarray] | np.ndarray) -> bool:
@@ -43,10 +43,10 @@ def is_mapped(images: Sequence[np.ndarray] | np.ndarray) -> bool:
 def provenance(
     images: Sequence[np.ndarray] | np.ndarray, origin: Mapping[str, str | int]
 ) -> Provenance:
-    """Where arrays come from, with the SHA-256 of their bytes in C order, one after the other.
+    """The origin of arrays, with the SHA-256 of their bytes in C order, one after the other.
 
-    Of memory-mapped ones, which may take minutes to read, ``sha256_of_samples`` is that of each
-    array's length and of 16 of its rows, spread evenly.
+    Memory-mapped arrays may take minutes to read: for them, ``sha256_of_samples`` covers each
+    array's shape and 16 of its rows, evenly spaced.
     """
     digest, mapped = hashlib.sha256(), is_mapped(images)
     for array in images:
@@ -59,23 +59,23 @@ def provenance(
 
 
 def checksum(provenance: Mapping[str, Any]) -> str:
-    """The SHA-256 in a provenance, of all bytes or of samples, empty if it has none."""
+    """The SHA-256 in a provenance, of all bytes or of samples; empty if there is none."""
     return str(provenance.get("sha256") or provenance.get("sha256_of_samples") or "")
 
 
 def read(
     folder: Path, classes: Sequence[str], shape: Sequence[int], origin: Mapping[str, str | int]
 ) -> tuple[np.ndarray, Provenance] | None:
-    """A stored array and its provenance, or None if there is no such folder.
+    """A stored array and its provenance, or `None` if there is no such folder.
 
     Args:
         folder: of this one array.
         classes: C names.
         shape: of the array.
-        origin: where the drawings should come from.
+        origin: the expected origin of the drawings.
 
     Returns:
-        ``uint8 [*shape]`` with its provenance, or None; memory-mapped if it is above `LARGEST`.
+        ``uint8 [*shape]`` with its provenance, or `None`; memory-mapped if it is above `LARGEST`.
 
     Raises:
         DamagedError: the folder holds anything else.
@@ -90,13 +90,13 @@ def read(
         mapped = stored.nbytes > LARGEST
         images = stored if mapped else np.array(stored)
         known = meta["provenance"]["sha256"] if mapped else provenance(images, {})["sha256"]
-        right = _describe(images.shape, classes, {**origin, "sha256": known})
-        if meta != right:
-            off = [key for key in right if meta.get(key) != right[key]]
-            raise ValueError(f"meta.json does not fit drawings.npy in {', '.join(off)}")
+        expected = _describe(images.shape, classes, {**origin, "sha256": known})
+        if meta != expected:
+            wrong = [key for key in expected if meta.get(key) != expected[key]]
+            raise ValueError(f"meta.json does not match drawings.npy in {', '.join(wrong)}")
     except Exception as error:  # damaged files raise nearly anything
         raise DamagedError(" ".join(str(error).split())) from error
-    return images, right["provenance"]
+    return images, expected["provenance"]
 
 
 def write(
@@ -106,20 +106,20 @@ def write(
     classes: Sequence[str],
     origin: Mapping[str, str | int],
 ) -> tuple[np.ndarray, Provenance]:
-    """Store an array where none is; call it with the lock held.
+    """Store a new array; the caller must hold the lock.
 
     Args:
         folder: of this one array.
-        images: uint8, its entries one by one: they need not be in memory together.
+        images: its uint8 entries one by one: they need not be in memory together.
         shape: of the array.
         classes: C names.
         origin: where the drawings come from.
 
     Returns:
-        What `read` gives for it.
+        What `read` returns for it.
 
     Raises:
-        OSError: it could not be written, or reads back otherwise; nothing is left.
+        OSError: it could not be written, or reads back differently; nothing is left behind.
     """
     unfinished = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
@@ -135,8 +135,8 @@ def write(
             array.flush()
             os.fsync(array.fileno())
         with (unfinished / "meta.json").open("w", encoding="utf-8") as meta:
-            told = {**origin, "sha256": digest.hexdigest()}
-            json.dump(_describe(shape, classes, told), meta, indent=1)
+            described = _describe(shape, classes, {**origin, "sha256": digest.hexdigest()})
+            json.dump(described, meta, indent=1)
             meta.flush()
             os.fsync(meta.fileno())
         stored = read(unfinished, classes, shape, origin)
@@ -154,27 +154,27 @@ def read_or_make(
     origin: Mapping[str, str | int],
     make: Callable[[], Iterable[np.ndarray]],
 ) -> tuple[np.ndarray, Provenance]:
-    """A stored array and its provenance, made and stored where there is none that is whole.
+    """A stored array and its provenance; made and stored first if missing or damaged.
 
     Args:
         folder: of this one array.
         classes: C names.
         shape: of the array.
         origin: where the drawings come from.
-        make: gives the entries of ``uint8 [*shape]``; called once for any number of processes.
+        make: returns the entries of ``uint8 [*shape]``; called once for any number of processes.
 
     Returns:
-        What `read` gives.
+        What `read` returns.
 
     Raises:
         OSError: it could not be written.
     """
     try:
-        # First without the lock: a finished cache may lie where nothing can be written.
+        # First without the lock: a finished cache may be read-only.
         if stored := read(folder, classes, shape, origin):
             return stored
     except DamagedError:
-        pass  # another process may be about to mend it
+        pass  # another process may be about to repair it
     with lock(folder.with_name(f"{folder.name}.lock")):
         try:
             if stored := read(folder, classes, shape, origin):
@@ -187,7 +187,7 @@ def read_or_make(
 
 @contextmanager
 def told(root: Path) -> Iterator[None]:
-    """Turn what goes wrong with the cache into one line.
+    """Report errors of the cache in one line.
 
     Args:
         root: the folder of all caches, ``data.cache_dir``.
@@ -201,19 +201,19 @@ def told(root: Path) -> Iterator[None]:
         reason = " ".join(str(error).split())
         raise InputError(
             f"data.cache_dir={root}: cannot keep the drawings there: {reason}; free some space or "
-            "give a folder that can be written"
+            "choose a writable folder"
         ) from error
 
 
 @contextmanager
 def lock(file: Path) -> Iterator[None]:
-    """Hold a lock between processes; a log line says so if another one holds it.
+    """Hold a lock between processes; a log line says if it has to wait.
 
     Args:
-        file: the lock file, made if it is not there.
+        file: the lock file, created if missing.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     held = filelock.FileLock(file)

@@ -1,4 +1,4 @@
-"""N-way k-shot episodes of classes: class splits, augmentation, and where images live."""
+"""N-way k-shot episodes of classes: class splits, augmentation, and the images in memory."""
 
 from __future__ import annotations
 
@@ -31,38 +31,38 @@ class EpisodeDataModule(TaskDataModule):
     """Batches of N-way k-shot episodes from any drawings; a data set implements `load`.
 
     Args:
-        ways: N, classes a task, at least 2; or the least and the most of it, as two numbers: then N
-            is drawn for every batch.
-        train_ways: N of meta-training alone, ``ways`` if `None`; for algorithms that learn any
-            number of ways.
-        rotation: every meta-training drawing is turned at random by up to so many degrees.
-        zoom: and made larger or smaller by up to this share of its size.
-        shear: and slanted by up to so many degrees.
+        ways: N, classes per task, at least 2; or its minimum and maximum, between which N is drawn
+            for every batch.
+        train_ways: N in meta-training, ``ways`` if `None`; for algorithms that learn any number of
+            ways.
+        rotation: meta-training drawings are rotated at random by up to this many degrees.
+        zoom: their size changes at random by up to this share.
+        shear: they are sheared at random by up to this many degrees.
         split_seed: which classes are for meta-training, -validation and -test, unless they are
             named.
-        new_classes: ``rotations`` (x 4) or ``rotations_mirrors`` (x 8) makes every meta-training
-            class seen in each orientation a class of its own (Santoro et al. 2016, "Meta-learning
-            with memory-augmented neural networks"); ``none`` adds none.
-        shift: every meta-training drawing is moved at random by up to so many pixels in each
+        new_classes: ``rotations`` (x 4) or ``rotations_mirrors`` (x 8) makes each orientation of a
+            meta-training class a separate class (Santoro et al. 2016, "Meta-learning with
+            memory-augmented neural networks"); ``none`` adds none.
+        shift: meta-training drawings are shifted at random by up to this many pixels in each
             direction.
         mirror: meta-training drawings are mirrored left-right at random.
-        train_samples_per_class: meta-training has only the first so many drawings of each class,
-            all if none.
+        train_samples_per_class: how many drawings of each class meta-training uses, the first ones;
+            all if `None`.
         image_size: height and width of a drawing in pixels.
         image_channels: 1 for grey, 3 for RGB.
-        classes: the classes to use, as a list of names or the path of a text file with one name a
-            line, all if None.
-        exclude_classes: classes to leave out, likewise, none if None.
-        train_classes: those for meta-training, likewise; all three of these or none.
+        classes: the classes to use, as a list of names or the path of a text file with one name per
+            line; all if `None`.
+        exclude_classes: classes to leave out, in the same form.
+        train_classes: those for meta-training, in the same form; give all three splits or none.
         val_classes: those for meta-validation.
         test_classes: those for meta-test.
         **tasks: see `TaskDataModule`.
 
     Raises:
-        InputError: an impossible number, here or (what depends on the drawings) in `setup`.
+        InputError: an impossible value, here or, if that depends on the drawings, in `setup`.
     """
 
-    #: Whether 255 is ink, which pictures for people show in black, and not light.
+    #: Whether 255 is ink, which figures show in black, rather than light.
     ink = True
     drawings: Drawings
     splits: dict[str, list[str]]
@@ -92,14 +92,14 @@ class EpisodeDataModule(TaskDataModule):
         super().__init__(**tasks)
         self.ways = count(2, ways=ways)
         self.train_ways = self.ways if train_ways is None else count(2, train_ways=train_ways)
-        for key, value, most_of_it in (
+        for key, value, largest in (
             ("rotation", rotation, 180),
             ("zoom", zoom, 0.9),
             ("shear", shear, 60),
         ):
-            if isinstance(value, bool) or not 0 <= value <= most_of_it:
-                raise InputError(f"data.{key}={value}: must be a number in 0..{most_of_it}")
-        # Where all tasks have the same number of ways.
+            if isinstance(value, bool) or not 0 <= value <= largest:
+                raise InputError(f"data.{key}={value}: must be a number in 0..{largest}")
+        # Known if all tasks have the same number of ways.
         self.chance = 1 / self.ways if isinstance(self.ways, int) else None
         whole(0, shift=shift)
         whole(1, image_size=image_size, image_channels=image_channels)
@@ -107,7 +107,7 @@ class EpisodeDataModule(TaskDataModule):
         batch = self.tasks_of("train")
         if ranges and self.train_tasks is not None and self.train_tasks % batch:
             raise InputError(
-                f"data.train_tasks={self.train_tasks}: with ways or shots of a range, which are "
+                f"data.train_tasks={self.train_tasks}: with a range of ways or shots, which are "
                 f"drawn for every batch, must be a multiple of data.tasks_per_batch={batch}"
             )
         needed = most(self.train_shots) + most(self.train_queries)
@@ -143,7 +143,7 @@ class EpisodeDataModule(TaskDataModule):
         self.train_samples = train_samples_per_class
         self.split_seed = split_seed
         self.new_classes = new_classes
-        # Results are measured on drawings as they are.
+        # Results are measured on unchanged drawings.
         self.orientations = {"train": ORIENTATIONS[new_classes], "val": 1, "test": 1, "all": 1}
         self.shift = {"train": shift, "val": 0, "test": 0, "all": 0}
         self.mirror = {"train": mirror, "val": False, "test": False, "all": False}
@@ -154,10 +154,10 @@ class EpisodeDataModule(TaskDataModule):
 
     @abstractmethod
     def load(self) -> Drawings:
-        """The drawings, downloaded and cached where needed.
+        """The drawings, downloaded and cached if needed.
 
         Raises:
-            InputError: they cannot be had, or are not what they should be.
+            InputError: they cannot be loaded, or are not as expected.
         """
 
     @property
@@ -166,7 +166,7 @@ class EpisodeDataModule(TaskDataModule):
         return self.image_channels, self.image_size, self.image_size
 
     def prepare(self, image: Image.Image) -> np.ndarray:
-        """Any picture as an image of this data set, for use: ``uint8 [C, H, W]``."""
+        """Convert any picture to an image of this data set, ``uint8 [C, H, W]``."""
         return to_bitmap(image)[None]
 
     def sizes_of(self, split: str) -> tuple[int | tuple[int, int], ...]:
@@ -177,11 +177,11 @@ class EpisodeDataModule(TaskDataModule):
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """Of the drawings."""
+        """The origin of the drawings."""
         return self.drawings.provenance
 
     def example(self, tasks: int) -> Episode:
-        """Tasks of noise, with the most ways, shots and queries that there can be."""
+        """Tasks of noise, with the maximum numbers of ways, shots and queries."""
         ways = most(self.ways)
         labels = torch.arange(ways).expand(tasks, -1)
         support, query = (
@@ -189,19 +189,19 @@ class EpisodeDataModule(TaskDataModule):
             for each in (most(self.shots), most(self.queries))
             for y in [labels.repeat_interleave(each, dim=1)]
         )
-        # Classes of number 0: however few classes the data have, they have that one.
+        # Class 0 only, because all data have it.
         about = {"classes": torch.zeros_like(labels)}
         return Episode(support, query, torch.arange(tasks), about=about)
 
     def picture(self, task: Episode, path: Path, before: Tensor, after: Tensor) -> None:
-        """Support and query drawings by class, with what each was taken for after adaptation."""
+        """Draw support and query set by class, with the predictions after adaptation."""
         draw_episode(task, self.drawings.classes, path, after, ink=self.ink)
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the drawings, choose and split their classes, and check that they are as asked for.
+        """Load the drawings, choose and split their classes, and check them.
 
         Raises:
-            InputError: drawings of another size, too few of a class, or class names that are wrong.
+            InputError: drawings of another size, too few of a class, or wrong class names.
         """
         if self._images is not None:
             return
@@ -222,30 +222,30 @@ class EpisodeDataModule(TaskDataModule):
             )
         if self.named:
             self.splits = named_splits(self.named, drawings.classes)
-            # By what is named, wherever it is named: which runs had the same tasks.
-            told = {
+            # Of the names alone, wherever they were given: tells which runs had the same tasks.
+            checksums = {
                 f"{split}_classes": hashlib.sha256("\n".join(names).encode()).hexdigest()
                 for split, names in self.splits.items()
             }
-            drawings = replace(drawings, provenance={**drawings.provenance, **told})
+            drawings = replace(drawings, provenance={**drawings.provenance, **checksums})
         else:
             self.splits = split_classes(drawings.classes, self.split_seed)
         self._counts = torch.tensor(counts)
         if cache.is_mapped(drawings.images):
             self.drawings = drawings
             self._images = MappedImages(drawings.images, self.image_shape)
-        else:  # one array, of which the classes' own are views
+        else:  # one array, and a view of it for each class
             images = np.concatenate(list(drawings.images))
             self.drawings = replace(drawings, images=np.split(images, np.cumsum(counts)[:-1]))
             self._images = torch.from_numpy(images).view(-1, *self.image_shape)
 
     def chosen(self, known: Sequence[str]) -> list[str]:
-        """Those of a data set's class names that this module uses, in their order.
+        """The class names of a data set that this module uses, in their order.
 
         Raises:
-            InputError: names that are wrong, see `chosen_classes`, or all of them left out.
+            InputError: wrong names, see `chosen_classes`, or all classes left out.
         """
-        if self._chosen is not None:  # by `load`, which then left the others out itself
+        if self._chosen is not None:  # by `load`, which then leaves out the others itself
             return self._chosen
         if self.classes is not None:
             known = chosen_classes("classes", self.classes, known)
@@ -258,7 +258,7 @@ class EpisodeDataModule(TaskDataModule):
         return self._chosen
 
     def _restricted(self, drawings: Drawings) -> Drawings:
-        """The drawings of the chosen classes, with a checksum of these."""
+        """The drawings of the chosen classes, with their checksum."""
         classes = tuple(self.chosen(drawings.classes))
         if classes == tuple(drawings.classes):
             return drawings
@@ -268,7 +268,7 @@ class EpisodeDataModule(TaskDataModule):
 
     @property
     def class_count(self) -> int:  # type: ignore[override]
-        """How many values `Episode.classes` can take over all splits: 0 to one less than this.
+        """The number of classes in ``about["classes"]`` over all splits, numbered from 0.
 
         The classes of the drawings, times the orientations of ``new_classes``.
         """
@@ -280,10 +280,10 @@ class EpisodeDataModule(TaskDataModule):
 
         Args:
             split: ``train``, ``val``, ``test`` or ``all``, every class whatever its split.
-            device: where the drawings shall live; episodes come from there.
+            device: holds the drawings and makes the episodes.
 
         Raises:
-            InputError: an unknown split, one of too few classes, or a class of too few drawings.
+            InputError: an unknown split, too few classes in it, or too few drawings of a class.
         """
         check_split(split)
         self.setup()
@@ -295,17 +295,18 @@ class EpisodeDataModule(TaskDataModule):
             raise InputError(
                 f"data.ways={most(ways)}: the meta-{split} split has only {available} classes"
             )
-        # Kept, so that the drawings travel to an accelerator once and all splits share them.
+        # Kept, so that the drawings are copied to an accelerator once and all splits share them.
         device = torch.device(device)
         if device not in self._placed:
             self._placed[device] = self._images.to(device)
         number = {name: position for position, name in enumerate(self.drawings.classes)}
         classes = torch.tensor([number[name] for name in names])
         fewest = int(self._counts[classes].argmin())
-        if (found := int(self._counts[classes[fewest]])) < (needed := most(shots) + most(queries)):
+        smallest, needed = int(self._counts[classes[fewest]]), most(shots) + most(queries)
+        if smallest < needed:
             raise InputError(
                 f"data.shots={most(shots)} + data.queries={most(queries)} = "
-                f"{needed} drawings of a class, but there are {found} of "
+                f"{needed} drawings of a class, but there are {smallest} of "
                 f"{names[fewest]}: ask for fewer, add some (data.samples_per_class), or leave such "
                 "classes out with data.exclude_classes"
             )

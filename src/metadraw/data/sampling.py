@@ -24,9 +24,9 @@ class EpisodeSampler:
     episode and change nothing else in it: a 5-way episode's classes are the first five of the
     10-way episode of the same index.
 
-    A class seen in several orientations is as many classes: ``orientation * C + class`` is the one
-    whose drawings are all in that orientation, see `augmentation.orient`. How a drawing is moved or
-    mirrored depends on its index in the class, not on its place in the episode.
+    Each orientation of a class is a separate class: ``orientation * C + class`` has its drawings in
+    that orientation, see `augmentation.orient`. How a drawing is shifted or mirrored depends on its
+    index in the class, not on its position in the episode.
 
     Args:
         images: ``[D, channels, H, W]`` uint8, the D drawings of all C classes, one class after the
@@ -34,18 +34,18 @@ class EpisodeSampler:
         counts: ``[C]`` int64, how many drawings each class has; their sum is D.
         classes: ``[M]`` int64, the classes of this split.
         split: one of `SPLITS`: part of the hash, so splits never share a stream.
-        ways: N, classes a task, at most M; or the least and the most of it, drawn for each batch.
-        shots: K, support drawings a class, likewise.
-        queries: Q, query drawings a class, likewise; K + Q at most what each class of this split
-            has. Of the same range as ``shots``, it is the same number in every batch.
-        seed: another seed, other episodes.
-        tasks_per_batch: T, where any of those three is a range: episodes ``b*T .. b*T+T-1`` are
-            batch b, and all have the same ways, shots and queries.
-        samples: only the first so many drawings of each class are drawn, all if None.
-        orientations: O, in how many orientations each class is a class of its own: 1, 4 or 8.
-        shift: each drawing is moved at random by up to so many pixels in each direction.
-        mirror: each drawing is mirrored left-right or not at random; O is 1 or 4 then.
-        affine: each drawing is turned, zoomed and slanted at random, if this changes anything.
+        ways: N, classes per task, at most M; or its minimum and maximum, drawn for each batch.
+        shots: K, support drawings per class, likewise.
+        queries: Q, query drawings per class, likewise; each class of this split has at least K + Q.
+            With the same range as ``shots``, it is the same number in every batch.
+        seed: another seed gives other episodes.
+        tasks_per_batch: T, if any of those three is a range: episodes ``b*T .. b*T+T-1`` are batch
+            b, and all have the same ways, shots and queries.
+        samples: how many drawings of each class are used, the first ones; all if `None`.
+        orientations: O, how many orientations of each class count as classes: 1, 4 or 8.
+        shift: drawings are shifted at random by up to this many pixels in each direction.
+        mirror: drawings are mirrored left-right at random; O must be 1 or 4.
+        affine: drawings are rotated, zoomed and sheared at random.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class EpisodeSampler:
         number = number.to(self.images.device)
         episode_state = fold(self._state, number)
         among = torch.tensor(len(self.classes), device=number.device)
-        # Mixed once more: a class's own state below comes from the same one.
+        # Mixed once more, because the state of a class below comes from the same one.
         classes = self.classes[draw(mix(episode_state), among, ways)]  # [T, N]
         # One [T, N] state for each kind of choice within a class, from the class itself and not
         # from its label: see the class docstring.
@@ -109,8 +109,8 @@ class EpisodeSampler:
         pictures = self.images[self.first[source][..., None] + drawn]
         orientation = classes[..., None] // len(self.counts)
         if self.mirror:
-            # Mirrored before it is turned, as `orient` does it: mirrored after, a symmetric drawing
-            # turned by 90 degrees would be one turned by 270, which is of another class.
+            # Mirrored before it is turned, as in `orient`: mirrored afterwards, a symmetric drawing
+            # turned by 90 degrees would equal one turned by 270, which is of another class.
             orientation = orientation + 4 * (fold(mirror[..., None], drawn) & 1)
         if self.mirror or self.orientations > 1:
             pictures = augmentation.orient(pictures, orientation[..., None])  # all channels alike
@@ -129,10 +129,10 @@ class EpisodeSampler:
         return Episode(support, query, number, about={"classes": classes})
 
     def sizes(self, number: Tensor) -> tuple[int, int, int]:
-        """Ways, shots and queries of the batch that these episodes are of.
+        """Ways, shots and queries of the batch that these episodes belong to.
 
         Raises:
-            InputError: they are of several batches, whose ways and shots may differ.
+            InputError: they belong to several batches, whose ways and shots may differ.
         """
         ranges = self.ways, self.shots, self.queries
         if all(isinstance(each, int) for each in ranges):
@@ -154,7 +154,7 @@ class EpisodeSampler:
 
 
 def _within(number: int | tuple[int, int], state: Tensor) -> int:
-    """A number of a range, every one equally likely."""
+    """A number from a range, all equally likely."""
     if isinstance(number, int):
         return number
     least, most = number

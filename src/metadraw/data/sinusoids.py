@@ -22,17 +22,17 @@ class Sinusoids(TaskDataModule):
     """Each task is to learn ``y = amplitude * sin(x - phase)`` from a few points.
 
     Finn et al. 2017 ("Model-Agnostic Meta-Learning"), section 5.1: amplitude, phase and x are
-    drawn evenly. A task has no classes; its number of shots is that of all its support points.
-    Meta-training, -validation and -test draw from the same tasks, never the same numbers.
+    uniformly distributed. A task has no classes; its shots are all its support points.
+    Meta-training, -validation and -test share one distribution of tasks, but no random numbers.
 
     Args:
-        amplitude: the least and the most.
-        phase: the least and the most, in radians.
-        x: the least and the most.
+        amplitude: minimum and maximum.
+        phase: minimum and maximum, in radians.
+        x: minimum and maximum.
         **tasks: see `TaskDataModule`; shots and queries are numbers, not ranges.
 
     Raises:
-        InputError: a range that is none; see also `TaskDataModule`.
+        InputError: an invalid range; see also `TaskDataModule`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Sinusoids(TaskDataModule):
         return SinusoidSampler(self, split, torch.device(device))
 
     def example(self, tasks: int) -> Episode:
-        """Tasks as they are: nothing has to be loaded."""
+        """Real tasks: nothing has to be loaded."""
         return self.episodes("train")(torch.arange(tasks))
 
     def picture(self, task: Episode, path: Path, before: Tensor, after: Tensor) -> None:
@@ -78,7 +78,7 @@ class SinusoidSampler:
     More shots or queries only add to a task.
 
     Args:
-        data: whose ranges, shots and queries these are.
+        data: provides ranges, shots and queries.
         split: one of `SPLITS`, part of the hash.
         device: where tasks are made.
     """
@@ -125,10 +125,10 @@ class SinusoidSampler:
 
 
 def _range(**setting: Sequence[float]) -> tuple[float, float]:
-    """The two numbers of the one setting given.
+    """Return the two numbers of the one setting given.
 
     Raises:
-        InputError: there are not two, in their order.
+        InputError: it is not two numbers in ascending order.
     """
     ((key, value),) = setting.items()
     ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
@@ -137,5 +137,5 @@ def _range(**setting: Sequence[float]) -> tuple[float, float]:
         and all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends)
         and ends[0] <= ends[1]
     ):
-        raise InputError(f"data.{key}={value}: must be two numbers, the least and the most")
+        raise InputError(f"data.{key}={value}: must be two numbers, minimum and maximum")
     return float(ends[0]), float(ends[1])

@@ -11,7 +11,7 @@ import numpy as np
 
 from metadraw.errors import InputError
 
-#: Class names as a config has them: a list, or the path of a text file with one name a line.
+#: Class names in a config: a list, or the path of a text file with one name per line.
 Names = Sequence[str] | str | Path
 
 
@@ -23,7 +23,7 @@ def split_classes(classes: Sequence[str], seed: int) -> dict[str, list[str]]:
 
     Args:
         classes: class names, sorted by file name.
-        seed: another seed, another split.
+        seed: another seed gives another split.
 
     Returns:
         ``{"train": [...], "val": [...], "test": [...]}``, disjoint and together all classes.
@@ -45,7 +45,7 @@ def named_splits(splits: Mapping[str, Names], known: Sequence[str]) -> dict[str,
         The names of each split in the order of ``known``.
 
     Raises:
-        InputError: names that are wrong, see `chosen_classes`, or in two splits.
+        InputError: wrong names, see `chosen_classes`, or names in two splits.
     """
     chosen = {split: chosen_classes(f"{split}_classes", splits[split], known) for split in splits}
     for one, other in combinations(chosen, 2):
@@ -62,42 +62,42 @@ def chosen_classes(key: str, names: Names, known: Sequence[str]) -> list[str]:
     """The classes that a user names.
 
     Args:
-        key: of data, for errors.
+        key: the key of ``data``, for errors.
         names: which classes, in any order.
         known: all class names of the data.
 
     Returns:
-        The names in the order of ``known``, so that the order in which they are given, like their
-        being in a list or in a file, changes no episode.
+        The names in the order of ``known``: neither their order nor the choice of list or file
+        changes an episode.
 
     Raises:
         InputError: a file that cannot be read, no names, or names that are unknown or repeated.
     """
-    told = f"data.{key}"
+    setting = f"data.{key}"
     if isinstance(names, (str, Path)):
-        told += f"={names}"
+        setting += f"={names}"
         try:
             lines = Path(names).expanduser().read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{told}: not a text file that can be read; right is [NAME,NAME,...] or the path "
-                "of a file with one name a line"
+                f"{setting}: not a readable text file; expected [NAME,NAME,...] or the path "
+                "of a file with one name per line"
             ) from error
         names = [line.strip() for line in lines if line.strip()]
     elif not isinstance(names, Sequence):
-        raise InputError(f"{told}={names}: right is [NAME,NAME,...] or the path of a file")
+        raise InputError(f"{setting}={names}: expected [NAME,NAME,...] or the path of a file")
     names = [str(name) for name in names]  # a class called 7 is a number in a config
     if not names:
-        raise InputError(f"{told}: it names no class; right is at least one, or null")
+        raise InputError(f"{setting}: it names no class; expected at least one, or null")
     there = set(known)
     unknown = [name for name in names if name not in there]
     if unknown:
         close = get_close_matches(unknown[0], known, n=1, cutoff=0)
         hint = f"; the closest name to {unknown[0]} is {close[0]}" if close else ""
-        raise InputError(f"{told}: the data have no {_first(unknown)}{hint}")
+        raise InputError(f"{setting}: the data have no {_first(unknown)}{hint}")
     repeated = [name for place, name in enumerate(names) if name in names[:place]]
     if repeated:
-        raise InputError(f"{told}: {_first(repeated)} repeated; right is each name once")
+        raise InputError(f"{setting}: {_first(repeated)} repeated; expected each name once")
     given = set(names)
     return [name for name in known if name in given]
 

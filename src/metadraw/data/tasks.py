@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from metadraw.data.episode import Episode
 from metadraw.errors import InputError
 
-#: ``all``: everything there is, for data that nothing was trained on. The last one: a split's
-#: place is part of the hash.
+#: ``all``: everything, for data that nothing was trained on. It comes last, because a split's
+#: position is part of the hash.
 SPLITS = ("train", "val", "test", "all")
-#: A number, or the least and the most of one that is drawn for every batch.
+#: A number, or the minimum and maximum of one that is drawn for every batch.
 Count: TypeAlias = int | Sequence[int]
 
 
@@ -33,8 +33,8 @@ class Sampler(Protocol):
 class EpisodeBatches(Dataset[Episode]):
     """Batch b of a split as a map-style dataset: any order, any worker, the same tasks.
 
-    Batch b holds the episodes ``b*T .. b*T+T-1``. Under several ranks each one gets its part of
-    them: together they see every task once. Of a limited number of tasks, the first follows the
+    Batch b holds the episodes ``b*T .. b*T+T-1``. With several ranks, each gets its part of them:
+    together they see every task once. If the number of tasks is limited, the first follows the
     last.
     """
 
@@ -58,13 +58,13 @@ class EpisodeBatches(Dataset[Episode]):
 class EpochOrder(SequentialSampler):
     """Batch numbers of one epoch: epoch e has ``e*B .. e*B+B-1``.
 
-    So a run that is resumed at epoch e sees the tasks that it would have seen. Lightning's own
-    ``set_epoch`` is of no use for that: it starts at 0 again in a resumed run. That the order is
-    sequential tells Lightning to leave it alone with ``trainer.overfit_batches``.
+    A run that is resumed at epoch e therefore sees the same tasks as an uninterrupted one.
+    Lightning's ``set_epoch`` does not help: it starts at 0 again in a resumed run. As a
+    `SequentialSampler`, this keeps its order with ``trainer.overfit_batches``.
 
     Args:
         batches: B.
-        epoch: tells the epoch, counted from 0, whenever one begins.
+        epoch: returns the current epoch, counted from 0.
     """
 
     def __init__(self, batches: int, epoch: Callable[[], int]) -> None:
@@ -74,8 +74,8 @@ class EpochOrder(SequentialSampler):
         return self.batches
 
     def __iter__(self) -> Iterator[int]:
-        # A generator, which looks at the epoch when the first batch is asked for: Lightning makes
-        # the iterator of a resumed run before it knows the epoch.
+        # A generator, which reads the epoch with the first batch: Lightning makes the iterator of a
+        # resumed run before it knows the epoch.
         start = self.epoch() * self.batches
         yield from range(start, start + self.batches)
 
@@ -84,31 +84,31 @@ class TaskDataModule(L.LightningDataModule, ABC):
     """Batches of tasks; a kind of task implements `episodes` and `example`.
 
     Args:
-        shots: K, support examples (of a class, where there are classes), or the least and the
-            most of them, to be drawn for every batch.
+        shots: K, support examples (per class, if there are classes); or its minimum and maximum,
+            drawn for every batch.
         queries: Q, query examples, likewise.
-        tasks_per_batch: T, tasks of one outer step, over all ranks together.
-        train_batches: meta-training batches an epoch.
-        train_shots: K of meta-training alone, ``shots`` if `None`.
-        train_queries: Q of meta-training alone, ``queries`` if `None`.
-        train_tasks_per_batch: T of meta-training alone, ``tasks_per_batch`` if `None`.
-        train_tasks: meta-training is on the first so many tasks, over and over; on new ones in
-            every step if `None`.
+        tasks_per_batch: T, tasks per outer step, over all ranks together.
+        train_batches: meta-training batches per epoch.
+        train_shots: K in meta-training, ``shots`` if `None`.
+        train_queries: Q in meta-training, ``queries`` if `None`.
+        train_tasks_per_batch: T in meta-training, ``tasks_per_batch`` if `None`.
+        train_tasks: how many tasks meta-training repeats, the first ones; new tasks in every step
+            if `None`.
         val_batches: meta-validation batches after each epoch, the same every time.
         test_batches: meta-test batches.
         seed: of the meta-training episodes.
-        eval_seed: of the meta-validation and meta-test episodes: runs that differ in anything
-            else, also in ``seed``, are compared on the same tasks.
+        eval_seed: of the meta-validation and meta-test episodes: runs that differ in anything else,
+            even in ``seed``, are compared on the same tasks.
 
     Raises:
         InputError: an impossible number.
     """
 
-    #: The split that ``trainer.test`` reads, for a look at another one.
+    #: The split that ``trainer.test`` reads; eval.py sets it.
     test_split = "test"
-    #: What guessing gives of the metric by which runs are judged, if that is known.
+    #: The monitored metric of random guessing, if known.
     chance: float | None = None
-    #: How many classes there are in all splits together; 0 where tasks have none.
+    #: The number of classes in all splits together; 0 if tasks have none.
     class_count: int = 0
 
     def __init__(
@@ -153,7 +153,7 @@ class TaskDataModule(L.LightningDataModule, ABC):
     @property
     @abstractmethod
     def provenance(self) -> Mapping[str, Any]:
-        """Where the tasks come from, as results say it, with checksums of what was read."""
+        """The origin of the tasks, as recorded in results, with checksums of the data."""
 
     @abstractmethod
     def episodes(self, split: str, device: torch.device | str = "cpu") -> Sampler:
@@ -164,26 +164,26 @@ class TaskDataModule(L.LightningDataModule, ABC):
             device: where episodes are made.
 
         Raises:
-            InputError: an unknown split, or one that cannot have such tasks.
+            InputError: an unknown split, or one without enough data for such tasks.
         """
 
     @abstractmethod
     def example(self, tasks: int) -> Episode:
-        """Random tasks of the shapes of this data set's, without loading anything."""
+        """Random tasks with this data set's shapes, without loading anything."""
 
     @abstractmethod
     def picture(self, task: Episode, path: Path, before: Tensor, after: Tensor) -> None:
         """Draw a task with the outputs for its query set, before and after adaptation."""
 
     def prepare_data(self) -> None:
-        """Download, on one process of a machine; nothing where the data are at hand."""
+        """Download, in one process per machine, if needed."""
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        """Load what tasks are made of, and check that it is as asked for."""
+        """Load the data of the tasks, and check them."""
 
     def loader(self, split: str, batches: int) -> DataLoader[Episode]:
-        """So many batches of a split for this rank, made on this rank's device.
+        """A loader of this rank's part of ``batches`` batches of a split, made on its device.
 
         Raises:
             InputError: more ranks than tasks in a batch.
@@ -239,7 +239,7 @@ def whole(least: int, **settings: int) -> None:
 
 
 def count(least: int = 1, **setting: Count) -> int | tuple[int, int]:
-    """The value of the one setting given: a number, or the least and the most of one.
+    """Return the value of the one setting given: a number, or the minimum and maximum of one.
 
     Raises:
         InputError: it is neither.
@@ -252,22 +252,22 @@ def count(least: int = 1, **setting: Count) -> int | tuple[int, int]:
     whole_ends = len(ends) == 2 and all(type(end) is int for end in ends)
     if not (whole_ends and least <= ends[0] <= ends[1]):
         raise InputError(
-            f"data.{key}={value}: must be a whole number of at least {least}, or two, the least "
-            f"and the most of a range, e.g. data.{key}=[{least},{5 * least}]"
+            f"data.{key}={value}: must be a whole number of at least {least}, or the minimum and "
+            f"maximum of a range, e.g. data.{key}=[{least},{5 * least}]"
         )
     return ends[0], ends[1]
 
 
 def most(number: int | tuple[int, int]) -> int:
-    """The number, or the most of a range."""
+    """The number, or the maximum of a range."""
     return number if isinstance(number, int) else number[1]
 
 
 def check_split(split: str) -> None:
-    """Check that there is such a split.
+    """Check that a split exists.
 
     Raises:
-        InputError: there is not.
+        InputError: it does not.
     """
     if split not in SPLITS:
         raise InputError(f"split={split}: must be one of {', '.join(SPLITS)}")

@@ -1,4 +1,4 @@
-"""Batch norm for few-shot tasks: whose statistics it uses."""
+"""Batch norm for few-shot tasks, and the statistics that it uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metadraw.errors import InputError
 
 
 def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
-    """The layers of a network that normalise by the statistics of their batch, by name."""
+    """The layers of a network that normalise by batch statistics, by name."""
     return {name: m for name, m in _layers(network) if not m.track_running_stats}
 
 
@@ -31,22 +31,21 @@ def refuse_running_statistics(network: nn.Module) -> None:
     for name, layer in _layers(network):
         if layer.track_running_stats and layer.training:
             raise InputError(
-                f"model: layer {name} updates running batch-norm statistics, which no task may do "
-                "to another: build it with track_running_stats=False, or put it in evaluation mode "
-                "(.eval()) to normalise by the statistics that it has"
+                f"model: layer {name} updates running batch-norm statistics, which would leak from "
+                "one task into others: build it with track_running_stats=False, or put it in "
+                "evaluation mode (.eval()) to normalise by its current statistics"
             )
 
 
 class TaskBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm by the statistics of the batch at hand.
+    """Batch norm by the statistics of the current batch.
 
     It keeps no running statistics: an adapted network exists for one task only, and an in-place
-    update inside the inner loop would make it a function with side effects. An algorithm may
-    give it ``running_mean`` and ``running_var`` by `torch.func.functional_call`, which then
-    normalise in evaluation mode.
+    update inside the inner loop would be a side effect. An algorithm may pass ``running_mean`` and
+    ``running_var`` through `torch.func.functional_call`; evaluation mode then uses them.
 
     Args:
-        channels: of its input ``[B, channels, H, W]``.
+        channels: of the input ``[B, channels, H, W]``.
     """
 
     def __init__(self, channels: int) -> None:
@@ -54,7 +53,7 @@ class TaskBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images, in the parameters' dtype."""
-        # Under bf16-mixed the input is bfloat16, and PyTorch has no backward for mixed types.
+        # Under bf16-mixed the input is bfloat16, and PyTorch has no backward pass for mixed dtypes.
         return super().forward(x.to(self.weight.dtype))
 
 
@@ -63,13 +62,13 @@ def statistics_of(weight: Tensor, network: nn.Module) -> Iterator[None]:
     """Within this context, batch norm normalises all rows by weighted statistics.
 
     Padding has weight 0. If the rows are a support set with weight 1 and a query set with weight 0,
-    query examples are predicted one by one, as if each had come alone; without this context the
-    query set is normalised by its own statistics (transductively). Bronskill et al. 2020
-    ("TaskNorm", section 3) compare the two.
+    the prediction for a query example does not depend on the others; without this context the query
+    set is normalised by its own statistics (transductively). Bronskill et al. 2020 ("TaskNorm",
+    section 3) compare the two.
 
     Args:
         weight: ``[B]`` float, how much each row of a batch counts in mean and variance.
-        network: whose `torch.nn.BatchNorm` layers this concerns.
+        network: the one whose `torch.nn.BatchNorm` layers change.
     """
 
     def renormalise(module: nn.Module, args: tuple[Any, ...], _: Tensor) -> Tensor:
@@ -77,7 +76,7 @@ def statistics_of(weight: Tensor, network: nn.Module) -> Iterator[None]:
         affine = module.weight is not None
         x = args[0].to(module.weight.dtype) if affine else args[0]
         mean, variance, _ = _weighted(x, weight)
-        # Spelled out: PyTorch's batch norm has no gradient for statistics that are given.
+        # Written out: PyTorch's batch norm has no gradient with respect to given statistics.
         scale = (variance + module.eps).rsqrt()
         if not affine:
             return (x - mean) * scale
@@ -92,7 +91,7 @@ def statistics_of(weight: Tensor, network: nn.Module) -> Iterator[None]:
 
 
 def _weighted(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and biased variance of each channel, and of how many values they are."""
+    """Mean and biased variance of each channel, and the number of values behind them."""
     over, values = [0, *range(2, x.ndim)], weight.sum() * x[0, 0].numel()
     share = weight.to(x.dtype).view(-1, *[1] * (x.ndim - 1)) / values
     mean = (x * share).sum(over, keepdim=True)
@@ -103,37 +102,37 @@ def _weighted(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def batch_statistics(
     network: nn.Module, weight: Tensor | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """Within this context, what batch norm sees in a forward pass is written down.
+    """Within this context, record the batch norm statistics of a forward pass.
 
     Args:
-        network: whose `torch.nn.BatchNorm` layers this concerns.
-        weight: ``[B]``, how much each row of the batch counts; all alike if `None`.
+        network: the one whose `torch.nn.BatchNorm` layers are recorded.
+        weight: ``[B]``, how much each row of the batch counts; all count equally if `None`.
 
     Yields:
         After a forward pass: mean and unbiased variance ``[channels]`` of each layer's input, as
         ``<layer>.running_mean`` and ``<layer>.running_var``.
     """
-    found: dict[str, Tensor] = {}
+    statistics: dict[str, Tensor] = {}
 
-    def look_at(name: str) -> Callable[..., None]:
-        def write_down(module: nn.Module, args: tuple[Any, ...]) -> None:
-            # Under bf16-mixed the input is bfloat16, too coarse for an average of many.
+    def recorder(name: str) -> Callable[..., None]:
+        def record(module: nn.Module, args: tuple[Any, ...]) -> None:
+            # Under bf16-mixed the input is bfloat16, too coarse for averaging many values.
             x = args[0].to(torch.promote_types(args[0].dtype, torch.float32))
             if weight is None:
                 variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)])
             else:
                 mean, biased, values = _weighted(x, weight)
                 mean, variance = mean.flatten(), biased.flatten() * values / (values - 1)
-            found[f"{name}.running_mean"], found[f"{name}.running_var"] = mean, variance
+            statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"] = mean, variance
 
-        return write_down
+        return record
 
     hooks = [
-        layer.register_forward_pre_hook(look_at(name))
+        layer.register_forward_pre_hook(recorder(name))
         for name, layer in batch_norms(network).items()
     ]
     try:
-        yield found
+        yield statistics
     finally:
         for hook in hooks:
             hook.remove()

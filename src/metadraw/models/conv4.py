@@ -1,4 +1,4 @@
-"""The four-block convolutional network of few-shot learning, as Cloudera's report FF15 has it."""
+"""The four-block convolutional network of few-shot learning, as in Cloudera's report FF15."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Conv4(nn.Sequential):
         image_channels: channels of an image.
         image_size: height and width of an image in pixels, at least 16.
         hidden_channels: channels of every block.
-        norm: ``batch`` (the statistics of the batch at hand, always), ``layer`` (each example by
-            its own) or ``none``.
-        fused: compute blocks with batch norm by functions with hand-written first and second
-            derivatives, which are faster.
+        norm: ``batch`` (always the statistics of the current batch), ``layer`` (those of each
+            example) or ``none``.
+        fused: compute blocks with batch norm by faster functions with hand-written first and
+            second derivatives.
 
     Raises:
         InputError: an unknown norm, or sizes that leave nothing of an image.
@@ -79,7 +79,7 @@ class Conv4(nn.Sequential):
             return super().forward(x)
         parameters = [(c.weight, norm.weight, norm.bias) for c, norm, *_ in blocks]
         weights, gammas, betas = zip(*parameters, strict=True)
-        # Without the convolutions' biases, which batch norm takes away: their gradient is zero.
+        # Without the convolutions' biases: batch norm cancels them, so their gradient is zero.
         features = conv_blocks(x, weights, gammas, betas, blocks[0][1].eps)
         return self[4](features)
 
@@ -89,9 +89,9 @@ class Conv4(nn.Sequential):
             self.fused
             and all(isinstance(norm, TaskBatchNorm2d) for norm in norms)
             and all(norm.training or norm.running_mean is None for norm in norms)
-            # A hook is there to see, or to change, what goes through one layer.
+            # Hooks observe or change the input or output of a single layer.
             and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
-            # Mixed precision is left to PyTorch's own layers, which know it.
+            # Mixed precision is left to PyTorch's own layers, which support it.
             and not _autocast(x.device.type)
         )
 

@@ -1,4 +1,4 @@
-"""Calling a module with other parameters than its own."""
+"""Calling a module with parameters other than its own."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch.func import functional_call
 
 
 def call(module: nn.Module, params: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-    """`torch.func.functional_call`, also right where a weight or a layer has several names.
+    """`torch.func.functional_call`, also correct if a weight or a layer has several names.
 
-    PyTorch's own way of tying weights leaves a layer with two names with the given tensors instead
-    of its parameters (PyTorch issue 164759).
+    PyTorch's own weight tying fails to restore the parameters of a layer with two names (PyTorch
+    issue 164759).
 
     Args:
-        module: called as it is, but for these parameters and buffers.
-        params: tensors by the names that ``named_parameters`` gives; those of all other places of
-            a shared weight follow.
-        *args: what the module is called with.
-        **kwargs: likewise, by name.
+        module: the module to call.
+        params: parameters and buffers that replace its own, by their names in
+            ``named_parameters``; all other uses of a shared weight follow.
+        *args: arguments of the call.
+        **kwargs: keyword arguments of the call.
 
     Returns:
         What the module returns.

@@ -1,4 +1,4 @@
-"""Class labels and features: one-hot labels, class means, and the linear layer that they make."""
+"""Class labels and features: one-hot labels, class means, and the linear layer they define."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def one_hot(labels: Tensor, ways: int) -> Tensor:
-    """``[B]`` int64 in 0..N-1 -> ``[B, N]`` bool; PyTorch's own cannot be mapped over tasks."""
+    """``[B]`` int64 in 0..N-1 -> ``[B, N]`` bool; PyTorch's own does not support ``vmap``."""
     return labels[:, None] == torch.arange(ways, device=labels.device)
 
 
@@ -22,7 +22,7 @@ def class_means(
         features: ``[B, F]``.
         labels: ``[B]`` int64 in 0..N-1, any number of examples of each.
         ways: N.
-        weight: ``[B]``, how much each example counts; all alike if `None`.
+        weight: ``[B]``, how much each example counts; all count equally if `None`.
 
     Returns:
         ``[N, F]``.
@@ -34,10 +34,10 @@ def class_means(
 
 
 def nearest_prototype(prototypes: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the linear layer that says how near a feature is to each prototype.
+    """Weight and bias of the linear layer that scores how near a feature is to each prototype.
 
-    -|f - c|^2 = 2 c f - |c|^2 - |f|^2, whose last term is the same for all classes, so that
-    softmax does not see it (Snell et al. 2017, section 2.4).
+    -|f - c|^2 = 2 c f - |c|^2 - |f|^2; the last term is the same for all classes, so it cancels in
+    the softmax (Snell et al. 2017, section 2.4).
 
     Args:
         prototypes: ``[N, F]``.

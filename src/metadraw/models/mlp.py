@@ -11,9 +11,9 @@ from metadraw.errors import InputError
 
 
 class MLP(nn.Sequential):
-    """Linear layers with ReLU behind each: what the last one gives are the features.
+    """Linear layers, each followed by ReLU; the last output is the features.
 
-    Finn et al. 2017 ("Model-Agnostic Meta-Learning", section 5.1) have two of 40 units.
+    Finn et al. 2017 ("Model-Agnostic Meta-Learning", section 5.1) use two layers of 40 units.
 
     Args:
         hidden: units of each layer.

@@ -1,4 +1,4 @@
-"""What makes a prediction good: losses and metrics of one task."""
+"""Objectives: the loss and metrics of one task."""
 
 from metadraw.objectives.base import Metric, Objective
 

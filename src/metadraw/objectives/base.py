@@ -1,4 +1,4 @@
-"""What an objective has to say: when a prediction is good, and by how much."""
+"""The contract of an objective: targets, loss and metrics of one task."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from metadraw.errors import InputError
 
 
 class Metric(NamedTuple):
-    """A value that is measured of every task, and how people read it."""
+    """A value that is measured for every task, and how to display it."""
 
-    name: str  # as in results: val/<name>
+    name: str  # as in the results: val/<name>
     title: str  # in words
-    mode: str  # "max" if more is better, "min" if less is
-    percent: bool = False  # a share, which is shown in per cent
+    mode: str  # "max" if higher is better, "min" if lower is
+    percent: bool = False  # a share, displayed in per cent
 
     def better(self, value: float, other: float) -> bool:
         """Whether one value is better than another; NaN is not."""
@@ -33,21 +33,21 @@ class Metric(NamedTuple):
 
 
 class Objective(ABC):
-    """What the targets of a task's examples are, and what makes outputs for them good.
+    """Defines the targets of a task's examples, and the loss and metrics of outputs for them.
 
-    Every method is about one task, as an `Algorithm`'s are; its callers map it over tasks.
+    Every method is about one task, as in `Algorithm`; callers map it over tasks.
 
     Args:
-        size: how many outputs a network needs for an example, at most.
-        monitor: the metric that chooses the best checkpoint and that curves, tables and
-            comparisons show.
-        mode: ``max`` if more of it is better, ``min`` if less is.
+        size: the maximum number of outputs for an example.
+        monitor: the metric that selects the best checkpoint and that curves, tables and comparisons
+            show.
+        mode: ``max`` if a higher value is better, ``min`` if a lower one is.
 
     Raises:
         InputError: a size below 1, an unknown metric, or the wrong mode for it.
     """
 
-    #: By name, everything that is measured of a task, "loss" first.
+    #: All metrics by name, "loss" first.
     measured: ClassVar[Mapping[str, Metric]]
 
     def __init__(self, *, size: int, monitor: str, mode: str) -> None:
@@ -65,20 +65,20 @@ class Objective(ABC):
         self.size, self.metric = size, self.measured[monitor]
 
     def shown(self) -> list[Metric]:
-        """What curves show: the monitored metric, and the loss."""
+        """The metrics that curves show: the monitored one, and the loss."""
         return list(dict.fromkeys([self.metric, self.measured["loss"]]))
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """The metrics of a task by name: after adaptation, and before it with ``_before``."""
+        """The names of all metrics: after adaptation, and before it with the suffix ``_before``."""
         return (*cls.measured, *(f"{name}_before" for name in cls.measured))
 
     def width(self, task: Episode) -> int:
-        """How many outputs an example of this task needs, at most ``size``."""
+        """The number of outputs for an example of this task, at most ``size``."""
         return self.size
 
     def outputs(self, predict: Callable[[Tensor], Tensor], examples: Examples) -> Tensor:
-        """What is made of examples by a function from inputs ``[B, ...]`` to ``[B, width]``."""
+        """The outputs for examples; ``predict`` maps inputs ``[B, ...]`` to ``[B, width]``."""
         return predict(examples.x)
 
     @abstractmethod
@@ -87,11 +87,11 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
-        """What learning minimises, a scalar."""
+        """The loss that learning minimises, a scalar."""
 
     @abstractmethod
     def metrics(self, outputs: Tensor, examples: Examples) -> dict[str, Tensor]:
-        """Everything in `measured`, scalars by name.
+        """The metrics in `measured`, scalars by name.
 
         float32, or float64 if the outputs are: half precision would round an accuracy to three
         digits.
@@ -99,11 +99,11 @@ class Objective(ABC):
 
 
 def mean(values: Tensor, examples: Examples) -> Tensor:
-    """The mean of one value for each example, ``[B]``, as much as each example counts."""
+    """The mean of ``[B]`` values, weighted by the examples' weights."""
     weight = examples.weight
     return values.mean() if weight is None else (values * weight).sum() / weight.sum()
 
 
 def exact(outputs: Tensor) -> Tensor:
-    """Outputs without their graph, in float32 at least."""
+    """Detached outputs, in float32 at least."""
     return outputs.detach().to(torch.promote_types(outputs.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Which of N classes: cross-entropy, accuracy and weighted precision."""
+"""N-way classification: cross-entropy, accuracy and weighted precision."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from metadraw.objectives.base import Metric, Objective, exact, mean
 class Classification(Objective):
     """Logits ``[B, N]`` for labels ``[B]``, int64 in 0..N-1.
 
-    The weighted precision is the mean of the classes' precisions, weighted by their examples, 0
-    for a class that was never predicted (as scikit-learn's
+    The weighted precision is the mean of the classes' precisions, weighted by their numbers of
+    examples; it is 0 for a class that was never predicted (like scikit-learn's
     ``precision_score(average="weighted", zero_division=0)``).
 
     Args:
-        ways: N, or the least and the most of it.
+        ways: N, or its minimum and maximum.
         monitor: see `Objective`.
         mode: see `Objective`.
 
@@ -43,14 +43,14 @@ class Classification(Objective):
         super().__init__(size=size, monitor=monitor, mode=mode)
 
     def width(self, task: Episode) -> int:
-        """N of this task.
+        """N, the ways of this task.
 
         Raises:
             InputError: it has no classes.
         """
         if "classes" not in task.about:
             raise InputError(
-                "objective: these tasks have no classes: must be another one, e.g. "
+                "objective: these tasks have no classes: choose another one, e.g. "
                 "objective=squared_error"
             )
         return task.about["classes"].shape[-1]

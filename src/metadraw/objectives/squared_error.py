@@ -1,4 +1,4 @@
-"""Regression: how far outputs are from real values."""
+"""Regression: the distance of outputs from real values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SquaredError(Objective):
     Finn et al. 2017 ("Model-Agnostic Meta-Learning"), equation 3, as a mean instead of a sum.
 
     Args:
-        size: values of an example.
+        size: number of values per example.
         monitor: see `Objective`.
         mode: see `Objective`.
 
@@ -31,20 +31,20 @@ class SquaredError(Objective):
         super().__init__(size=size, monitor=monitor, mode=mode)
 
     def encode(self, y: Tensor, width: int) -> Tensor:
-        """The values as they are."""
+        """The values, unchanged."""
         return y
 
     def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
         """The mean over examples and their values.
 
         Raises:
-            InputError: outputs and targets are not of one shape.
+            InputError: outputs and targets differ in shape.
         """
         if outputs.shape != examples.y.shape:
             raise InputError(
                 f"objective: outputs of shape {list(outputs.shape)} for targets of shape "
-                f"{list(examples.y.shape)}: SquaredError takes real values, as many of an example "
-                "as objective.size"
+                f"{list(examples.y.shape)}: SquaredError takes objective.size real values per "
+                "example"
             )
         return mean((outputs - examples.y).square().mean(dim=-1), examples)
 

@@ -1,7 +1,7 @@
-"""Runs compared on identical tasks, paired by task.
+"""Compares runs on identical tasks, paired by task.
 
-Tasks differ in difficulty far more than runs do. The difference of two runs on the same task is
-free of that, so its interval is much narrower than those of the two means.
+Tasks differ in difficulty far more than runs do. This cancels in the difference of two runs on the
+same task, so its interval is much narrower than those of the two means.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from metadraw.results.measured import measured, monitored
 from metadraw.results.metrics import confidence_interval
 from metadraw.results.sweep import read_sweep
 
-_CLASSES = ("_target_", "split_seed")  # keys of data that eval.py changes with the data set alone
+_CLASSES = ("_target_", "split_seed")  # keys of data that eval.py only changes with the data set
 _OF_A_RUN = ("config.yaml", "results.json", "tasks.csv", "error.txt", "checkpoints", ".hydra")
-_TRAINING = ("seed", "new_classes", "shift", "mirror")  # likewise; of meta-training tasks alone
+_TRAINING = ("seed", "new_classes", "shift", "mirror")  # likewise; for meta-training only
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the folder of a tested run says.
+    """A tested run, read from its folder.
 
     Attributes:
         folder: as given.
-        conditions: by config key, all that makes an episode number the task that it is.
-        drawings: their source, for people.
+        conditions: everything that determines the task of an episode number, by config key.
+        drawings: their source, in words.
         query_statistics: ``query``, ``support`` or ``running``.
-        metric: what was measured.
+        metric: the name of the metric.
         percent: whether it is a share.
         values: the metric by episode number.
-        overrides: what was typed for the run, if that is known.
+        overrides: as on the command line, if known.
     """
 
     folder: Path
@@ -63,15 +63,15 @@ def compare(
     """A Markdown table of runs: means, and paired differences from the reference, with notes.
 
     Args:
-        folders: of runs of train.py or eval.py, in the order of the table. The folder of a sweep
-            stands for its finished runs in the order in which they were typed. Folders that are no
-            runs, such as a sweep's report, are left out, and a note names them.
+        folders: of runs of train.py or eval.py, in the order of the table. A sweep's folder stands
+            for its finished runs, in the order of its command. Other folders, such as a sweep's
+            report, are left out, and a note names them.
         reference: another run folder or one of these; by default the first.
-        metric: what was measured of each task, such as ``loss`` or ``acc_before``; by default what
-            the runs were judged by.
+        metric: a metric of each task, such as ``loss`` or ``acc_before``; by default the monitored
+            one.
 
     Raises:
-        InputError: fewer than two runs, one that cannot be read, or not the same tasks.
+        InputError: fewer than two runs, one that cannot be read, or runs on different tasks.
     """
     paths, left_out = _runs_of([Path(folder) for folder in folders])
     if reference is not None and Path(reference).resolve() not in [p.resolve() for p in paths]:
@@ -113,7 +113,9 @@ def compare(
         table.append([f"`{label}`", mean, difference] + [run.query_statistics] * mixed)
     notes = _notes(runs, base, len(numbers), mixed)
     if reference is None:
-        chosen = f"Differences are from `{names[0]}`, the first run; --reference RUN takes another."
+        chosen = (
+            f"Differences are from `{names[0]}`, the first run; --reference RUN chooses another."
+        )
         notes = [chosen, "", *notes]
     if left_out:
         notes += ["", f"Left out, no finished run: {', '.join(left_out)}."]
@@ -125,7 +127,7 @@ def read(folder: Path, metric: str | None = None) -> Run:
 
     Args:
         folder: of the run.
-        metric: what was measured of each task; by default what the run was judged by.
+        metric: a metric of each task; by default the monitored one.
 
     Raises:
         InputError: no such folder or files, they are damaged, or no such metric.
@@ -134,20 +136,20 @@ def read(folder: Path, metric: str | None = None) -> Run:
         raise InputError(f"{folder}: there is no such folder")
     path = folder / "results.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        test, data, drawings = found["test"], found["config"]["data"], found["data"]
-        metrics, usual = measured(found["config"]), monitored(found["config"]).name
+        results = json.loads(path.read_text(encoding="utf-8"))
+        test, data, drawings = results["test"], results["config"]["data"], results["data"]
+        metrics, usual = measured(results["config"]), monitored(results["config"]).name
         own = _TRAINING if test["split"] == "train" else ("eval_seed",)
         keys = [*_CLASSES, "ways", "shots", "queries", *own]
         if any(isinstance(data.get(key), list) for key in ("ways", "shots", "queries")):
-            keys.append("tasks_per_batch")  # of which all have the same ways and shots
+            keys.append("tasks_per_batch")  # all tasks of a batch have the same ways and shots
         conditions = {"split": test["split"]} | {f"data.{key}": data.get(key) for key in keys}
-        # The pictures' own checksum; a data set that keeps none is known by what it does tell.
+        # The checksum of the drawings; without one, the rest of their provenance.
         known = checksum(drawings)
         conditions["drawings"] = (
             f"sha256 {known[:12]}" if known else json.dumps(drawings, sort_keys=True)
         )
-        named = f"{test['split']}_classes"  # a checksum, where the user named the split's classes
+        named = f"{test['split']}_classes"  # a checksum, if the user named the split's classes
         conditions[f"data.{named}"] = drawings.get(named)
         source = drawings.get("source", "of an unknown source")
         statistics = str(test["query_statistics"])
@@ -186,15 +188,15 @@ def read(folder: Path, metric: str | None = None) -> Run:
         fmean(values.values()), means[metric], rel_tol=1e-6, abs_tol=1e-5
     ):
         raise InputError(
-            f"{folder}: tasks.csv is not of the test in results.json, or was cut off: test the run "
-            "again with eval.py"
+            f"{folder}: tasks.csv does not match the test in results.json, or was cut off: test "
+            "the run again with eval.py"
         )
     percent = metrics[metric.removesuffix("_before")].percent
     return Run(folder, conditions, source, statistics, metric, percent, values, overrides)
 
 
 def _runs_of(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Run folders, with those of sweeps in place of the sweeps, and what is no finished run."""
+    """Run folders, with sweeps replaced by their runs, and the names of what is left out."""
     runs: list[Path] = []
     left_out: list[str] = []
     for folder in folders:
@@ -210,7 +212,7 @@ def _runs_of(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """What tells runs apart: what was typed for each but not for all, else the folder's name."""
+    """Names that tell runs apart: the overrides that not all share, else the folder's name."""
     names = [run.folder.resolve().name for run in runs]
     if len(set(names)) < len(names):
         names = [str(run.folder) for run in runs]
@@ -244,7 +246,7 @@ def _mean(values: Tensor, digits: int, sign: str = "-") -> tuple[str, bool]:
 
 
 def _with_before(metrics: Iterable[str]) -> list[str]:
-    """Each metric, and what it was before adaptation."""
+    """Each metric after adaptation, then each before it."""
     return [*metrics, *(f"{name}_before" for name in metrics)]
 
 
@@ -271,7 +273,7 @@ def _notes(runs: Sequence[Run], base: int, tasks: int, mixed: bool) -> list[str]
         kind = f"{_many(ways)}-way {kind} a class"
     notes = [
         "±: half the 95 % interval over tasks, for differences paired by task; bold where it "
-        "excludes zero. How much training seeds matter is not in it.",
+        "excludes zero. It does not cover the variation between training seeds.",
         f"{tasks:,} meta-{run.conditions['split']} tasks, {kind}; query statistics: "
         f"{'see the table' if mixed else run.query_statistics}; data: {run.drawings}, "
         f"{run.conditions['drawings']}.",
@@ -280,7 +282,7 @@ def _notes(runs: Sequence[Run], base: int, tasks: int, mixed: bool) -> list[str]
     if counts != [tasks]:
         tested = ", ".join(f"{count:,}" for count in counts)
         notes.append(
-            f"Only the {tasks:,} tasks that all runs have are compared; tested were {tested}."
+            f"Only the {tasks:,} tasks that all runs have are compared; the runs tested {tested}."
         )
     if mixed:
         notes.append(

@@ -1,4 +1,4 @@
-"""The curves of runs, and what else they learned."""
+"""Figures of runs: their curves, and what else they learned."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def draw_curves(
     chance: float | None = None,
     best: float | None = None,
 ) -> None:
-    """Metrics by epoch, a panel each, after adaptation (solid) and before it (dashed).
+    """Metrics per epoch, one panel each, after adaptation (solid) and before it (dashed).
 
-    The band around the first one in meta-validation is its 95 % interval over tasks.
+    The band around the first metric in meta-validation is its 95 % interval over tasks.
 
     Args:
-        rows: one mapping an epoch, as in ``metrics.csv``.
+        rows: one mapping per epoch, as in ``metrics.csv``.
         path: the picture to write.
-        metrics: what is shown, the monitored one first; accuracy and loss unless said.
-        chance: what guessing gives of the first one.
+        metrics: those to show, the monitored one first; by default accuracy and loss.
+        chance: the first metric of random guessing.
         best: the epoch of the best checkpoint.
     """
     figure, panels = _panels(len(metrics), 4)
@@ -96,13 +96,13 @@ def draw_curves(
     figure.savefig(path, dpi=150)
 
 
-#: Epoch, and the metrics shown, of each epoch.
+#: For each epoch, its number and the metrics shown.
 Points = Sequence[tuple[float, ...]]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Runs that differ in their seed alone, as `draw_sweep` shows them.
+    """Runs that differ in their seed only, as `draw_sweep` shows them.
 
     Attributes:
         label: its text in the legend.
@@ -116,17 +116,17 @@ class Curve:
 
 
 def draw_sweep(curves: Sequence[Curve], title: str, metrics: Sequence[Metric] = _SHOWN) -> Figure:
-    """Meta-validation metrics by epoch: mean and spread over seeds.
+    """Meta-validation metrics per epoch: mean and spread over seeds.
 
     Published curves are grey; if there are several, each is named at its end.
 
     Args:
-        curves: one a setting.
+        curves: one per setting.
         title: of the whole figure.
-        metrics: what the points of the curves are; accuracy and loss unless said.
+        metrics: those of the curves' points; by default accuracy and loss.
     """
     figure, panels = _panels(len(metrics), 4.2)
-    # Runs with different settings of their own may share a published one.
+    # Runs with different settings may share a published curve.
     published = {tuple(curve.published): curve.label for curve in curves if curve.published}
     several_seeds = any(len(curve.runs) > 1 for curve in curves)
     for position, (axes, metric) in enumerate(zip(panels, metrics, strict=True), 1):
@@ -179,14 +179,14 @@ def draw_learned(
     path: Path,
     layers: Mapping[str, tuple[str, str]] | None = None,
 ) -> None:
-    """What an algorithm learned besides the network, a panel a quantity, a line a layer.
+    """What an algorithm learned besides the network: one panel per quantity, one line per layer.
 
-    By inner step after the last epoch where it goes by the step, else by epoch.
+    Quantities with a step are shown per inner step after the last epoch, others per epoch.
 
     Args:
-        rows: one mapping an epoch, as in ``metrics.csv``; names are ``quantity/layer`` or
+        rows: one mapping per epoch, as in ``metrics.csv``; names are ``quantity/layer`` or
             ``quantity/layer/step``.
-        path: the picture to write; nothing is written where nothing was learned.
+        path: the picture to write, if there is such a quantity.
         layers: words for the layers' names, see `layers_in_words`.
     """
     lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
@@ -279,13 +279,13 @@ def _place(name: str, module: nn.Module) -> str:
 
 
 def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with panels beside each other; a single one is wider."""
+    """A figure with panels side by side; a single one is wider."""
     figure = Figure(figsize=(4.5 * count if count > 1 else 6, height), layout="constrained")
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
 def _frame(axes: Axes) -> None:
-    """A frame with as little ink as can be, and whole epochs or steps."""
+    """A minimal frame, and whole epochs or steps."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

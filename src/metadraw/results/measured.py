@@ -1,4 +1,4 @@
-"""What a run of some config measures."""
+"""The metrics that a run measures, from its config."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ def measured(config: Mapping[str, Any]) -> Mapping[str, Metric]:
     """The metrics of a run by name, the loss first.
 
     Args:
-        config: of the run; without an objective, as before there were any, it is classification.
+        config: of the run; older ones have no objective, and are classification.
     """
     objective = config.get("objective") or {}
     try:
         kind: Any = get_class(objective["_target_"])
         metrics: Mapping[str, Metric] = kind.measured
-    except Exception:  # of another project, which need not be installed
+    except Exception:  # another project's objective may not be installed
         return Classification.measured
     return metrics
 
 
 def monitored(config: Mapping[str, Any]) -> Metric:
-    """The metric that a run is judged by."""
+    """The metric that a run monitors."""
     metrics = measured(config)
     name = (config.get("objective") or {}).get("monitor", "acc")
     return metrics[name] if name in metrics else metrics["loss"]

@@ -1,4 +1,4 @@
-"""What is measured of each task, and the confidence interval of a mean over tasks."""
+"""The metrics of each task, and the confidence interval of a mean over tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def task_metrics(objective: Objective, outcome: Outcome, query: Examples) -> dic
     """The objective's metrics of each task, after and before adaptation.
 
     Args:
-        objective: whose metrics these are.
+        objective: defines the metrics.
         outcome: of T tasks.
         query: of T tasks.
 

@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 from metadraw.command.config import compose
 from metadraw.command.older import modern
 
-#: The experiment with the report's settings, by drawings a class in meta-training.
+#: The experiment with the report's settings, by drawings per class in meta-training.
 EXPERIMENTS = {100: "report_100", 20: "report_20"}
-# Parts of a config that make a result; and of these, the keys under which the report's settings
-# still hold: which random numbers, where drawings come from, and how the same is computed.
+# The parts of a config that determine a result, and the keys in them that may differ from the
+# report's settings: random numbers, where drawings come from, and how the result is computed.
 _PARTS = (
     *("data", "objective", "model", "algorithm", "optimizer", "scheduler", "learner", "trainer"),
     "callbacks",
@@ -33,10 +33,10 @@ _FREE = (
 
 @cache
 def published(samples: int, ways: int, shots: int) -> Mapping[str, float] | None:
-    """Accuracy, weighted precision and loss of the published meta-test, of the report's code.
+    """Accuracy, weighted precision and loss of the published meta-test, from the report's code.
 
     Args:
-        samples: drawings a class in meta-training, 100 or 20.
+        samples: drawings per class in meta-training, 100 or 20.
         ways: 5 or 10.
         shots: 1, 5 or 10.
 
@@ -48,7 +48,7 @@ def published(samples: int, ways: int, shots: int) -> Mapping[str, float] | None
 
 @cache
 def published_curves(samples: int, ways: int, shots: int) -> Sequence[Mapping[str, float]]:
-    """Epoch, ``val_acc``, ``val_loss`` and more of each published epoch; empty if there is none."""
+    """Epoch, ``val_acc``, ``val_loss`` and more for each published epoch; empty if none."""
     return _published("curves.csv", samples, ways, shots)
 
 
@@ -56,10 +56,10 @@ def setting_of(config: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """Samples, ways and shots of a run with all of the report's settings, else ``None``.
 
     All settings are those of ``experiment=report_100`` or ``report_20`` with the run's ways and
-    shots. A setting that is younger than the run does not count.
+    shots. Settings that are newer than the run do not count.
 
     Args:
-        config: of a run, as its ``config.yaml`` has it; empty for a run that has not begun.
+        config: of a run, from its ``config.yaml``; empty for a run that has not begun.
     """
     config = modern(config)
     data = config.get("data") or {}
@@ -90,7 +90,7 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
         parts = [_flat(each, f"{key}.{name}".lstrip(".")) for name, each in value.items()]
         return {name: each for part in parts for name, each in part.items()}
-    if isinstance(value, str):  # a run's own folder stands in its config by reference
+    if isinstance(value, str):  # a config refers to the run's own folder
         value = value.replace("${paths.output_dir}", "RUN_FOLDER")
     return {key: value}
 

@@ -25,18 +25,18 @@ _PACKAGES = ("metadraw", "torch", "lightning", "hydra-core", "numpy", "torchmetr
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of what a result depends on."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that a result depends on."""
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
 def git() -> dict[str, Any] | None:
-    """The Git commit of metadraw's source, and whether a file differs from it; None without Git."""
+    """The Git commit of metadraw's source, and whether files differ from it; `None` without."""
     command = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit, changes = (
@@ -50,12 +50,12 @@ def git() -> dict[str, Any] | None:
 
 def of_split(logged: Mapping[str, float], split: str) -> dict[str, Any]:
     """What was logged for a split, by name without the split."""
-    found: dict[str, Any] = {
+    means: dict[str, Any] = {
         name.removeprefix(f"{split}/"): round(value, 6)  # float32 has no more digits
         for name, value in logged.items()
         if name.startswith(f"{split}/")
     }
-    return found | {"tasks": int(found["tasks"])}
+    return means | {"tasks": int(means["tasks"])}
 
 
 def write(
@@ -72,8 +72,8 @@ def write(
         path: the file.
         config: the run's config.
         data: where the tasks come from, with checksums.
-        module: whose parameters are counted.
-        **measured: what was measured, and what the run was called.
+        module: its parameters are counted.
+        **measured: the measurements, and the run's tags and notes.
 
     Returns:
         What was written.
@@ -97,14 +97,14 @@ def write(
         },
         "config": config,
     }
-    # That this file is there says that the run is finished.
+    # The existence of this file marks the run as finished.
     rank_zero_only(write_whole)(path, json.dumps(results, indent=2) + "\n")
     return results
 
 
 @rank_zero_only
 def write_tasks(path: Path, names: Sequence[str], evaluated: Tensor) -> None:
-    """Write ``tasks.csv``: what each task of an evaluation gave, for paired comparisons.
+    """Write ``tasks.csv``: the metrics of each task of an evaluation, for paired comparisons.
 
     Args:
         path: the file.
@@ -120,7 +120,7 @@ def write_tasks(path: Path, names: Sequence[str], evaluated: Tensor) -> None:
 
 
 def sentence(test: Mapping[str, Any], metric: Metric) -> str:
-    """An evaluation in one line for people."""
+    """An evaluation in one sentence."""
     steps = test["inner_steps"]
     adaptation = f"{steps} inner step{'s' if steps > 1 else ''}" if steps else "no inner loop"
     value, half, before = (test[f"{metric.name}{end}"] for end in ("", "_ci95", "_before"))

@@ -1,6 +1,6 @@
-"""A sweep in one page: a table of meta-test results, curves, everything as CSV.
+"""A sweep on one page: a table of meta-test results, curves, and everything as CSV.
 
-Beside what Cloudera's report FF15 published, where a run has all of its settings.
+A run with all settings of Cloudera's report FF15 is shown beside the published results.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PROSE = {
 
 @dataclass(frozen=True)
 class Cell:
-    """Jobs that differ in their seed alone."""
+    """Jobs that differ in their seed only."""
 
     row: tuple[str, ...]
     column: str
@@ -58,10 +58,10 @@ def report(folder: Path, to: Path, rows: Sequence[str] = (), column: str | None 
     Args:
         folder: of a sweep, which may still be running.
         to: the folder to write to.
-        rows: keys whose values make the table's rows, and a figure each; by default all that
-            differ between runs, but the column's and the seed.
-        column: the key whose values make the table's columns, and a curve each; by default the
-            last of those that differ, but the seed.
+        rows: keys whose values make the table's rows, with a figure each; by default all that
+            differ between runs, except the column's and the seed.
+        column: the key whose values make the table's columns, with a curve each; by default the
+            last that differs, except the seed.
 
     Returns:
         The contents of ``report.md``.
@@ -74,7 +74,7 @@ def report(folder: Path, to: Path, rows: Sequence[str] = (), column: str | None 
     for key in (*rows, *([column] if column else [])):
         if key not in {key for job in jobs for key in job.overrides}:
             raise InputError(
-                f"{key}: was not overridden in {folder}: choose of {', '.join(varied) or 'none'}"
+                f"{key}: was not overridden in {folder}: choose from {', '.join(varied) or 'none'}"
             )
     column = column or next((key for key in reversed(varied) if key not in rows), None)
     rows = list(rows) or [key for key in varied if key != column]
@@ -107,29 +107,29 @@ def report(folder: Path, to: Path, rows: Sequence[str] = (), column: str | None 
 
 
 def _varied(jobs: Sequence[Job]) -> list[str]:
-    """Keys that were overridden with different values, in the order in which they were typed."""
+    """Keys that were overridden with different values, in the order of the command line."""
     keys = dict.fromkeys(key for job in jobs for key in job.overrides)
     return [k for k in keys if k != _SEED and len({job.overrides.get(k) for job in jobs}) > 1]
 
 
 def _cells(jobs: Sequence[Job], rows: Sequence[str], column: str | None) -> list[Cell]:
-    found: dict[tuple[tuple[str, ...], str], list[Job]] = {}
+    groups: dict[tuple[tuple[str, ...], str], list[Job]] = {}
     for job in jobs:
         row = tuple(_value(job, key) for key in rows)
-        found.setdefault((row, _value(job, column) if column else ""), []).append(job)
-    order = list(dict.fromkeys(row for row, _ in found))
-    keys = sorted(found, key=lambda key: order.index(key[0]))
-    return [Cell(*key, found[key]) for key in keys]
+        groups.setdefault((row, _value(job, column) if column else ""), []).append(job)
+    order = list(dict.fromkeys(row for row, _ in groups))
+    keys = sorted(groups, key=lambda key: order.index(key[0]))
+    return [Cell(*key, groups[key]) for key in keys]
 
 
 def _value(job: Job, key: str) -> str:
-    """What was typed for a key, or what the run's config has where nothing was."""
+    """The override of a key, or else its value in the run's config."""
     if key in job.overrides:
         return job.overrides[key]
-    found = OmegaConf.select(OmegaConf.create(job.config), key, throw_on_resolution_failure=False)
-    if found is None or isinstance(found, (DictConfig, ListConfig)):
+    value = OmegaConf.select(OmegaConf.create(job.config), key, throw_on_resolution_failure=False)
+    if value is None or isinstance(value, (DictConfig, ListConfig)):
         return "default"
-    return str(found).lower() if isinstance(found, bool) else str(found)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _table(cells: Sequence[Cell], rows: Sequence[str], column: str | None) -> list[str]:
@@ -165,7 +165,7 @@ def _result(cell: Cell) -> str:
 
 
 def _published(cell: Cell) -> Mapping[str, float] | None:
-    """The published meta-test, where every run of a cell has the report's settings."""
+    """The published meta-test, if every run of a cell has the report's settings."""
     settings = {setting_of(job.config) for job in cell.jobs if job.config}
     setting = settings.pop() if len(settings) == 1 else None
     return published(*setting) if setting else None
@@ -190,8 +190,8 @@ def _notes(jobs: Sequence[Job], cells: Sequence[Cell], varied: Sequence[str]) ->
         notes.append(f"Drawings: {'; '.join(sorted(sources))}.")
     rest = []
     for job in jobs:
-        told = {key: value for key, value in job.overrides.items() if key in (*varied, _SEED)}
-        name = " ".join(f"{key}={value}" for key, value in told.items()) or "a run"
+        own = {key: value for key, value in job.overrides.items() if key in (*varied, _SEED)}
+        name = " ".join(f"{key}={value}" for key, value in own.items()) or "a run"
         rest += [f"- {name}: {job.status}"] if job.results is None else []
     finished = len(jobs) - len(rest)
     lines = [" ".join(notes), "", f"{finished} of {len(jobs)} runs are finished."]
@@ -199,7 +199,7 @@ def _notes(jobs: Sequence[Job], cells: Sequence[Cell], varied: Sequence[str]) ->
 
 
 def _curve(cell: Cell, column: str | None) -> Curve | None:
-    """The validation curves of a cell, one a seed, and the published one."""
+    """The validation curves of a cell, one per seed, and the published one."""
     begun = [job for job in cell.jobs if job.curves]
     if not begun:
         return None
@@ -211,7 +211,7 @@ def _curve(cell: Cell, column: str | None) -> Curve | None:
             [
                 (row["epoch"], *(row[name] for name in names))
                 for row in job.curves
-                if {*row} >= {*names}  # not every epoch has to be validated
+                if {*row} >= {*names}  # not every epoch need be validated
             ]
             for job in begun
         ],
@@ -223,7 +223,7 @@ def _curve(cell: Cell, column: str | None) -> Curve | None:
 
 
 def _shown(job: Job) -> list[Metric]:
-    """What a figure shows of a run: what it is judged by, and the loss."""
+    """The metrics that a figure shows for a run: the monitored one, and the loss."""
     return list(dict.fromkeys([monitored(job.config), measured(job.config)["loss"]]))
 
 
@@ -241,7 +241,7 @@ def _phrase(key: str, value: str) -> str:
     if key in _PROSE and value != "default":
         return _PROSE[key].format(value)
     words = f"{key.rpartition('.')[2]} {value}".replace("_", " ")
-    # A choice of a group says what it is by itself: algorithm=maml is maml.
+    # The choice of a group speaks for itself: algorithm=maml is maml.
     return words if "." in key or value == "default" else value
 
 

@@ -1,4 +1,4 @@
-"""What the run folders of a sweep say, finished or not."""
+"""Reads the run folders of a sweep, finished or not."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Job:
 
     Attributes:
         overrides: value by key, as typed.
-        folder: of the run, none if it has not begun.
+        folder: of the run, `None` if it has not begun.
         config: its resolved config, empty if it has not begun.
-        curves: a mapping an epoch, as in ``metrics.csv``.
-        results: the contents of ``results.json``, none if it is not finished.
-        error: what its latest try ended with, none if nothing went wrong.
+        curves: a mapping per epoch, as in ``metrics.csv``.
+        results: the contents of ``results.json``, `None` if it is not finished.
+        error: the error that ended its latest try, `None` if there was none.
     """
 
     overrides: dict[str, str]
@@ -39,7 +39,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What was typed."""
+        """The overrides as typed."""
         return " ".join(f"{key}={value}" for key, value in self.overrides.items())
 
     @property
@@ -55,13 +55,13 @@ class Job:
 
 
 def read_sweep(folder: Path) -> list[Job]:
-    """All jobs of a sweep, in the order in which it runs them; also of one that is still running.
+    """All jobs of a sweep in the order in which it runs them, even if it is still running.
 
     Args:
         folder: of a sweep, or any folder with run folders in it.
 
     Raises:
-        InputError: no run was begun there, or a file is damaged.
+        InputError: no run has begun there, or a file is damaged.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
@@ -102,7 +102,7 @@ def _read(folder: Path) -> Job:
 
 
 def _planned(folder: Path) -> list[dict[str, str]]:
-    """The overrides of each job that Hydra's basic sweeper makes of the command."""
+    """The overrides of each job that Hydra's basic sweeper makes from the command."""
     path = folder / "multirun.yaml"
     if not path.is_file():
         return []

@@ -1,1 +1,1 @@
-"""What happens during a run, and how a run is built."""
+"""Building a run, and carrying it out."""

@@ -10,11 +10,11 @@ _NEVER = (1 << 31) - 1
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next tensor instead of giving it back.
+    """Make glibc keep freed memory for later tensors instead of returning it.
 
-    Every step of a training frees and asks again for the same memory, and fresh pages from the
-    operating system cost more than the arithmetic on them. Large tensors come from the heap as
-    well: mapped one by one, each would be of fresh pages. Does nothing on other C libraries.
+    Every training step frees and requests the same memory, and new pages from the operating system
+    cost more than the arithmetic on them. Large tensors come from the heap as well: if mapped one
+    by one, each would need new pages. Does nothing with other C libraries.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

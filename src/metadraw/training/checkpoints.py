@@ -1,4 +1,4 @@
-"""A run's checkpoints: no path of the machine in them, the best one also of a resumed run."""
+"""A run's checkpoints: without paths of the machine, and with the best one kept on resuming."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's `ModelCheckpoint`, whose own state names files in its folder, wherever that is.
+    """Lightning's `ModelCheckpoint`, with paths in its state relative to its folder.
 
-    So a checkpoint can go to another folder or machine, and tells nothing of the one it is from.
+    A checkpoint can therefore move to another folder or machine, and reveals nothing of the first.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, with paths as seen from the folder of checkpoints."""
+        """The state, with paths relative to the folder of checkpoints."""
         state = super().state_dict()
         assert self.dirpath is not None
         return _with_paths(state, partial(os.path.relpath, start=self.dirpath)) | {"dirpath": ""}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from this state, in the folder at hand."""
+        """Restore this state in the current folder."""
         if not state_dict["dirpath"]:
             assert self.dirpath is not None
             state_dict = _with_paths(state_dict, partial(os.path.join, self.dirpath))
@@ -43,21 +43,20 @@ class Checkpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(Checkpoint):
-    """The checkpoint of the best weights, always those that were validated.
+    """The checkpoint of the best validated weights.
 
-    Unless ``save_on_train_epoch_end`` says otherwise, it saves at the end of the epoch, where a run
-    can be resumed, if meta-validation was there too, and right after one in the middle of an epoch.
-    A metric of earlier weights is never taken for one of those at hand.
+    Unless ``save_on_train_epoch_end`` says otherwise, it saves at the end of an epoch that ends
+    with meta-validation, where a run can be resumed, and right after meta-validation in the middle
+    of an epoch. A metric of earlier weights never counts for the current ones.
 
-    A resumed run brings its best checkpoints so far along, also if its folder was moved: Lightning
-    forgets them when the folder is another one, and would then call best what is only the best of
-    the second part.
+    A resumed run keeps its best checkpoints so far, even if its folder was moved: Lightning forgets
+    them when the folder changes, and would then report the best of the second part only.
 
     Args:
         **options: of `ModelCheckpoint`.
 
     Raises:
-        InputError: several checkpoints of one name.
+        InputError: several checkpoints would have the same name.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -66,13 +65,13 @@ class BestCheckpoint(Checkpoint):
             self._enable_version_counter or "{" in (self.filename or "{epoch}")
         ):
             raise InputError(
-                f"callbacks.best.save_top_k={self.save_top_k}: each would be written over the one "
-                f"before, as {self.filename}.ckpt: needs callbacks.best.filename='{{epoch}}', or "
+                f"callbacks.best.save_top_k={self.save_top_k}: each would overwrite the previous "
+                f"one, as {self.filename}.ckpt: needs callbacks.best.filename='{{epoch}}', or "
                 "callbacks.best.enable_version_counter=true"
             )
 
     def _of_training(self) -> bool:
-        """Whether what is monitored is known at the end of an epoch, with or without validation."""
+        """Whether the monitored value is known at the end of an epoch without validation."""
         return self.monitor is None or self.monitor.startswith("train/")
 
     def _should_save_on_train_epoch_end(self, trainer: L.Trainer) -> bool:
@@ -89,18 +88,18 @@ class BestCheckpoint(Checkpoint):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember where the run goes on from."""
+        """Remember the folder that the run resumes from."""
         self._beside = Path(trainer.ckpt_path or "").parent
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from this state, with a copy of the best checkpoints so far.
+        """Restore this state, with a copy of the best checkpoints so far.
 
-        They are looked for beside the checkpoint that the run goes on from, and then where they
-        were when it was written. Another file of that name is known by its score.
+        They are searched for beside the checkpoint that the run resumes from, then where they were
+        when it was written. A different file of the same name is recognised by its score.
         """
         assert self.dirpath is not None
         here = Path(self.dirpath)
-        # A state of an older metadraw has the folder's own path.
+        # The state of an older metadraw has absolute paths.
         there = Path(state_dict["dirpath"] or self._beside)
         if not state_dict["dirpath"]:
             state_dict = _with_paths(state_dict, partial(os.path.join, there))
@@ -116,7 +115,7 @@ class BestCheckpoint(Checkpoint):
                     _copy(source, here / name)
                     break
         if len(paths) < len(scores):
-            log.info("the best checkpoint so far is not at hand: the best is kept from here on")
+            log.info("the best checkpoint so far was not found: keeping the best from here on")
             if state_dict["best_model_path"] not in paths:
                 return
         super().load_state_dict(
@@ -137,8 +136,8 @@ class BestCheckpoint(Checkpoint):
         """Whether a file is the checkpoint that had this score."""
         if self.monitor is None or score is None:
             return True
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        return found.get("metadraw_metrics", {}).get(self.monitor) == score.item()
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return checkpoint.get("metadraw_metrics", {}).get(self.monitor) == score.item()
 
 
 @rank_zero_only
@@ -149,7 +148,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _with_paths(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """The state of a `ModelCheckpoint`, with a change of each path in it."""
+    """The state of a `ModelCheckpoint`, with each path changed."""
     keys = ("best_model_path", "kth_best_model_path", "last_model_path")
     changed = {key: state[key] and change(state[key]) for key in keys}
     best = {change(path): score for path, score in state["best_k_models"].items()}

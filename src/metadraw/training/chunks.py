@@ -1,4 +1,4 @@
-"""How many tasks are computed at once: as many as fit into memory, by what one of them takes."""
+"""How many tasks are computed at once: as many as fit into memory, measured on one task."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from metadraw.data.episode import Episode
 
-#: What the tensors of a chunk may take. With what a process needs anyway, and what libraries take
-#: for themselves, that makes about 2 GB.
+#: Memory for the tensors of a chunk. With the rest of the process and its libraries, that makes
+#: about 2 GB.
 BYTES = 5 << 28
-#: The same on a GPU, where few large operations are faster: this part of all of its memory, so that
-#: the same GPU always gives the same chunks.
+#: The same on a GPU, where few large operations are faster: a fraction of its total memory, so that
+#: the same GPU always uses the same chunks.
 _PART_OF_GPU = 1 / 8
 
 
 def bytes_of_a_task(function: Callable[[Episode], Any], batch: Episode) -> int:
-    """The most that is in memory at one time while a function is computed of one task.
+    """The peak memory of the tensors that a function of one task creates.
 
-    The first task is computed, as ``torch.vmap`` does it, and every tensor counted from when it is
-    made until it is freed. No random state is changed.
+    Computes the first task under ``torch.vmap`` and counts each tensor from its creation until it
+    is freed. Random states do not change.
 
     Args:
-        function: of one task.
-        batch: of at least one task, on any device.
+        function: a function of one task.
+        batch: at least one task, on any device.
     """
     first = tree_map(lambda values: values[:1].clone(), batch)
     with isolate_rng(), _Living() as living:
@@ -41,12 +41,12 @@ def bytes_of_a_task(function: Callable[[Episode], Any], batch: Episode) -> int:
 
 
 def tasks_at_once(tasks: int, bytes_of_each: int, device: torch.device | str = "cpu") -> int:
-    """Into how large chunks tasks are divided, all of about the same size.
+    """The size of the chunks that tasks are divided into, all of about the same size.
 
     Args:
         tasks: at least 1.
         bytes_of_each: see `bytes_of_a_task`.
-        device: that computes them.
+        device: the one that computes them.
     """
     room, device = BYTES, torch.device(device)
     if device.type == "cuda":
@@ -56,7 +56,7 @@ def tasks_at_once(tasks: int, bytes_of_each: int, device: torch.device | str = "
 
 
 class _Living(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made in this context and still there."""
+    """Counts the bytes of all live tensors that were created in this context."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class _Living(TorchDispatchMode):
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if (key := storage._cdata) not in self._seen:  # not one more view
+        if (key := storage._cdata) not in self._seen:  # not just another view
             self._seen.add(key)
             self._now += (size := storage.nbytes())
             weakref.finalize(storage, self._freed, key, size)

@@ -1,4 +1,4 @@
-"""What a run says while it is running: one line an epoch, and on a terminal a progress bar."""
+"""What a run prints while it is running: one line per epoch, and on a terminal a progress bar."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from metadraw.training.learner import MetaLearner
 log = logging.getLogger(__name__)
 #: Lightning's warnings that would mislead here.
 _UNTRUE_HERE = (
-    "The number of training batches .* is smaller than the logging interval",  # logged by epoch
-    "The .* does not have many workers",  # episodes are made on the device of the network
+    "The number of training batches .* is smaller than the logging interval",  # logged per epoch
+    "The .* does not have many workers",  # episodes are made on the network's device
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # by Lightning itself
-    "The dirpath has changed",  # checkpoints.BestCheckpoint takes care of that
-    "Checkpoint directory .* exists and is not empty",  # where a run goes on
+    "The dirpath has changed",  # checkpoints.BestCheckpoint handles that
+    "Checkpoint directory .* exists and is not empty",  # when a run resumes
 )
 
 
 class EpochLines(L.Callback):
-    """Logs one line an epoch, whatever the progress bar does.
+    """Logs one line per epoch, with or without a progress bar.
 
     ``epoch  3/50  train 45.2  val 46.3 ± 2.4  best  12 s``: the objective's metric after adaptation
     (here accuracies in per cent), half the 95 % interval over the meta-validation tasks, whether
     it is the best so far, and how long the epoch took, with validation. An epoch without
     validation has no ``val``.
 
-    Also logs the numbers that are known here alone: ``epoch``, counted from 1, ``lr``, the outer
-    learning rate of the epoch, and ``seconds``, its duration.
+    Also logs ``epoch``, counted from 1, ``lr``, the outer learning rate of the epoch, and
+    ``seconds``, its duration.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class EpochLines(L.Callback):
         )
 
     def setup(self, trainer: L.Trainer, learner: L.LightningModule, stage: str) -> None:
-        """Set up the console in a process that Lightning has spawned, too."""
+        """Set up the console, also in processes that Lightning spawns."""
         quiet()
         if self.job_logging and not logging.getLogger().hasHandlers():
             logging.config.dictConfig(self.job_logging)
@@ -61,7 +61,7 @@ class EpochLines(L.Callback):
         self.began, self.validated = time.perf_counter(), False
 
     def on_validation_epoch_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
-        """Note that this epoch has a validation."""
+        """Note that this epoch has validation."""
         self.validated = True
         learner.log("epoch", trainer.current_epoch + 1.0, sync_dist=True)
 
@@ -87,7 +87,7 @@ class EpochLines(L.Callback):
             self.best = value if better else self.best
             parts += [f"val {scale * value:{form}}{interval}", "best" if better else "    "]
         parts.append(f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s")
-        # On a terminal the bars make room for the line.
+        # On a terminal, the bars make room for the line.
         with Tqdm.external_write_mode(file=sys.stdout):
             rank_zero_only(log.info)("  ".join(parts))
 
@@ -96,51 +96,51 @@ class EpochLines(L.Callback):
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from it."""
+        """Continue with it."""
         self.best = state_dict["best"]
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar on a terminal, gone when it is done; nothing in a file or a pipe.
+    """Lightning's bar on a terminal, removed when it is done; nothing in a file or a pipe.
 
     Args:
-        refresh_rate: steps between two looks of the bar; 0 turns it off.
+        refresh_rate: steps between updates of the bar; 0 turns it off.
     """
 
     def __init__(self, refresh_rate: int = 10) -> None:
         super().__init__(refresh_rate=refresh_rate if sys.stdout.isatty() else 0)
 
     def init_train_tqdm(self) -> Tqdm:
-        """Lightning's, but not left behind."""
+        """Lightning's bar, removed when it is done."""
         bar = super().init_train_tqdm()
         bar.leave = False
         return bar
 
     def init_test_tqdm(self) -> Tqdm:
-        """Lightning's, but not left behind."""
+        """Lightning's bar, removed when it is done."""
         bar = super().init_test_tqdm()
         bar.leave = False
         return bar
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Name the epoch, counted from 1 as everywhere else."""
+        """Show the epoch, counted from 1 as everywhere else."""
         super().on_train_epoch_start(trainer)
         self.train_progress_bar.set_description(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         )
 
     def get_metrics(self, *arguments: Any) -> dict[str, Any]:
-        """Without the number that a tracker gives a run."""
-        found = super().get_metrics(*arguments)
-        found.pop("v_num", None)
-        return found
+        """The metrics, without the run number of a tracker."""
+        metrics = super().get_metrics(*arguments)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 def quiet() -> None:
-    """Leave Lightning only its warnings, each shown once.
+    """Reduce Lightning's output to warnings, each shown once.
 
-    Otherwise each Trainer lists which accelerators there are not, and names further products; and
-    with handlers both on its loggers and on the root, all of that appears twice.
+    Otherwise each Trainer lists missing accelerators and advertises products, and everything
+    appears twice, because both Lightning's loggers and the root logger have handlers.
     """
     lightning = logging.getLogger("lightning")
     if logging.getLogger().hasHandlers():

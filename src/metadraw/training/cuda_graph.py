@@ -1,4 +1,4 @@
-"""A step on a GPU as one CUDA graph: its kernels are launched together, and not one by one.
+"""A step on a GPU as one CUDA graph: its kernels are launched together, not one by one.
 
 https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
@@ -16,24 +16,24 @@ from metadraw.data.episode import Episode
 from metadraw.errors import InputError
 
 _Result = TypeVar("_Result")
-_WARM_UPS = 3  # calls, in which libraries choose their kernels and take their memory
+_WARM_UPS = 3  # calls in which libraries choose their kernels and allocate memory
 
 
 class _Captured(NamedTuple, Generic[_Result]):
     graph: torch.cuda.CUDAGraph
-    batch: Episode  # where the graph reads
-    result: _Result  # where it writes
+    batch: Episode  # which the graph reads
+    result: _Result  # which it writes
 
 
 class CudaGraph(Generic[_Result]):
     """A function of a batch of episodes, captured for each shape and replayed.
 
-    Whatever else the function reads (parameters, settings) is as it was when it was captured, but
-    for the values of tensors that stay where they are.
+    Everything else that the function reads (parameters, settings) is fixed at capture, except the
+    values of tensors that keep their address.
 
     Args:
-        function: of a batch on a GPU, without reading back from there: tensors in any structure of
-            tuples and dicts. Random numbers are new in each replay.
+        function: maps a batch on a GPU to tensors in any structure of tuples and dicts, without
+            reading values back from the GPU. Each replay draws new random numbers.
     """
 
     def __init__(self, function: Callable[[Episode], _Result]) -> None:
@@ -41,7 +41,7 @@ class CudaGraph(Generic[_Result]):
         self._captured: dict[object, _Captured[_Result]] = {}
 
     def __call__(self, batch: Episode) -> _Result:
-        """What the function gives for a batch.
+        """The function's result for a batch.
 
         Raises:
             InputError: it cannot be captured.
@@ -53,17 +53,17 @@ class CudaGraph(Generic[_Result]):
         for into, values in zip(tree_leaves(captured.batch), tree_leaves(batch), strict=True):
             into.copy_(values)
         captured.graph.replay()
-        result: _Result = tree_map(torch.clone, captured.result)  # the next replay writes there
+        result: _Result = tree_map(torch.clone, captured.result)  # the next replay overwrites it
         return result
 
     def forget(self) -> None:
-        """Capture anew from here on: the function has changed."""
+        """Discard all graphs, because the function has changed."""
         self._captured.clear()
 
     def _capture(self, batch: Episode) -> _Captured[_Result]:
         batch = tree_map(torch.clone, batch)
         try:
-            with isolate_rng():  # the first step draws what it would have drawn
+            with isolate_rng():  # the first step's random numbers do not change
                 stream = torch.cuda.Stream()
                 stream.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(stream):

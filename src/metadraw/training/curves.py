@@ -1,4 +1,4 @@
-"""The curves of a run: one row an epoch in metrics.csv, and their figures."""
+"""The curves of a run: one row per epoch in metrics.csv, and their figures."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from metadraw.training.learner import MetaLearner
 class Curves(L.Callback):
     """Writes ``metrics.csv`` after every epoch and ``curves.png`` at the end.
 
-    Also ``learned.png`` for an algorithm that learns more than the network.
-
-    The rows travel in the checkpoint: a resumed run has the curves of the whole run.
+    Also ``learned.png`` for an algorithm that learns more than the network. The rows are part of
+    the checkpoint, so a resumed run has the curves of the whole run.
 
     Args:
         folder: the run folder.
@@ -39,7 +38,7 @@ class Curves(L.Callback):
         validated = learner.validated_at > (self.rows[-1]["step"] if self.rows else 0)
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
         logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        # How fast, and how long, from `console.EpochLines`.
+        # The learning rate and the duration, from `console.EpochLines`.
         row |= {n: float(f"{logged[n]:.6g}") for n in ("lr", "seconds") if n in logged}  # float32
         row |= {
             name: value
@@ -50,7 +49,7 @@ class Curves(L.Callback):
         self._write()
 
     def on_fit_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
-        """Draw the curves, also if nothing was left to train."""
+        """Draw the curves, even if nothing was left to train."""
         if trainer.is_global_zero and self.rows:
             assert isinstance(learner, MetaLearner)
             objective = learner.objective
@@ -60,7 +59,7 @@ class Curves(L.Callback):
             draw_curves(
                 self.rows, self.folder / "curves.png", objective.shown(), chance=chance, best=best
             )
-            # What is learned is logged with meta-validation.
+            # Learned values are logged with meta-validation.
             if validated := [row for row in self.rows if f"val/{objective.metric.name}" in row]:
                 algorithm = learner.algorithm
                 words = layers_in_words(algorithm.network)
@@ -69,7 +68,7 @@ class Curves(L.Callback):
                 draw_learned(validated, self.folder / "learned.png", words)
 
     def _best_epoch(self, kept: Checkpoint | None) -> float | None:
-        """The first epoch with the best value of what the checkpoint goes by."""
+        """The first epoch with the best value of the metric that the checkpoint monitors."""
         if not isinstance(kept, ModelCheckpoint) or kept.monitor is None:
             return None
         values = {row["epoch"]: row[kept.monitor] for row in self.rows if kept.monitor in row}
@@ -91,5 +90,5 @@ class Curves(L.Callback):
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from these rows."""
+        """Continue with these rows."""
         self.rows = state_dict["rows"]

@@ -27,17 +27,15 @@ say = rank_zero_only(log.info)  # once, not by every process
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Test ``cfg.ckpt_path``.
+    """Test ``cfg.ckpt_path``, and write ``results.json``, ``tasks.csv`` and ``episode.png``.
 
-    It leaves ``results.json``, ``tasks.csv`` and ``episode.png`` in the run folder.
-
-    Without changes it repeats the meta-test of the training run exactly: episodes are fixed.
+    Without changes, this repeats the meta-test of the training run exactly: episodes are fixed.
 
     Returns:
         The contents of ``results.json``.
 
     Raises:
-        InputError: no such checkpoint, or it cannot be tested so.
+        InputError: no such checkpoint, or one that cannot be tested with these changes.
     """
     if OmegaConf.is_missing(cfg, "ckpt_path"):
         raise InputError(
@@ -47,7 +45,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         raise InputError(f"split={cfg.split}: must be one of {', '.join(SPLITS)}")
     changes = {group: _given(cfg[group]) for group in ("algorithm", "learner", "trainer")}
     changes["data"] = _given(cfg.data)
-    if "_target_" in cfg.data:  # the nulls of another data set are its own
+    if "_target_" in cfg.data:  # null is a value for another data set
         takes = keys.arguments(cfg.data._target_)
         changes["data"] = {
             key: value
@@ -60,7 +58,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     check_trainer(cfg.trainer, {"test": data.batches["test"]})
     assert learner.config is not None
     cfg.trainer.precision = learner.config["trainer"]["precision"]
-    _compare_grounds(cfg, data)
+    _warn_of_white_ground(cfg, data)
 
     folder = Path(cfg.paths.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +68,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     test = evaluation(trainer, learner, cfg.split, time.perf_counter() - began)
     record.write_tasks(folder / "tasks.csv", learner.objective.names(), learner.evaluated)
     show_episode(data, learner, folder / "episode.png")
-    found = record.write(
+    results = record.write(
         folder / "results.json",
         config=learner.config,
         data=data.provenance,
@@ -81,27 +79,27 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     )
     say("%s", record.sentence(test, learner.objective.metric))
     say("results: %s", folder / "results.json")
-    return found
+    return results
 
 
-def _compare_grounds(cfg: DictConfig, data: TaskDataModule) -> None:
-    """Say so where a network trained on light ink on black is to see dark drawings on white."""
+def _warn_of_white_ground(cfg: DictConfig, data: TaskDataModule) -> None:
+    """Warn if a network trained on light ink on black is tested on dark drawings on white."""
     if not isinstance(data, EpisodeDataModule):
         return
     trained = read_checkpoint(cfg.ckpt_path)["metadraw_config"]["data"]
     on_ink = trained.get("prepare") == "ink"
-    with suppress(ImportError):  # of a data set that is not on this machine
+    with suppress(ImportError):  # the data set's class may be missing on this machine
         on_ink = on_ink or getattr(get_class(trained["_target_"]), "ink", False)
     if not on_ink or data.ink:
         return
     tasks = data.episodes(cfg.split)(torch.arange(data.tasks_per_batch))
     if tasks.query.x.mean() > 0.5:
         say(
-            "these pictures are mostly white, and the checkpoint was trained on light ink on "
-            "black: data.prepare=ink makes them alike"
+            "these pictures are mostly white, but the checkpoint was trained on light ink on "
+            "black: data.prepare=ink converts them"
         )
 
 
 def _given(node: DictConfig) -> dict[str, Any]:
-    """What was chosen or typed: the keys that are not null."""
+    """The keys that the user has set: those that are not null."""
     return {str(key): value for key, value in node.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What is measured of the tasks of an evaluation, gathered batch by batch."""
+"""The metrics of an evaluation's tasks, collected batch by batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Evaluation:
     """The metrics of each task, from any number of batches and ranks.
 
     Args:
-        objective: whose metrics these are.
+        objective: the one that defines the metrics.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -28,12 +28,12 @@ class Evaluation:
             number: ``[T]``, the episodes' numbers.
             values: ``[T]`` by name, in the order of `Objective.names`.
         """
-        # In double before they meet: a float32 column would round large episode numbers.
+        # In double precision: float32 would round large episode numbers.
         columns = [column.double() for column in (number, *values.values())]
         self._rows.append(torch.stack(columns, dim=1))
 
     def finish(self, ranks: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of all ranks' tasks so far, everything; the next evaluation starts from none.
+        """Return the metrics of all ranks' tasks so far, and start over.
 
         Returns:
             Float64 ``[tasks, 1 + metrics]``, the episode's number and its metrics, sorted by

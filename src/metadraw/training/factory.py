@@ -1,4 +1,4 @@
-"""From a config to objects: a data module and a learner, new or from a checkpoint."""
+"""Builds a data module and a learner from a config or a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from metadraw.training.learner import MetaLearner
 from metadraw.training.options import batches_of
 from metadraw.training.trial import count_features, try_step
 
-#: The images of data and network, by the same keys in both; what they were before these were there.
+#: Keys that data and network share, with their values in checkpoints that lack them.
 _IMAGES = {"image_size": 28, "image_channels": 1}
-#: Inner steps of the trial: enough for derivatives of one through another.
+#: Inner steps of the trial: enough to differentiate one through another.
 _TRIAL_STEPS = 2
-#: Which tasks are tested: as trained with another data set, too, where nothing else is given.
+#: Keys of the tested tasks: those not set stay as trained, even with another data set.
 _TASKS = ("ways", "shots", "queries", "tasks_per_batch", "test_batches", "seed", "eval_seed")
-#: Where a checkpoint says that drawings are kept: in the cache of the machine that reads it.
+#: The cache folder in a checkpoint's config: that of the machine that reads it.
 _CACHE = "${oc.env:METADRAW_CACHE,'~/.cache/metadraw'}"
 
 
@@ -46,16 +46,16 @@ def build(
 
     Args:
         cfg: the config.
-        splits: which ones have to have the episodes asked for.
+        splits: those that must have enough data for the episodes.
 
     Raises:
-        InputError: an impossible value, or drawings that cannot be had.
+        InputError: an impossible value, or drawings that cannot be loaded.
     """
     keep_freed_memory()
-    # The data come last: nothing is downloaded for a config that cannot work.
+    # Data are loaded last: nothing is downloaded for a config that cannot work.
     data = instantiate(cfg.data)
     if not isinstance(data, TaskDataModule):
-        raise InputError("data: this choice is no data set, but what data sets have in common")
+        raise InputError("data: this choice is not a data set, but a base config of data sets")
     seed_everything(cfg.seed, workers=True, verbose=False)
     learner = build_learner(cfg, data)
     other_ways = isinstance(data, EpisodeDataModule) and data.train_ways != data.ways
@@ -71,11 +71,11 @@ def build(
 
 
 def build_learner(cfg: DictConfig, data: TaskDataModule | None = None) -> MetaLearner:
-    """The learner of a config, with the random state at hand, after a trial step of another.
+    """The learner of a config, from the current random state, after a trial step of a copy.
 
     Args:
         cfg: the config.
-        data: its data module, which need not have loaded anything; made for this if `None`.
+        data: its data module, which need not be set up; built if `None`.
 
     Raises:
         InputError: an impossible value, or a network that cannot take a step.
@@ -83,7 +83,7 @@ def build_learner(cfg: DictConfig, data: TaskDataModule | None = None) -> MetaLe
     with isolate_rng(include_cuda=False):
         example = (data or instantiate(cfg.data)).example(tasks=2)
     learner = _make_learner(cfg, example)
-    # Now, and not in the middle of a run: an outer optimiser or schedule that does not work.
+    # An outer optimiser or schedule that does not work fails now, not in the middle of a run.
     epochs, most = cfg.trainer.max_epochs or 1, cfg.trainer.get("max_steps", -1)
     steps = epochs * batches_of(cfg.trainer, "train", cfg.data.train_batches)
     _, scheduler = optimizers.rehearse(
@@ -110,10 +110,10 @@ def build_learner(cfg: DictConfig, data: TaskDataModule | None = None) -> MetaLe
 
 
 def _check_that_choices_fit(cfg: DictConfig) -> None:
-    """Check that there is whatever objective and model take from the data.
+    """Check that the data have all keys that objective and model take from them.
 
     Raises:
-        InputError: there is not.
+        InputError: a key is missing.
     """
     for group in ("objective", "model"):
         for key in cfg[group]:
@@ -156,16 +156,16 @@ def load(path: str | Path, *overrides: str) -> tuple[TaskDataModule, MetaLearner
 def restore(
     path: str | Path, changes: DictConfig, splits: Sequence[str] = ("train", "val", "test")
 ) -> tuple[TaskDataModule, MetaLearner]:
-    """`load`, with the changes to its config as a config.
+    """`load`, with the changes given as a config.
 
     Args:
         path: a checkpoint of a metadraw run.
-        changes: to its config. Data with a ``_target_`` are another data set, whole but for the
-            tasks and the size of the images: where these are null, they are as trained.
-        splits: which ones have to have the episodes asked for.
+        changes: changes to its config. ``data`` with a ``_target_`` replaces the data set, except
+            that task and image settings that are null stay as trained.
+        splits: those that must have enough data for the episodes.
 
     Raises:
-        InputError: as `load`; also another number of ways than the algorithm can be tested with.
+        InputError: as `load`; also a number of ways that the algorithm cannot be tested with.
     """
     checkpoint = read_checkpoint(path)
     trained = OmegaConf.create(checkpoint["metadraw_config"])
@@ -191,7 +191,7 @@ def restore(
             )
         kept = [k for k in (*_TASKS, *_IMAGES) if given.get(k) is None and k in trained.data]
         cfg.data = {**given, **{key: trained.data[key] for key in kept}}
-    # The checkpoint's config is resolved: what followed another key has to follow it again.
+    # The checkpoint's config is resolved, so keys that follow others are set again.
     if given.get("queries") is None and trained.data.queries == trained.data.shots:
         cfg.data.queries = cfg.data.shots
     for key in _IMAGES:
@@ -215,14 +215,14 @@ def restore(
 def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
     """A checkpoint of a metadraw run, read without running any code in it.
 
-    Its config names the cache of this machine, also where an older one brings that of another.
+    Its config names the cache of this machine, even if an older one names another machine's.
 
     Args:
         path: the checkpoint.
         key: of the config, which named it.
 
     Raises:
-        InputError: not there, or not such a checkpoint.
+        InputError: there is no such file, or it is not such a checkpoint.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -273,7 +273,7 @@ def check_parameters(path: str | Path, checkpoint: dict[str, Any], learner: Meta
     """Check that a checkpoint's parameters fit a learner.
 
     Raises:
-        InputError: they do not; it names the first that differs.
+        InputError: they do not; the error names the first difference.
     """
     saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
     here = {name: tuple(value.shape) for name, value in learner.state_dict().items()}
@@ -286,9 +286,9 @@ def check_parameters(path: str | Path, checkpoint: dict[str, Any], learner: Meta
 
 
 def portable(cfg: DictConfig) -> dict[str, Any]:
-    """The plain values of what makes a result: without folders and trackers, the same anywhere.
+    """The plain config values that determine a result, without folders and trackers.
 
-    Where drawings are kept is left to the machine that uses them.
+    The cache folder is left to the machine that uses the checkpoint.
     """
     parts = ["algorithm_name", "seed", "data", "objective", "model", "algorithm", "optimizer"]
     parts += ["scheduler", "learner", "trainer"]

@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment at which nothing is half done."""
+"""Defers Ctrl-C until nothing is half done."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from types import FrameType
 
 @contextmanager
 def ctrl_c_waits() -> Iterator[None]:
-    """Within this context, the first Ctrl-C takes effect at its end, a second one at once.
+    """Within this context, a first Ctrl-C takes effect at the end, a second one immediately.
 
-    ``torch.func`` exchanges a module's parameters for a task's and back. An exception between two
-    exchanges, which only a signal can cause, would leave a module with some of each.
+    ``torch.func`` swaps a module's parameters for a task's and back. An exception between two
+    swaps, which only a signal can cause, would leave the module with a mix of both.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals do not come here
+        yield  # signals reach the main thread only
         return
     usual = signal.getsignal(signal.SIGINT)
     received = []

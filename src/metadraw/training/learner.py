@@ -36,32 +36,34 @@ Result = TypeVar("Result")
 class MetaLearner(L.LightningModule):
     """Meta-trains an algorithm by manual optimisation, and evaluates it.
 
-    One outer step: the mean over a batch's tasks of the algorithm's meta-gradient, then a step
-    of the outer optimiser. Logs the objective's metrics after adaptation (``train/acc``) and before
-    it (``train/acc_before``), means over tasks.
+    An outer step averages the algorithm's meta-gradient over the tasks of a batch, then steps the
+    outer optimiser. Logs the objective's metrics after adaptation (``train/acc``) and before it
+    (``train/acc_before``), averaged over tasks.
 
     Args:
         algorithm: how one task is learned; its parameters are the meta-parameters.
         optimizer: makes the outer optimiser from parameters.
-        scheduler: makes its learning rate schedule, or none. It steps once an epoch, a
-            `OneCycleLR` or `CyclicLR` after every outer step, and a `ReduceLROnPlateau` after an
-            epoch with validation, by the objective's metric or loss, as its ``mode`` says.
+        scheduler: makes its learning rate schedule, if any. It steps once per epoch, except that
+            `OneCycleLR` and `CyclicLR` step after every outer step, and `ReduceLROnPlateau` after
+            each epoch with validation, on the objective's metric or loss, whichever has its
+            ``mode``.
         query_statistics: batch norm normalises the query set by its own statistics (``query``,
-            transductive), by those of the ``support`` set, as if each image had come alone, or, in
-            evaluation and the inner loop too, by the algorithm's ``running`` ones.
+            transductive), by those of the ``support`` set, so that each image is predicted
+            independently, or, in evaluation including its inner loop, by the algorithm's
+            ``running`` ones.
         map_tasks: ``vmap``, all tasks of a chunk at once; ``loop``, one after the other, for
             networks that ``torch.vmap`` cannot map.
-        tasks_per_chunk: with ``vmap``, tasks computed at once, all of a batch if none: less
-            memory, same result. ``auto``: as many as fit into about 2 GB, or an eighth of a GPU's
-            memory, as measured of one.
-        recompute_steps: keep no more than one inner step for the way back, and compute each again:
-            memory does not grow with inner steps, a step takes longer.
-        cuda_graph: on a GPU, the meta-gradient of a batch is captured once an epoch and then
-            replayed, see `CudaGraph`.
-        gradient_clip_norm: the largest norm of the mean meta-gradient, unlimited if none.
+        tasks_per_chunk: with ``vmap``, how many tasks are computed at once, the whole batch if
+            `None`; fewer take less memory, with the same result. ``auto``: as many as fit into
+            about 2 GB, or an eighth of a GPU's memory, measured on one task.
+        recompute_steps: recompute each inner step in the backward pass: memory does not grow with
+            the number of inner steps, but an outer step takes longer.
+        cuda_graph: on a GPU, capture the meta-gradient of a batch once per epoch and replay it, see
+            `CudaGraph`.
+        gradient_clip_norm: the maximum norm of the mean meta-gradient, unlimited if `None`.
 
     Raises:
-        InputError: a wrong value of the last six.
+        InputError: an invalid value of one of the last six.
     """
 
     #: The resolved config, kept in every checkpoint so that each one can be loaded by itself.
@@ -96,8 +98,8 @@ class MetaLearner(L.LightningModule):
                 raise InputError(f"learner.{key}={value}: must be true or false")
         if cuda_graph and recompute_steps:
             raise InputError(
-                "learner.cuda_graph=true: a graph cannot go back to earlier random numbers, as "
-                "learner.recompute_steps=true has to: one of them must be false"
+                "learner.cuda_graph=true: a graph cannot repeat random numbers, which "
+                "learner.recompute_steps=true requires: one of them must be false"
             )
         if gradient_clip_norm is not None and not gradient_clip_norm > 0:
             raise InputError(
@@ -114,15 +116,15 @@ class MetaLearner(L.LightningModule):
         self.gradient_clip_norm = gradient_clip_norm
         self.cuda_graph = CudaGraph(self._meta_gradients) if cuda_graph else None
         self._evaluation = Evaluation(algorithm.objective)
-        #: Of the latest evaluation, float64 ``[tasks, 1 + metrics]``: the episode's number and its
+        #: The latest evaluation, float64 ``[tasks, 1 + metrics]``: the episode's number and its
         #: metrics in the order of `Objective.names`, sorted by number.
         self.evaluated = torch.empty(0)
-        #: After how many outer steps meta-validation was run last; -1 if not yet.
+        #: The number of outer steps before the latest meta-validation; -1 without one.
         self.validated_at = -1
 
     @property
     def objective(self) -> Objective:
-        """What the tasks are about: the algorithm's objective."""
+        """The algorithm's objective."""
         return self.algorithm.objective
 
     # ---- what notebooks, tests and users call ------------------------------------------------
@@ -131,8 +133,8 @@ class MetaLearner(L.LightningModule):
         """The mean meta-gradient of a batch of T tasks; changes nothing.
 
         Returns:
-            The gradient by the algorithm's parameter names (with the means of what it observes),
-            and ``[T]`` values by metric name.
+            The gradient by the algorithm's parameter names (with the mean of what it observes), and
+            ``[T]`` values by metric name.
         """
         if self.cuda_graph is not None and batch.number.is_cuda:
             return self.cuda_graph(batch)
@@ -150,7 +152,7 @@ class MetaLearner(L.LightningModule):
         """Learn one task.
 
         Args:
-            task: one task, whose query targets are not looked at.
+            task: one task, whose query targets are ignored.
             steps: the algorithm's ``eval_inner_steps`` if `None`.
 
         Returns:
@@ -197,8 +199,8 @@ class MetaLearner(L.LightningModule):
     def _mode(self, training: bool) -> Iterator[None]:
         """Temporarily set the mode, defer Ctrl-C, and let all layers be differentiated twice.
 
-        In evaluation, batch norm uses the statistics of batches all the same, unless it is to use
-        running ones.
+        In evaluation, too, batch norm uses batch statistics, unless ``query_statistics`` is
+        ``running``.
         """
         modes = {module: module.training for module in self.modules()}
         self.train(training)
@@ -222,19 +224,19 @@ class MetaLearner(L.LightningModule):
         return [optimizer], [{"scheduler": scheduler, "interval": optimizers.interval(scheduler)}]
 
     def outer_parameters(self) -> list[Tensor]:
-        """What the outer optimiser is for: the meta-parameters.
+        """The parameters that the outer optimiser updates: the meta-parameters.
 
-        With nothing to meta-train, there is still an optimiser for Lightning to keep.
+        Without any, all parameters: Lightning needs an optimiser.
         """
         return list(self.algorithm.meta_parameters().values() or self.algorithm.parameters())
 
     def on_fit_start(self) -> None:
-        """Start watching for a loss that is not finite."""
+        """Start watching for a non-finite loss."""
         self._loss_sum = torch.zeros((), device=self.device, dtype=torch.float32)
         self.validated_at = -1
 
     def on_train_epoch_start(self) -> None:
-        """Tell the algorithm the epoch, by which its steps may change."""
+        """Tell the algorithm the epoch, on which its steps may depend."""
         self._epoch_began_at = self.global_step
         self.task_map.forget()
         if self.cuda_graph is not None:
@@ -265,12 +267,12 @@ class MetaLearner(L.LightningModule):
         self._loss_sum += logged["train/loss"]
 
     def on_train_batch_end(self, outputs: Any, batch: Episode, batch_idx: int) -> None:
-        """Stop at a loss that is not finite, soon and always before the next checkpoint.
+        """Stop soon after a non-finite loss, and always before the next checkpoint.
 
         Raises:
-            DivergedError: some loss since the last look was not finite.
+            DivergedError: a loss since the last check was not finite.
         """
-        # Not every step: reading a number from an accelerator would hold it up.
+        # Not in every step: reading a number stalls an accelerator.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         look = self.trainer.is_last_batch or (every and (batch_idx + 1) % every == 0)
         if look and not self._loss_sum.isfinite():
@@ -325,14 +327,14 @@ class MetaLearner(L.LightningModule):
 
     def _log_evaluation(self, split: str) -> None:
         self.evaluated, logged = self._evaluation.finish(self.trainer.world_size)
-        # All ranks log the same numbers; sync_dist is what Lightning wants to hear.
+        # All ranks log the same numbers; sync_dist only avoids Lightning's warning.
         self.log_dict({f"{split}/{name}": value for name, value in logged.items()}, sync_dist=True)
         if split == "val":
             name = self.objective.metric.name
             self.log(f"val {name}", logged[name], prog_bar=True, logger=False, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the config into the checkpoint, and the means that were logged of these weights."""
+        """Add the config, and the metrics that were logged for these weights."""
         checkpoint["metadraw_config"] = self.config
         fresh = self.validated_at == self.global_step
         checkpoint["metadraw_metrics"] = {
@@ -342,22 +344,22 @@ class MetaLearner(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Where a run goes on: what is typed now is used, and not what the checkpoint had."""
+        """When a run resumes, apply its current settings, not the checkpoint's."""
         modernise(checkpoint)
         if self.trainer.training:
             resume.carry_over(checkpoint, self, self.trainer.callbacks)  # type: ignore[attr-defined]
 
     def logged_names(self) -> list[str]:
-        """What can be monitored: the names of the values that meta-training logs."""
+        """The names of the values that are logged and can be monitored."""
         names, chosen = self.objective.names(), self.objective.metric.name
         train = [f"train/{name}" for name in names]
         val = [f"val/{name}" for name in (*names, f"{chosen}_ci95", "tasks")]
         return [*val, *train, *self._learned()]
 
     def _learned(self) -> dict[str, Tensor]:
-        """What the algorithm has learned, a scalar by name."""
-        found: dict[str, Tensor] = {}
+        """The values of `Algorithm.learned` as scalars by name."""
+        scalars: dict[str, Tensor] = {}
         for name, value in self.algorithm.learned().items():
             by_step = {f"{name}/{step}": v for step, v in enumerate(value)} if value.ndim else {}
-            found |= by_step or {name: value}
-        return found
+            scalars |= by_step or {name: value}
+        return scalars

@@ -1,4 +1,4 @@
-"""Experiment trackers beside metrics.csv: any number of Lightning's loggers."""
+"""Experiment trackers in addition to metrics.csv: any number of Lightning's loggers."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from metadraw.errors import InputError
 from metadraw.objectives import Objective
 
 log = logging.getLogger(__name__)
-#: Of a run folder, to be shown with the run where they are there.
+#: Pictures of a run folder that trackers show, if they exist.
 _PICTURES = ("episode", "curves", "learned")
-#: Seconds that W&B's server has to answer.
+#: Seconds to wait for W&B's server.
 _PATIENCE = 10
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's, with one file of events for the whole run.
+    """Lightning's logger, with one event file for the whole run.
 
-    Lightning finalises a logger after training and again after testing, which would close the file
-    and have the next value open another one. `close` ends it here.
+    Lightning finalises a logger after training and again after testing, which would close the file,
+    and the next value would open another one. Here only `close` closes it.
     """
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what there is, and keep the file open."""
+        """Write pending values, and keep the file open."""
         self.save()
         if self._experiment is not None:
             self._experiment.flush()
@@ -47,11 +47,11 @@ def make(cfg: DictConfig | None, folder: Path) -> list[Logger]:
     """The loggers of a config.
 
     Args:
-        cfg: one config each, by any names; None for no logger.
-        folder: the run folder; a run that is resumed there is the same one in W&B.
+        cfg: one config per logger, under any names; `None` for no logger.
+        folder: the run folder; a run that is resumed there is the same run in W&B.
 
     Raises:
-        InputError: one that is no logger, or whose package is not installed.
+        InputError: an entry that is not a logger, or a package that is not installed.
     """
     cfg = cfg or DictConfig({})
     named = {"logger": cfg} if "_target_" in cfg else cfg  # a single one, in older run folders
@@ -75,11 +75,11 @@ def _make(name: Any, cfg: Any, folder: Path) -> Logger:
 
 
 def _of_wandb(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """What W&B is given besides its config: the run's identifier, and whether it uploads."""
+    """W&B's arguments besides its config: the run's identifier, and whether to upload."""
     more = {"id": _kept_id(folder / "wandb_id.txt"), "resume": "allow"}
     if "mode" in cfg or cfg.get("offline"):
         return more
-    # Given to W&B, which may have read the environment before, in an earlier job of this process.
+    # Passed explicitly: W&B may have read the environment in an earlier job of this process.
     if mode := os.environ.get("WANDB_MODE"):
         return more | {"mode": {"dryrun": "offline", "run": "online"}.get(mode, mode)}
     if (reason := _why_offline()) is None:
@@ -89,7 +89,7 @@ def _of_wandb(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def _kept_id(path: Path) -> str:
-    """An identifier of W&B's kind, the same one for the same run folder."""
+    """An identifier in W&B's format, always the same for a run folder."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(secrets.token_hex(4), encoding="utf-8")
@@ -97,9 +97,9 @@ def _kept_id(path: Path) -> str:
 
 
 def _why_offline() -> str | None:
-    """Why nothing can be uploaded to W&B: no key, or no answer; None if it can."""
+    """Why W&B cannot upload: no key, or no answer; `None` if it can."""
     wandb: Any = importlib.import_module("wandb")
-    # A dependency of W&B, which looks into the same file for a key.
+    # A dependency of W&B that reads keys from the same file.
     netrc: Any = importlib.import_module("requests.utils")
     settings = wandb.setup().settings
     named = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
@@ -120,10 +120,10 @@ def _why_offline() -> str | None:
 
 @rank_zero_only
 def start(loggers: Sequence[Logger], config: dict[str, Any], objective: Objective) -> None:
-    """Tell each tracker what is run, and W&B which values of each metric are best.
+    """Log the config to each tracker, and tell W&B which values of each metric are best.
 
     Raises:
-        InputError: W&B refuses the run, e.g. a wrong key; before any training.
+        InputError: W&B refuses the run, e.g. for a wrong key; raised before training.
     """
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
@@ -138,7 +138,7 @@ def start(loggers: Sequence[Logger], config: dict[str, Any], objective: Objectiv
                 "WANDB_MODE=offline"
             ) from error
         logger.log_hyperparams(config)
-        # Against epochs, unless a panel says otherwise, for example tasks_seen.
+        # Plotted against epochs, unless a panel chooses otherwise, e.g. tasks_seen.
         run.define_metric("val/*", step_metric="epoch")
         for name, metric in objective.measured.items():
             run.define_metric(f"val/{name}", step_metric="epoch", summary=metric.mode)

@@ -1,4 +1,4 @@
-"""How what an algorithm does with one task is done with each task of a batch."""
+"""Maps a function of one task over the tasks of a batch."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class TaskMap:
             other, which is slower and works for every network that `torch.autograd` can
             differentiate.
         tasks_per_chunk: with ``vmap``, tasks at once; `None`, all of them; ``auto``, as many as fit
-            into memory, as measured of one of each kind.
+            into memory, measured on one task of each kind.
 
     Raises:
-        InputError: another value.
+        InputError: an invalid value.
     """
 
     def __init__(self, how: str, tasks_per_chunk: int | str | None) -> None:
@@ -41,7 +41,7 @@ class TaskMap:
                 "auto, or null for no limit"
             )
         self.how, self.tasks_per_chunk = how, tasks_per_chunk
-        self._bytes: dict[Any, int] = {}  # of a task, by what is computed
+        self._bytes: dict[Any, int] = {}  # of a task, by kind and shapes
 
     def __call__(
         self, function: Callable[[Episode], Result], batch: Episode, kind: object
@@ -49,9 +49,9 @@ class TaskMap:
         """The results of a function for each of T tasks.
 
         Args:
-            function: of one task: tensors in any structure of tuples and dicts.
-            batch: of T tasks.
-            kind: what it depends on, besides the shapes of the batch, how much memory it takes.
+            function: maps one task to tensors in any structure of tuples and dicts.
+            batch: T tasks.
+            kind: what the function's memory depends on, besides the shapes of the batch.
 
         Returns:
             The same structure, each tensor with a first dimension of size T.
@@ -60,13 +60,13 @@ class TaskMap:
             chunk = self.tasks_per_chunk
             chunk = self._fitting(function, batch, kind) if isinstance(chunk, str) else chunk
             return vmap(function, randomness="different", chunk_size=chunk)(batch)
-        # A task's gradient is taken within the function: no graph leads out of it.
+        # A task's gradient is taken within the function: no graph leaves it.
         with torch.no_grad():
             results = [function(batch.task(position)) for position in range(len(batch.number))]
         return tree_map(lambda *values: torch.stack(values), *results)
 
     def forget(self) -> None:
-        """Measure again from here on: functions may have changed."""
+        """Discard all measurements, because functions may have changed."""
         self._bytes.clear()
 
     def _fitting(self, function: Callable[[Episode], Any], batch: Episode, kind: object) -> int:

@@ -1,4 +1,4 @@
-"""The outer optimiser and its schedule: tried out before a run, carried over when one goes on."""
+"""The outer optimiser and its schedule: tested before a run, carried over when one resumes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def interval(scheduler: LRScheduler) -> str:
 
 
 def monitored(scheduler: ReduceLROnPlateau, objective: Objective) -> str:
-    """What a schedule of plateaus watches: the objective's metric, or with its ``mode`` the loss.
+    """What a `ReduceLROnPlateau` watches: the objective's metric, or the loss if that has its mode.
 
     Raises:
-        InputError: nothing is better the way the schedule's ``mode`` says.
+        InputError: neither has the schedule's ``mode``.
     """
     for metric in objective.shown():
         if metric.mode == scheduler.mode:
@@ -50,15 +50,15 @@ def rehearse(
     epochs: int,
     steps: int,
 ) -> tuple[Optimizer, LRScheduler | None]:
-    """An optimiser of copies of parameters after one step, and its schedule at a later time.
+    """An optimiser of copied parameters after one step, and its schedule after all of its steps.
 
     Args:
         parameters: what the optimiser is for; they do not change.
         make_optimizer: makes the optimiser.
         make_scheduler: makes its schedule, if there is one.
-        epochs: how many epochs the schedule is moved on, if it steps once an epoch. A schedule of
-            plateaus is not moved: there is nothing yet for it to watch.
-        steps: how many outer steps, if it steps after each.
+        epochs: how many steps a schedule takes that steps once per epoch. A `ReduceLROnPlateau`
+            takes none: there is no metric yet.
+        steps: how many steps a schedule takes that steps after every outer step.
 
     Raises:
         InputError: the optimiser or the schedule cannot be made, or cannot take its steps.
@@ -66,7 +66,7 @@ def rehearse(
     copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in parameters]
     try:
         optimizer = make_optimizer(copies)
-    except Exception as error:  # another library's, as are those below
+    except Exception as error:  # any error of another library, as below
         raise InputError(f"optimizer: {_name(make_optimizer)}: {_line(error)}") from error
     try:
         scheduler = make_scheduler(optimizer) if make_scheduler is not None else None
@@ -102,19 +102,19 @@ def carry_over(
     changed: set[str],
     epochs: int,
 ) -> None:
-    """Make a checkpoint's optimiser and schedule follow the config of the run that goes on.
+    """Make a checkpoint's optimiser and schedule follow the config of the resumed run.
 
-    The optimiser's moments stay. What was changed in its config replaces the checkpoint's, and a
-    schedule that was changed, or whose learning rate was, is where it would be had it been so
-    from the first epoch on. One of plateaus begins anew, from the learning rate at hand.
+    The optimiser's moments stay. Changed settings of the optimiser replace the checkpoint's. If the
+    schedule or its learning rate changed, the schedule is where it would be had it run so from the
+    first epoch. A `ReduceLROnPlateau` starts over, from the current learning rate.
 
     Args:
         checkpoint: of a run; its ``optimizer_states`` and ``lr_schedulers`` are changed.
-        parameters: as `rehearse`.
-        make_optimizer: as `rehearse`.
-        make_scheduler: as `rehearse`.
+        parameters: see `rehearse`.
+        make_optimizer: see `rehearse`.
+        make_scheduler: see `rehearse`.
         changed: which keys of the config differ, e.g. ``optimizer.lr``.
-        epochs: how many epochs the checkpoint has.
+        epochs: how many epochs the checkpoint has completed.
 
     Raises:
         InputError: the checkpoint's state does not fit the optimiser with its new settings.
@@ -138,13 +138,13 @@ def carry_over(
         optimizer.step()
     except Exception as error:
         raise InputError(
-            f"optimizer: {_name(make_optimizer)} cannot go on from the checkpoint's state with "
-            f"other settings, it lacks {_line(error)}"
+            f"optimizer: {_name(make_optimizer)} cannot use the checkpoint's state with these "
+            f"settings, it lacks {_line(error)}"
         ) from error
 
 
 def _once(scheduler: LRScheduler) -> str:
-    return "after every outer step" if interval(scheduler) == "step" else "an epoch"
+    return "after every outer step" if interval(scheduler) == "step" else "per epoch"
 
 
 def _name(maker: Any) -> str:

@@ -1,4 +1,4 @@
-"""Which of Lightning's options cannot work with meta-gradients, and what to use in their place."""
+"""Which of Lightning's options cannot work with meta-gradients, and what to use instead."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-#: Of the Trainer: which values are refused, and why or what to use instead.
+#: Options of the Trainer: which values are refused, and why or what to use instead.
 _TRAINER: dict[str, tuple[Wrong, str]] = {
     "logger": (_given, "use logger=wandb or logger=tensorboard"),
     "callbacks": (_given, "use +callbacks.NAME._target_=..."),
     "default_root_dir": (_given, "use hydra.run.dir"),
     "gradient_clip_val": (
         _given,
-        "the outer step is a manual one: use learner.gradient_clip_norm",
+        "the outer step is manual: use learner.gradient_clip_norm",
     ),
     "gradient_clip_algorithm": (
         _given,
-        "the outer step is a manual one: use learner.gradient_clip_norm",
+        "the outer step is manual: use learner.gradient_clip_norm",
     ),
     "accumulate_grad_batches": (
         lambda value: value != 1,
-        "the outer step is a manual one: use a larger data.tasks_per_batch, with "
+        "the outer step is manual: use a larger data.tasks_per_batch, with "
         "learner.tasks_per_chunk for the same memory",
     ),
     "precision": (
@@ -52,7 +52,7 @@ _TRAINER: dict[str, tuple[Wrong, str]] = {
         "keeps no checkpoint to test: use trainer.max_epochs=1 data.train_batches=1 "
         "data.val_batches=1 data.test_batches=1",
     ),
-    "barebones": (bool, "measures nothing to choose a checkpoint by: must be false"),
+    "barebones": (bool, "logs no metric to choose a checkpoint by: must be false"),
     "enable_checkpointing": (
         lambda value: value is False,
         "keeps no checkpoint to test: must be true",
@@ -65,7 +65,7 @@ _TRAINER: dict[str, tuple[Wrong, str]] = {
     "sync_batchnorm": (bool, "each task is normalised by its own statistics: must be false"),
     "strategy": (
         lambda value: str(value).startswith(("fsdp", "deepspeed", "xla_fsdp", "model_parallel")),
-        "meta-gradients need all parameters in one place: use ddp",
+        "meta-gradients need unsharded parameters: use ddp",
     ),
     "max_time": (
         lambda value: isinstance(value, str) and not value.strip("0:"),
@@ -76,20 +76,20 @@ _TRAINER: dict[str, tuple[Wrong, str]] = {
     "limit_test_batches": (lambda value: value == 0, "must be above 0: use data.test_batches=1"),
 }
 
-#: Of every callback that saves checkpoints.
+#: Options of every callback that saves checkpoints.
 _CHECKPOINTS: dict[str, tuple[Wrong, str]] = {
     "train_time_interval": (
         _given,
-        "Lightning saves by time in automatic optimisation alone: use every_n_epochs",
+        "Lightning saves by time only in automatic optimisation: use every_n_epochs",
     ),
 }
-#: Of those that decide which weights are tested, and where a run is resumed.
+#: Options of those that decide which weights are tested, and where a run resumes.
 _BEST: dict[str, tuple[Wrong, str]] = {
     "save_top_k": (lambda value: value == 0, "keeps no checkpoint to test: must not be 0"),
     "save_last": (bool, "callbacks.last keeps last.ckpt: must be false"),
     "save_on_exception": (
         bool,
-        "would replace the best checkpoint by one that was not validated: must be false",
+        "would replace the best checkpoint with one that was not validated: must be false",
     ),
     "every_n_train_steps": (
         bool,
@@ -101,35 +101,35 @@ _LAST: dict[str, tuple[Wrong, str]] = {
     "every_n_train_steps": (bool, "a run is resumed between epochs: use every_n_epochs"),
 }
 
-#: Callbacks that need automatic optimisation, or change what a checkpoint has.
+#: Callbacks that need automatic optimisation, or change the contents of a checkpoint.
 _CALLBACKS: dict[type[Callback], str] = {
-    shipped.GradientAccumulationScheduler: "the outer step is a manual one: use a larger "
+    shipped.GradientAccumulationScheduler: "the outer step is manual: use a larger "
     "data.tasks_per_batch, with learner.tasks_per_chunk for the same memory",
-    shipped.LearningRateFinder: "the outer step is a manual one: use sweep=optuna",
+    shipped.LearningRateFinder: "the outer step is manual: use sweep=optuna",
     shipped.BatchSizeFinder: "the number of tasks belongs to the method: set "
     "data.tasks_per_batch, with learner.tasks_per_chunk for less memory",
     shipped.StochasticWeightAveraging: "averages after the last checkpoint, so that the average "
     "would never be tested: use lightning.pytorch.callbacks.EMAWeightAveraging",
-    shipped.ModelPruning: "renames the network's parameters, of which inner loops go by the name",
-    shipped.BaseFinetuning: "freezes layers of automatic optimisation: use algorithm=anil or "
+    shipped.ModelPruning: "renames the network's parameters, which inner loops find by name",
+    shipped.BaseFinetuning: "needs automatic optimisation to freeze layers: use algorithm=anil or "
     "requires_grad=False in the network",
-    shipped.SpikeDetection: "needs the loss of automatic optimisation: a loss that is not finite "
-    "stops a run without it",
-    shipped.ThroughputMonitor: "measures batches of samples, and an outer step has tasks: see "
+    shipped.SpikeDetection: "needs the loss of automatic optimisation: a non-finite loss stops a "
+    "run without it",
+    shipped.ThroughputMonitor: "measures batches of samples, but an outer step has tasks: see "
     "seconds in results.json",
 }
 _LOGGING = (shipped.LearningRateMonitor, shipped.DeviceStatsMonitor)
 
 
 def check_trainer(trainer: DictConfig, batches: Mapping[str, int]) -> None:
-    """Check the Trainer's options for those that cannot work, in training or evaluation.
+    """Check that the Trainer's options can work, in training or evaluation.
 
     Args:
         trainer: its config.
-        batches: how many the data has, by split.
+        batches: how many batches the data have, by split.
 
     Raises:
-        InputError: one of them is set; it names what to use instead.
+        InputError: an option cannot work; the error says what to use instead.
     """
     _check("trainer", trainer, _TRAINER)
     for split, count in batches.items():
@@ -142,11 +142,11 @@ def check_trainer(trainer: DictConfig, batches: Mapping[str, int]) -> None:
 
 
 def check_training(trainer: DictConfig, batches: Mapping[str, int]) -> None:
-    """Check the Trainer's options for a training that leaves nothing to test.
+    """Check that the Trainer's options lead to a checkpoint that can be tested.
 
     Args:
         trainer: its config.
-        batches: how many the data has, by split.
+        batches: how many batches the data have, by split.
 
     Raises:
         InputError: there is no whole epoch, or no meta-validation in it; see also `check_trainer`.
@@ -170,7 +170,7 @@ def check_training(trainer: DictConfig, batches: Mapping[str, int]) -> None:
     ):
         raise InputError(
             f"trainer.val_check_interval={between}: must be at least 1 and at most the {epoch} "
-            "batches of an epoch, or with trainer.check_val_every_n_epoch=null any number"
+            "batches of an epoch, which trainer.check_val_every_n_epoch=null may exceed"
         )
 
 
@@ -192,16 +192,16 @@ def _limit(trainer: Mapping[str, Any], split: str) -> tuple[str, int | float | N
 def check_callbacks(
     configs: Mapping[str, Any], made: Mapping[str, Callback], learner: MetaLearner, logger: bool
 ) -> None:
-    """Check the callbacks for those that cannot work, and for what they monitor.
+    """Check that the callbacks can work, and that what they monitor is logged.
 
     Args:
         configs: their configs by name.
         made: the callbacks by the same names.
-        learner: that they will watch.
-        logger: whether there is one.
+        learner: the learner that they will watch.
+        logger: whether there is a logger.
 
     Raises:
-        InputError: one of them cannot work; it names what would be right.
+        InputError: a callback cannot work; the error says what to use instead.
     """
     names = learner.logged_names()
     own = all(type(c).__module__.startswith(("lightning.", "metadraw.")) for c in made.values())
@@ -224,7 +224,7 @@ def check_callbacks(
         monitor = getattr(callback, "monitor", None)
         if monitor is None:
             continue
-        if own and monitor not in names:  # another's callback may log what it likes
+        if own and monitor not in names:  # a user's callback may log further values
             raise InputError(
                 f"{key}.monitor={monitor}: nothing of that name is logged: must be one of "
                 f"{', '.join(names)}"
@@ -238,7 +238,7 @@ def check_callbacks(
 
 
 def _better(monitor: str, learner: MetaLearner) -> str | None:
-    """The ``mode`` of what is monitored, if it is a metric."""
+    """The ``mode`` of the monitored value, if it is a metric."""
     name = monitor.rpartition("/")[2].removesuffix("_before")
     metric = learner.objective.measured.get(name)
     return metric.mode if metric else None

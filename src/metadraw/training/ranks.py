@@ -1,4 +1,4 @@
-"""What the ranks of a run tell each other."""
+"""Communication between the ranks of a run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def mean_over_ranks(means: dict[str, Tensor], tasks: int, ranks: int) -> dict[str, Tensor]:
-    """Means over all ranks' tasks from those of this rank: ``torch.func`` bypasses DDP's averaging.
+    """Means over all ranks' tasks, from this rank's: ``torch.func`` bypasses DDP's averaging.
 
-    Ranks may have different numbers of tasks, so sums are added up and divided once.
+    Ranks may have different numbers of tasks, so sums are reduced and divided once.
 
     Args:
         means: over this rank's tasks, by name.
-        tasks: how many these are.
-        ranks: how many ranks there are.
+        tasks: the number of this rank's tasks.
+        ranks: the number of ranks.
     """
     if ranks == 1:
         return means

@@ -1,4 +1,4 @@
-"""Where a run goes on: in its own folder, or from a checkpoint with other settings."""
+"""Resuming a run: in its own folder, or from a checkpoint with other settings."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from metadraw.training import optimizers
 if TYPE_CHECKING:
     from metadraw.training.learner import MetaLearner
 
-#: What makes no other run of it: where it runs, what it is called and who watches.
+#: Keys that may differ within one run: where it runs, its names and its trackers.
 _ELSEWHERE = (
     *("defaults", "hydra", "paths", "callbacks", "logger", "task_name", "ckpt_path"),
     *("algorithm_name", "tags", "notes"),
     *("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.cache_dir"),
 )
-#: What decides how a checkpoint is evaluated, but for what these have for meta-training alone.
+#: Keys that decide how a checkpoint is evaluated, except `_TRAINING`, used in meta-training only.
 _EVALUATION = ("data.", "model.", "algorithm.", "learner.", "trainer.precision")
 _TRAINING = (
     *("data.train_batches", "data.train_samples_per_class", "data.seed", "data.new_classes"),
@@ -40,7 +40,7 @@ def refuse_another_config(cfg: DictConfig, folder: Path) -> None:
     """Check that a folder has no run of another config.
 
     Raises:
-        InputError: it has; the first difference is told.
+        InputError: it has; the error names the first difference.
     """
     if not (folder / "config.yaml").is_file():
         return
@@ -54,13 +54,13 @@ def refuse_another_config(cfg: DictConfig, folder: Path) -> None:
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """The contents of ``results.json``, which a run writes last, or none."""
+    """The contents of ``results.json``, which a run writes last, or `None`."""
     path = folder / "results.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Where a run that did not finish can be resumed, or none."""
+    """The checkpoint that an unfinished run resumes from, or `None`."""
     path = folder / "checkpoints" / "last.ckpt"
     return str(path) if path.is_file() else None
 
@@ -72,32 +72,32 @@ def check(
     callbacks: Iterable[Callback],
     given: bool,
 ) -> str:
-    """Check that a run can go on from a checkpoint with the config at hand.
+    """Check that a run can resume from a checkpoint with the current config.
 
     Args:
         path: of the checkpoint.
-        checkpoint: its contents, which are changed as `carry_over` does.
-        learner: with the config of the run that goes on.
-        callbacks: of the run that goes on.
-        given: whether it was asked for, and is not what a killed run has left in its folder, where
-            a run may also be finished that has nothing left to train.
+        checkpoint: its contents, which `carry_over` changes.
+        learner: with the config of the resumed run.
+        callbacks: of the resumed run.
+        given: whether the user named the checkpoint. Otherwise a killed run has left it in its
+            folder, and there may be nothing left to train.
 
     Returns:
-        One line for people: how far it is, and which settings are others from here on.
+        One line for people: how far the run is, and which settings have changed.
 
     Raises:
         InputError: it cannot.
     """
     if "optimizer_states" not in checkpoint:
         raise InputError(
-            f"ckpt_path={path}: holds the weights alone, as save_weights_only=true keeps them: a "
-            "run goes on from a whole checkpoint, e.g. last.ckpt"
+            f"ckpt_path={path}: holds the weights alone, because of save_weights_only=true: a run "
+            "resumes from a full checkpoint, e.g. last.ckpt"
         )
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
     if progress["processed"] < progress["started"]:
         raise InputError(
-            f"ckpt_path={path}: was saved in the middle of epoch {progress['started']}: a run goes "
-            "on from a checkpoint that was saved between epochs, e.g. last.ckpt"
+            f"ckpt_path={path}: was saved in the middle of epoch {progress['started']}: a run "
+            "resumes from a checkpoint that was saved between epochs, e.g. last.ckpt"
         )
     before, now = _flat(checkpoint["metadraw_config"]), _flat(learner.config)
     epochs, steps = epochs_of(checkpoint), checkpoint["global_step"]
@@ -119,38 +119,39 @@ def check(
     was, typed = (config.get("optimizer._target_") for config in (before, now))
     if was != typed:
         raise InputError(
-            f"optimizer._target_={typed}: ckpt_path={path} has the state of {was}, with which "
-            f"another optimiser cannot go on: must be {was}"
+            f"optimizer._target_={typed}: ckpt_path={path} has the state of {was}, which another "
+            f"optimiser cannot use: must be {was}"
         )
     changed = _changed(checkpoint["metadraw_config"], learner.config or {})
     if "algorithm.inner_lr" in changed and any(
         name.startswith("algorithm.inner_lr") for name in checkpoint["state_dict"]
     ):
         raise InputError(
-            f"algorithm.inner_lr={now['algorithm.inner_lr']}: is where learned rates start, and "
-            f"ckpt_path={path} has learned them already, from {before['algorithm.inner_lr']}"
+            f"algorithm.inner_lr={now['algorithm.inner_lr']}: is the initial value of learned "
+            f"rates, but ckpt_path={path} has learned them already, from "
+            f"{before['algorithm.inner_lr']}"
         )
-    carry_over(checkpoint, learner, callbacks)  # as it will be when the checkpoint is restored
-    told = "; ".join(f"{key}={now.get(key)}, was {before.get(key)}" for key in sorted(changed))
-    return f"resumed from {path} after epoch {epochs}" + (f", now with {told}" if told else "")
+    carry_over(checkpoint, learner, callbacks)  # as when the checkpoint is restored
+    new = "; ".join(f"{key}={now.get(key)}, was {before.get(key)}" for key in sorted(changed))
+    return f"resumed from {path} after epoch {epochs}" + (f", now with {new}" if new else "")
 
 
 def carry_over(
     checkpoint: dict[str, Any], learner: MetaLearner, callbacks: Iterable[Callback]
 ) -> None:
-    """Change a checkpoint, before it is restored, to what the config of the run that goes on says.
+    """Make a checkpoint, before it is restored, follow the config of the resumed run.
 
-    What is learned stays: parameters, the optimiser's moments, what callbacks have counted. What
-    is a setting is as typed now. The best score so far is dropped where checkpoints are now
-    evaluated otherwise, and scores can no longer be compared.
+    Learned values stay: parameters, the optimiser's moments, what callbacks have counted. Settings
+    follow the current config. If checkpoints are now evaluated differently, the best score so far
+    is dropped, because scores are no longer comparable.
 
     Args:
         checkpoint: of a run.
-        learner: with the config of the run that goes on.
-        callbacks: of the run that goes on.
+        learner: with the config of the resumed run.
+        callbacks: of the resumed run.
 
     Raises:
-        InputError: the optimiser cannot go on with its new settings.
+        InputError: the optimiser's state does not fit its new settings.
     """
     changed = _changed(checkpoint["metadraw_config"], learner.config or {})
     optimizers.carry_over(
@@ -171,12 +172,12 @@ def carry_over(
 
 
 def epochs_of(checkpoint: dict[str, Any]) -> int:
-    """How many epochs a checkpoint has behind it."""
+    """How many epochs a checkpoint has completed."""
     return checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
-    """Keys whose values differ, but for those that an older metadraw lacked, now as shipped."""
+    """Keys whose values differ, except keys that an older metadraw lacked, at their default."""
     saved, flat = _flat(before), _flat(now)
     return {
         key
@@ -187,11 +188,11 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
 
 
 def _defaults(key: str, saved: Mapping[str, Any]) -> list[Any]:
-    """What a setting is where nothing is typed, in the shipped choices that a config may be of."""
+    """The defaults of a key in the shipped choices that a config may come from."""
     config = OmegaConf.create(dict(saved))
     group = key.partition(".")[0]
     shipped = _shipped(group, OmegaConf.select(config, f"{group}._target_"))
-    # Below what was saved, because a default may follow another key.
+    # Merged under the saved values, because a default may follow another key.
     filled = [_resolved(DictConfig(OmegaConf.merge(choice, config))) for choice in shipped]
     return [_flat(_plain(choice)).get(key) for choice in filled]
 
@@ -207,27 +208,27 @@ def _shipped(group: str, target: str | None) -> list[DictConfig]:
 
 
 def _read(folder: Path) -> DictConfig:
-    found = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(found, DictConfig)
-    return found
+    cfg = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    return cfg
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
-    """The values of a config, as they are saved."""
+    """The values of a config as saved."""
     plain = OmegaConf.to_container(cfg)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
 
 def _resolved(cfg: DictConfig) -> DictConfig:
-    """Without what only a running job can resolve."""
+    """A config, resolved, without the keys that only a running job can resolve."""
     copy = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in _ELSEWHERE])
     OmegaConf.resolve(copy)
     return copy
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``, without what does not matter."""
+    """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``, without `_ELSEWHERE`."""
     if key in _ELSEWHERE:
         return {}
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The whole of a training run, as one straight recipe."""
+"""A whole training run, step by step."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ say = rank_zero_only(log.info)  # once, not by every process
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
-    """Meta-train, meta-validate, meta-test; leaves everything in ``cfg.paths.output_dir``.
+    """Meta-train, meta-validate and meta-test; write everything to ``cfg.paths.output_dir``.
 
-    A run of the same config that was begun there goes on after its last whole epoch; one that was
-    finished is not run again.
+    An unfinished run of the same config in that folder resumes after its last whole epoch; a
+    finished one is not repeated.
 
-    That folder then holds ``config.yaml`` (resolved; runs again as it is), ``metrics.csv``,
+    The folder then holds ``config.yaml`` (resolved; runs again unchanged), ``metrics.csv``,
     ``curves.png``, ``episode.png``, ``checkpoints/best.ckpt``, ``checkpoints/last.ckpt``,
     ``results.json`` and ``tasks.csv``.
 
@@ -48,7 +48,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
     Raises:
         InputError: something in the config cannot work, or the folder holds a run of another
-            config; before any training.
+            config; raised before training.
         DivergedError: a loss was not finite; the last good checkpoint is kept.
     """
     check_training(cfg.trainer, {s: cfg.data[f"{s}_batches"] for s in ("train", "val", "test")})
@@ -57,9 +57,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     _check_search(cfg)
     folder = Path(cfg.paths.output_dir)
     resume.refuse_another_config(cfg, folder)
-    if (found := resume.finished(folder)) is not None:
+    if (results := resume.finished(folder)) is not None:
         say("already finished: %s", folder)
-        return found
+        return results
     git = record.git()
     data, learner = build(cfg)
     learner.algorithm.check_classes(data.class_count)
@@ -92,23 +92,21 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             trainer.fit(learner, data, ckpt_path=ckpt_path, weights_only=True)
         except DivergedError as error:
             raise DivergedError(f"{error}; {_kept(folder)}") from error
-        except MisconfigurationException as error:  # of options that only Lightning knows
+        except MisconfigurationException as error:  # about options that only Lightning checks
             raise InputError(" ".join(str(error).split())) from error
-        except SystemExit as stopped:  # by which Lightning ends at Ctrl-C and SIGTERM
-            # As a shell has it: 128 and the number of the signal.
+        except SystemExit as stopped:  # Lightning's reaction to Ctrl-C and SIGTERM
+            # The shell's convention: 128 plus the number of the signal.
             code = 128 + (signal.SIGTERM if trainer.received_sigterm else signal.SIGINT)
             say("stopped in epoch %d: %s", trainer.current_epoch + 1, _kept(folder))
             raise SystemExit(code) from stopped
         trained = time.perf_counter()
         path = chosen_checkpoint(trainer, folder)
         checkpoint = read_checkpoint(path)
-        # Not by Trainer.test, which restores callbacks as well, and these may restore weights.
+        # Not through Trainer.test, which also restores callbacks, and these may restore weights.
         learner.load_state_dict(checkpoint["state_dict"])
         logged = checkpoint["metadraw_metrics"]
         metric = learner.objective.metric
-        if (
-            f"val/{metric.name}" not in logged
-        ):  # these weights were not validated when they were saved
+        if f"val/{metric.name}" not in logged:  # saved without validation
             trainer.validate(learner, datamodule=data, verbose=False)
             logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
         began_test = time.perf_counter()
@@ -118,7 +116,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
         show_episode(data, learner, folder / "episode.png")
         epochs = trainer.current_epoch
-        found = record.write(
+        results = record.write(
             folder / "results.json",
             config=learner.config,
             data=data.provenance,
@@ -135,34 +133,34 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             tags=list(cfg.get("tags") or []),
             notes=cfg.get("notes"),
         )
-        loggers.finish(trainer.loggers, found, metric.name, folder)
+        loggers.finish(trainer.loggers, results, metric.name, folder)
     finally:
         loggers.close(trainer.loggers)
     say("%s", record.sentence(test, metric))
     say("results: %s", folder / "results.json")
     if (folder / "curves.png").is_file():
         say("curves: %s", folder / "curves.png")
-    return found
+    return results
 
 
 def _check_search(cfg: DictConfig) -> None:
-    """Check that a search, whose job this may be, goes the way the objective says.
+    """Check that a search, if this is a job of one, optimises in the objective's direction.
 
     Raises:
-        InputError: it goes the other way.
+        InputError: it optimises in the other direction.
     """
     sweeper = HydraConfig.get().sweeper if HydraConfig.initialized() else {}
-    direction, right = sweeper.get("direction"), f"{cfg.objective.mode}imize"
+    direction, expected = sweeper.get("direction"), f"{cfg.objective.mode}imize"
     given = getattr(direction, "name", direction)  # it may be an enum
-    if isinstance(given, str) and given != right:
+    if isinstance(given, str) and given != expected:
         raise InputError(
-            f"hydra.sweeper.direction={given}: must be {right} for "
+            f"hydra.sweeper.direction={given}: must be {expected} for "
             f"objective.monitor={cfg.objective.monitor}"
         )
 
 
 def _within(folder: Path, path: str) -> str:
-    """A path as seen from a folder, or as it is where it leads elsewhere."""
+    """A path relative to a folder, or unchanged if it is outside."""
     return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path
 
 
@@ -171,7 +169,7 @@ def make_trainer(cfg: DictConfig, learner: MetaLearner) -> L.Trainer:
 
     Args:
         cfg: the config; a callback that is null is left out.
-        learner: that it is for.
+        learner: the learner to train.
 
     Raises:
         InputError: a callback that cannot work.
@@ -187,22 +185,22 @@ def make_trainer(cfg: DictConfig, learner: MetaLearner) -> L.Trainer:
     trainer: L.Trainer = _make(
         "trainer",
         cfg.trainer,
-        # The first one: others read what it logs.
+        # EpochLines first: others read what it logs.
         callbacks=[console.EpochLines(), *others, *(bars if show else [])],
         enable_progress_bar=show,
         logger=loggers.make(cfg.get("logger"), Path(cfg.paths.output_dir)),
         default_root_dir=cfg.paths.output_dir,
     )
-    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no other was asked for
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the default
         trainer.strategy.checkpoint_io = WholeCheckpoints()
     return trainer
 
 
 def _make(key: str, node: DictConfig, **more: Any) -> Any:
-    """What a config describes.
+    """Instantiate a config.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: it cannot be instantiated.
     """
     try:
         return instantiate(node, _convert_="all", **more)
@@ -213,18 +211,18 @@ def _make(key: str, node: DictConfig, **more: Any) -> Any:
 
 
 def chosen_checkpoint(trainer: L.Trainer, folder: Path) -> str:
-    """The checkpoint that is tested: the best, without such a callback the last, or one of now."""
-    found = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-    found.sort(key=lambda callback: not isinstance(callback, BestCheckpoint))
-    if found and found[0].best_model_path:
-        return found[0].best_model_path
+    """The checkpoint to test: the best, else another callback's, else one saved now."""
+    savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    savers.sort(key=lambda callback: not isinstance(callback, BestCheckpoint))
+    if savers and savers[0].best_model_path:
+        return savers[0].best_model_path
     trainer.save_checkpoint(path := str(folder / "checkpoints" / "best.ckpt"))
     return path
 
 
 @rank_zero_only
 def save_config(cfg: DictConfig, folder: Path) -> None:
-    """``config.yaml``: every value as it was, but for the run folder, which a re-run has anew."""
+    """Write ``config.yaml``: every value, resolved, except the run folder, new in each re-run."""
     copy = OmegaConf.masked_copy(cfg, [str(key) for key in cfg])
     copy.paths.output_dir = "RUN_FOLDER"
     OmegaConf.resolve(copy)
@@ -239,22 +237,22 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
 def evaluation(
     trainer: L.Trainer, learner: MetaLearner, split: str, seconds: float
 ) -> dict[str, Any]:
-    """The results of ``trainer.test``, just run: means over tasks, interval, conditions."""
+    """The results of the latest ``trainer.test``: means over tasks, interval, conditions."""
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    found = record.of_split(logged, "test")
+    means = record.of_split(logged, "test")
     return {
         "split": split,
-        **found,
+        **means,
         "inner_steps": learner.algorithm.eval_inner_steps if learner.algorithm.inner else 0,
         "query_statistics": learner.query_statistics,
         "seconds": round(seconds, 3),
-        "tasks_per_second": round(found["tasks"] / seconds, 1),
+        "tasks_per_second": round(means["tasks"] / seconds, 1),
     }
 
 
 @rank_zero_only
 def show_episode(data: TaskDataModule, learner: MetaLearner, path: Path) -> None:
-    """A picture of the first episode that is tested, with the learner's predictions."""
+    """Draw the first test episode with the learner's predictions."""
     batch = data.episodes(data.test_split, learner.device)(torch.zeros(1, dtype=torch.int64))
     batch = batch.to(next(learner.parameters()).dtype)
     outcome = learner.evaluate(batch)
@@ -265,4 +263,4 @@ def _kept(folder: Path) -> str:
     last = folder / "checkpoints" / "last.ckpt"
     if not last.exists():
         return "no epoch was finished"
-    return f"the last good checkpoint is {last} (hydra.run.dir={folder} goes on from there)"
+    return f"the last good checkpoint is {last} (hydra.run.dir={folder} resumes from it)"

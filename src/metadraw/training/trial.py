@@ -1,4 +1,4 @@
-"""A trial step before anything starts: one line names the layer that cannot take it."""
+"""A trial step before a run: one line names the layer that fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from metadraw.errors import InputError
 from metadraw.models.functional import call
 from metadraw.training.learner import MetaLearner
 
-#: What may help where a step fails: settings of the learner and of its algorithm.
+#: Settings that may help if a step fails.
 _REMEDIES: list[dict[str, Any]] = [
     {"learner.map_tasks": "loop"},
     {"learner.map_tasks": "loop", "learner.recompute_steps": False},
@@ -31,20 +31,20 @@ _REMEDIES: list[dict[str, Any]] = [
 
 
 def try_step(make: Callable[[dict[str, Any]], MetaLearner], batch: Episode) -> None:
-    """Take an outer step and an evaluation of some tasks, with a learner of its own.
+    """Take an outer step and evaluate some tasks, with a separate learner.
 
-    No random state is changed.
+    Random states do not change.
 
     Args:
-        make: a new learner, with some settings changed, by their names in the config.
-        batch: of T tasks.
+        make: makes a new learner with some settings changed, given by config key.
+        batch: T tasks.
 
     Raises:
-        InputError: that fails, with the layer where it does and what helps; or the network changes
-            a buffer of its own.
+        InputError: a step fails, with the layer and a remedy; or the network changes one of its
+            buffers.
     """
     with isolate_rng(include_cuda=False), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the run itself repeats whatever there is to say
+        warnings.simplefilter("ignore")  # the run itself repeats them
         torch.manual_seed(0)
         learner = make({})
         try:
@@ -54,11 +54,11 @@ def try_step(make: Callable[[dict[str, Any]], MetaLearner], batch: Episode) -> N
         except Exception as error:
             raise InputError(_line(error, learner.algorithm.network, learner.algorithm)) from error
         task = batch.task(0)
-        right = [len(task.query.x), learner.objective.width(task)]
-        if list(outputs.shape) != right:
+        expected = [len(task.query.x), learner.objective.width(task)]
+        if list(outputs.shape) != expected:
             raise InputError(
                 f"algorithm: {type(learner.algorithm).__name__} gives outputs of shape "
-                f"{list(outputs.shape)} for a query set of {right[0]}: must be {right}"
+                f"{list(outputs.shape)} for a query set of {expected[0]}: must be {expected}"
             )
         try:
             _step(learner, batch)
@@ -67,20 +67,20 @@ def try_step(make: Callable[[dict[str, Any]], MetaLearner], batch: Episode) -> N
 
 
 def count_features(network: nn.Module, x: Tensor) -> int:
-    """How many features a network gives; lazy layers, such as `torch.nn.LazyLinear`, find theirs.
+    """The number of a network's features; initialises lazy layers, such as `torch.nn.LazyLinear`.
 
     Args:
-        network: from inputs to features.
+        network: maps inputs to features.
         x: some inputs, ``[B, ...]``.
 
     Raises:
-        InputError: the network cannot take such inputs, or gives anything but ``[B, F]``.
+        InputError: the network cannot take such inputs, or does not return ``[B, F]``.
     """
     modes = {module: module.training for module in network.modules()}
     network.eval()  # which changes no buffer
     lazy = any(is_lazy(parameter) for parameter in network.parameters())
     try:
-        # A lazy layer draws its parameters now, in the run's own order; nothing else may draw.
+        # A lazy layer draws its parameters now, from the run's random state; nothing else may.
         with torch.no_grad(), nullcontext() if lazy else isolate_rng(include_cuda=False):
             features = network(torch.zeros_like(x))
     except Exception as error:
@@ -91,27 +91,27 @@ def count_features(network: nn.Module, x: Tensor) -> int:
     name = f"model: {type(network).__name__}"
     if not isinstance(features, Tensor):
         kind = type(features).__name__
-        raise InputError(f"{name} gives a {kind}: it must give one tensor of features")
+        raise InputError(f"{name} returns a {kind}: it must return one tensor of features")
     if features.ndim != 2 or len(features) != len(x):
         raise InputError(
-            f"{name} gives features of shape {list(features.shape)} for {len(x)} inputs: must be "
+            f"{name} returns features of shape {list(features.shape)} for {len(x)} inputs: must be "
             f"[{len(x)}, F]"
         )
     return features.shape[1]
 
 
 def _forward(learner: MetaLearner, task: Episode) -> Tensor:
-    """What is computed of a task's query set, without any derivative or map."""
+    """The outputs for a task's query set, without any derivative or map."""
     return learner.answer(learner.adapt(task, steps=0), task)
 
 
 def _step(learner: MetaLearner, batch: Episode) -> None:
-    """Whatever a run computes of a batch.
+    """Everything that a run computes for a batch.
 
     Raises:
-        InputError: it has changed a buffer.
+        InputError: a buffer has changed.
     """
-    learner.task_map.tasks_per_chunk = 1  # in little memory, and nothing to measure
+    learner.task_map.tasks_per_chunk = 1  # little memory, and nothing to measure
     network = learner.algorithm.network
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     if learner.algorithm.meta_parameters():
@@ -122,8 +122,8 @@ def _step(learner: MetaLearner, batch: Episode) -> None:
             layer, _, own = name.rpartition(".")
             raise InputError(
                 f"{_place(network, network.get_submodule(layer))} changes its buffer {own} in "
-                "the forward pass, which would carry one task over into the next: build it so "
-                "that its buffers stay as they are"
+                "the forward pass, which would leak one task into the next: build it so that its "
+                "buffers do not change"
             )
 
 
@@ -133,18 +133,18 @@ def _explain(
     make: Callable[[dict[str, Any]], MetaLearner],
     batch: Episode,
 ) -> str:
-    """One line: the layer, what is wrong with it, and what helps if anything does."""
+    """One line: the layer, what is wrong with it, and what helps, if anything."""
     if isinstance(error, InputError):
         return str(error)
-    # An error on the way back was not raised within any layer.
+    # An error in the backward pass is not raised within any layer.
     otherwise = _layer_without_derivatives(learner, batch) or learner.algorithm
     line = _line(error, learner.algorithm.network, otherwise)
     for remedy in _REMEDIES:
         try:
             _step(make(remedy), batch)
-        except InputError as reason:  # what vmap, which met it first, could not put so well
+        except InputError as reason:  # a clearer message than vmap's
             return str(reason)
-        except Exception:  # it does not help, whatever the reason
+        except Exception:  # it does not help
             continue
         settings = " ".join(f"{key}={str(value).lower()}" for key, value in remedy.items())
         return f"{line}: it works with {settings}"
@@ -152,14 +152,14 @@ def _explain(
 
 
 def _line(error: Exception, network: nn.Module, otherwise: nn.Module) -> str:
-    """The layer in which an error was raised, or another module, and how the error begins."""
+    """The layer that raised an error, or another module, and the start of the error."""
     place = _place(network, _layer_of(error, network) or otherwise)
     reason = f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0].rstrip(" .:")
     return f"{place} fails in a trial step: {shorten(reason, 160, placeholder='...')}"
 
 
 def _place(network: nn.Module, module: nn.Module) -> str:
-    """What a module is called in a message: one of the network's, or the algorithm."""
+    """A module's name in a message: a layer of the network, or the algorithm."""
     names = {module: name for name, module in network.named_modules()}
     kind = type(module).__name__
     if module not in names:
@@ -168,18 +168,18 @@ def _place(network: nn.Module, module: nn.Module) -> str:
 
 
 def _layer_of(error: Exception, network: nn.Module) -> nn.Module | None:
-    """The innermost module whose method was at work when an error was raised."""
-    modules, found, trace = set(network.modules()), None, error.__traceback__
+    """The innermost module whose method was running when an error was raised."""
+    modules, innermost, trace = set(network.modules()), None, error.__traceback__
     while trace is not None:
         owner = trace.tb_frame.f_locals.get("self")
         if isinstance(owner, nn.Module) and owner in modules:
-            found = owner
+            innermost = owner
         trace = trace.tb_next
-    return found
+    return innermost
 
 
 def _layer_without_derivatives(learner: MetaLearner, batch: Episode) -> nn.Module | None:
-    """The innermost layer that cannot be differentiated twice by itself, over tasks."""
+    """The innermost layer that cannot be differentiated twice on its own, mapped over tasks."""
     calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
@@ -190,7 +190,7 @@ def _layer_without_derivatives(learner: MetaLearner, batch: Episode) -> nn.Modul
     _forward(learner, batch.task(0))
     for hook in hooks:
         hook.remove()
-    for each in calls:  # in the order in which they ended: inner ones first
+    for each in calls:  # in the order in which they returned: inner ones first
         try:
             _differentiate_twice(learner.task_map.how, *each)
         except Exception:
@@ -201,7 +201,7 @@ def _layer_without_derivatives(learner: MetaLearner, batch: Episode) -> nn.Modul
 def _differentiate_twice(
     how: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    """The second derivative of something of a module's output, by its input and parameters."""
+    """Differentiate a module's output twice, with respect to its input and parameters."""
 
     def square(values: Any) -> Tensor:
         return torch.stack([x.square().sum() for x in tree_leaves(values) if _is_float(x)]).sum()

@@ -1,4 +1,4 @@
-"""From folders of pictures to predictions: a checkpoint adapted to classes of the user's own."""
+"""From folders of pictures to predictions: adapts a checkpoint to a user's own classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_SHOWN = 20
 
 
 def adapt(cfg: DictConfig) -> Classifier:
-    """Learn the classes in ``cfg.support``, classify the pictures in ``cfg.query``.
+    """Learn the classes in ``cfg.support``, and classify the pictures in ``cfg.query``.
 
     The run folder then holds ``predictions.csv``, ``predictions.png`` and ``classifier.pt``, which
     `Classifier.load` reads.
@@ -29,7 +29,7 @@ def adapt(cfg: DictConfig) -> Classifier:
         The classifier.
 
     Raises:
-        InputError: something is missing, no picture, or cannot be learned by this checkpoint.
+        InputError: something is missing or not a picture, or cannot be learned by the checkpoint.
     """
     for key, what in {
         "ckpt_path": "a checkpoint",
@@ -37,10 +37,10 @@ def adapt(cfg: DictConfig) -> Classifier:
         "query": "a picture or a folder of pictures",
     }.items():
         if OmegaConf.is_missing(cfg, key):
-            raise InputError(f"{key} is missing: right is {key}=PATH of {what}")
+            raise InputError(f"{key} is missing: expected {key}=PATH of {what}")
         if not isinstance(cfg[key], str):
             given = "null" if cfg[key] is None else cfg[key]
-            raise InputError(f"{key}={given}: right is {key}=PATH of {what}")
+            raise InputError(f"{key}={given}: expected {key}=PATH of {what}")
     support = {
         folder.name: [str(path) for path in pictures_in(folder)]
         for folder in _folders(Path(cfg.support))
@@ -54,7 +54,7 @@ def adapt(cfg: DictConfig) -> Classifier:
     folder.mkdir(parents=True, exist_ok=True)
     best, labels = chances.max(dim=1)
     predicted = [classifier.classes[label] for label in labels.tolist()]
-    # A picture in a folder named as a class is of that class.
+    # A picture in a folder with the name of a class is of that class.
     actual = [file.parent.name if file.parent.name in support else "" for file in files]
     names = [file.name if file == query else str(file.relative_to(query)) for file in files]
     text = io.StringIO(newline="")
@@ -88,7 +88,7 @@ def adapt(cfg: DictConfig) -> Classifier:
 
 
 def pictures_in(path: Path) -> list[Path]:
-    """A picture itself, or those in a folder and its sub-folders, sorted.
+    """The picture at a path, or all pictures in a folder and its sub-folders, sorted.
 
     Raises:
         InputError: there is no such path, or no picture in it.
@@ -97,22 +97,22 @@ def pictures_in(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: there is no such file or folder")
-    found = sorted(
+    pictures = sorted(
         file
         for file in path.rglob("*")
         if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
     )
-    if not found:
+    if not pictures:
         raise InputError(f"{path}: there is no picture in this folder")
-    return found
+    return pictures
 
 
 def _folders(path: Path) -> list[Path]:
     if not path.is_dir():
-        raise InputError(f"support={path}: right is a folder with one sub-folder for each class")
-    found = [f for f in path.iterdir() if f.is_dir() and not f.name.startswith(".")]
-    if len(found) < 2:
+        raise InputError(f"support={path}: expected a folder with one sub-folder per class")
+    folders = [f for f in path.iterdir() if f.is_dir() and not f.name.startswith(".")]
+    if len(folders) < 2:
         raise InputError(
-            f"support={path}: has {len(found)} sub-folders; right is one for each class, at least 2"
+            f"support={path}: has {len(folders)} sub-folders; expected one per class, at least 2"
         )
-    return sorted(found)
+    return sorted(folders)

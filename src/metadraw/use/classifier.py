@@ -1,4 +1,4 @@
-"""A trained meta-learner in use: it learns anybody's own classes from a few examples.
+"""A trained meta-learner in use: it learns new classes from a few examples.
 
 >>> meta_learner = metadraw.FewShot("RUN/checkpoints/best.ckpt")
 >>> classifier = meta_learner.adapt({"cat": ["a.png", "b.png"], "dog": ["c.jpg"]})
@@ -39,9 +39,9 @@ _VERSION = 1
 class FewShot:
     """A checkpoint that adapts to any classes, each given by a few examples.
 
-    Pictures become what the network was trained on (`EpisodeDataModule.prepare`); an array or
-    tensor that has that size already is taken as it is. They are classified one by one: batch norm
-    uses the statistics of the examples, or running ones if the run used these.
+    Pictures are converted to the format of the training data (`EpisodeDataModule.prepare`); an
+    array or tensor of the right size is used unchanged. Each is classified independently: batch
+    norm uses the statistics of the examples, or running ones if the run used these.
 
     Args:
         checkpoint: of a metadraw run.
@@ -58,7 +58,7 @@ class FewShot:
 
     @property
     def ways(self) -> tuple[int, int] | None:
-        """The least and the most classes that it can learn, `None` for any number."""
+        """The minimum and maximum number of classes that it can learn, `None` if any will do."""
         trained = self.data.ways
         if self.learner.algorithm.any_ways:
             return None
@@ -70,13 +70,13 @@ class FewShot:
         """Learn classes from examples.
 
         Args:
-            examples: a few pictures of each class by its name, not necessarily as many of each.
-            steps: adaptation steps, the algorithm's ``eval_inner_steps`` if none.
+            examples: a few pictures of each class, by its name; their numbers may differ.
+            steps: adaptation steps, the algorithm's ``eval_inner_steps`` if `None`.
 
         Raises:
             InputError: fewer than two classes, a class without a picture, a picture that cannot be
-                read, an impossible number of steps, or a number of classes that the algorithm was
-                not trained with and needs.
+                read, an impossible number of steps, or a number of classes that the algorithm
+                cannot learn.
         """
         if steps is not None and (type(steps) is not int or steps < 0):
             raise InputError(f"steps={steps}: must be a whole number of at least 0")
@@ -105,10 +105,10 @@ class FewShot:
         )
 
     def prepare(self, pictures: Sequence[Picture]) -> Tensor:
-        """Pictures as the network takes them, float32 ``[B, C, H, W]`` in 0..1.
+        """Pictures as the network expects them, float32 ``[B, C, H, W]`` in 0..1.
 
         Raises:
-            InputError: one that is no picture or cannot be read.
+            InputError: one that is not a picture or cannot be read.
         """
         return torch.stack([self._prepare(picture) for picture in pictures])
 
@@ -121,10 +121,10 @@ class FewShot:
             picture = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
         elif not isinstance(picture, str | Path | Image.Image):
             raise InputError(
-                f"{type(picture).__name__}: a file, PIL image, array or tensor is right"
+                f"{type(picture).__name__}: expected a file, PIL image, array or tensor"
             )
         try:
-            # Of a file exactly what a folder of images makes of it.
+            # A file is prepared exactly as in a folder of images.
             if isinstance(picture, Image.Image):
                 prepared = self.data.prepare(picture)
             else:
@@ -150,16 +150,16 @@ class FewShot:
 
 @dataclass(frozen=True)
 class Classifier:
-    """What `FewShot.adapt` has learned.
+    """The result of `FewShot.adapt`.
 
     Attributes:
         classes: N names.
-        about: what it was adapted from and on: checkpoint, algorithm, examples a class, steps.
-        meta_learner: that made it.
+        about: how it was adapted: checkpoint, algorithm, examples per class, steps.
+        meta_learner: the one that made it.
         support_x: its examples, ``[B, C, H, W]``.
         support_y: their labels, ``[B]`` int64.
-        before: what `Algorithm.predict` needs, before adaptation.
-        after: the same after it.
+        before: the state before adaptation.
+        after: the adapted state.
     """
 
     classes: tuple[str, ...]
@@ -174,8 +174,8 @@ class Classifier:
         """Each class's probability for each picture, ``[B, N]``.
 
         Args:
-            pictures: B of them; the others do not matter to any one.
-            adapted: with what was learned from the examples, or for comparison without.
+            pictures: B of them; each result is independent of the others.
+            adapted: in the adapted state, or for comparison in the state before.
 
         Raises:
             InputError: a picture that cannot be read.
@@ -197,7 +197,7 @@ class Classifier:
         return [self.classes[label] for label in best]
 
     def save(self, path: str | Path) -> None:
-        """Write everything that `load` needs into one file; no picture but the examples."""
+        """Write everything that `load` needs into one file; its only pictures are the examples."""
         torch.save(
             {
                 "metadraw_classifier": _VERSION,
@@ -218,7 +218,7 @@ class Classifier:
         """A classifier that was saved, read without running any code in the file.
 
         Raises:
-            InputError: not there, or not such a file.
+            InputError: no such file, or one of another kind.
         """
         saved = read_checkpoint(path)
         if saved.get("metadraw_classifier") != _VERSION:
@@ -248,9 +248,9 @@ def _restore(
 
 
 def _task(support_x: Tensor, support_y: Tensor, query_x: Tensor, ways: int) -> Episode:
-    """Examples to learn from and pictures to classify, whose classes nobody knows."""
-    none = torch.zeros(0, dtype=torch.int64)
-    support, query = Examples(support_x, support_y), Examples(query_x, none)
+    """Examples to learn from, and pictures of unknown classes to classify."""
+    unknown = torch.zeros(0, dtype=torch.int64)
+    support, query = Examples(support_x, support_y), Examples(query_x, unknown)
     return Episode(support, query, torch.tensor(0), about={"classes": torch.arange(ways)})
 
 
@@ -262,7 +262,7 @@ def _any_ways() -> list[str]:
 
 
 def _kept(state: State) -> State:
-    """Without the graph, and without sharing memory with the meta-parameters."""
+    """A state without its graph, and without sharing memory with the meta-parameters."""
     return {name: value.detach().clone() for name, value in state.items()}
 
 
@@ -276,13 +276,13 @@ def _as_array(picture: np.ndarray | Tensor) -> np.ndarray:
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or 0 in array.shape:
         raise InputError(
-            f"a picture of shape {tuple(picture.shape)}: an array [H, W] or [H, W, C], or a tensor "
-            "[H, W] or [C, H, W], with 1, 3 or 4 channels is right"
+            f"a picture of shape {tuple(picture.shape)}: expected an array [H, W] or [H, W, C], or "
+            "a tensor [H, W] or [C, H, W], with 1, 3 or 4 channels"
         )
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
             raise InputError("a picture of floats that are not all in 0..1")
         return np.rint(array * 255).astype(np.uint8)
     if array.dtype != np.uint8:
-        raise InputError(f"a picture of {array.dtype}: uint8 in 0..255 or float in 0..1 is right")
+        raise InputError(f"a picture of {array.dtype}: expected uint8 in 0..255 or float in 0..1")
     return array

@@ -1,7 +1,7 @@
-"""Where Quick, Draw! drawings come from: one module a source, each with one function `load`.
+"""Sources of Quick, Draw! drawings: one module each, with one function `load`.
 
-Each ``load`` gives ``uint8 [C, S, 28, 28]`` in the order of the classes asked for, 0 background to
-255 ink, and raises `InputError` where it cannot.
+Each ``load`` returns ``uint8 [C, S, 28, 28]`` in the order of the requested classes, 0 background
+to 255 ink, and raises `InputError` if it cannot.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ PIXELS = SIDE * SIDE
 
 
 def choose_rows(rows: int, samples: int, seed: int, class_index: int) -> np.ndarray:
-    """Which of a class's drawings are taken.
+    """Choose drawings of a class.
 
-    Fewer samples are a prefix of more, so runs with 20 and with 100 a class share their drawings.
+    Fewer samples are a prefix of more, so runs with 20 and 100 per class share drawings.
 
     Args:
         rows: how many drawings the source has of the class.

@@ -17,14 +17,14 @@ def load(folder: Path, classes: Sequence[str], samples: int, seed: int) -> np.nd
     Args:
         folder: holds one ``<class>.npy`` for each class, ``uint8 [n, 784]``, any n >= samples.
         classes: C names.
-        samples: S, drawings a class.
+        samples: S, drawings per class.
         seed: which drawings.
 
     Returns:
         ``uint8 [C, S, 28, 28]``.
 
     Raises:
-        InputError: no such folder, or a file that is missing, damaged or of another form.
+        InputError: no such folder, or a file that is missing, damaged or in another format.
     """
     images = np.empty((len(classes), samples, PIXELS), np.uint8)
     for index, bitmaps in enumerate(_opened(folder, classes, samples)):
@@ -33,7 +33,7 @@ def load(folder: Path, classes: Sequence[str], samples: int, seed: int) -> np.nd
 
 
 def load_all(folder: Path, classes: Sequence[str]) -> list[np.ndarray]:
-    """Every drawing in such a folder, memory-mapped: nothing is read before it is asked for.
+    """Every drawing in such a folder, memory-mapped: nothing is read before it is used.
 
     Args:
         folder: see `load`.
@@ -70,10 +70,10 @@ def _open(file: Path, samples: int) -> np.ndarray:
     except Exception as error:  # a damaged header raises nearly anything
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{file} is not a whole .npy file ({reason}); right is uint8 (n, {PIXELS})"
+            f"{file} is not a complete .npy file ({reason}); expected uint8 (n, {PIXELS})"
         ) from error
     if bitmaps.dtype != np.uint8 or bitmaps.ndim != 2 or bitmaps.shape[1] != PIXELS:
-        raise InputError(f"{file} holds {found}; right is uint8 (n, {PIXELS})")
+        raise InputError(f"{file} holds {found}; expected uint8 (n, {PIXELS})")
     if len(bitmaps) < samples:
         raise InputError(
             f"{file} holds {len(bitmaps)} drawings, fewer than data.samples_per_class={samples}"

@@ -1,6 +1,6 @@
 """Drawings from the data set's own bitmaps: 345 files of about 100 MB, of which little is read.
 
-Only each file's header and the rows that were chosen are fetched, by HTTP ranges; or all of it.
+Only each file's header and the chosen rows are fetched, by HTTP ranges; or whole files.
 Drawings by Google (Quick, Draw! Dataset, CC BY 4.0).
 """
 
@@ -37,7 +37,7 @@ _HEADER = 128  # bytes that hold the .npy header: 80 in old files, 128 in new on
 _CONCURRENT = 48  # ranges at a time
 _WAITS = (1.0, 3.0, 9.0)  # seconds before each further try
 _TIMEOUT = aiohttp.ClientTimeout(total=60, connect=5, sock_read=20)
-_PASSING = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
+_TRANSIENT = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 
 
 def load(
@@ -47,7 +47,7 @@ def load(
 
     Args:
         classes: C names.
-        samples: S, drawings a class.
+        samples: S, drawings per class.
         seed: which drawings.
         base_url: where the files are.
         partial: folder that keeps finished classes; those found there are not fetched again.
@@ -56,7 +56,7 @@ def load(
         ``uint8 [C, S, 28, 28]``.
 
     Raises:
-        InputError: not reachable, no support for ranges, a file missing or of another form.
+        InputError: no connection, no support for ranges, or a missing or malformed file.
     """
     remote = _Remote()
     urls = [f"{base_url}/{quote(name)}.npy" for name in classes]
@@ -82,10 +82,10 @@ def missing(classes: Sequence[str], folder: Path) -> list[str]:
 
 
 def download(classes: Sequence[str], base_url: str, folder: Path) -> None:
-    """Fetch every ``<class>.npy`` as it is: 39 GB of Quick, Draw!.
+    """Fetch every whole ``<class>.npy``: 39 GB of Quick, Draw!.
 
-    A download that was broken off goes on where it was. A file gets its name when it has the size
-    that its header says and, where the server tells one, the right MD5.
+    An interrupted download resumes where it was. A file gets its name when it has the size in its
+    header and, if the server reports one, the right MD5.
 
     Args:
         classes: C names.
@@ -93,8 +93,8 @@ def download(classes: Sequence[str], base_url: str, folder: Path) -> None:
         folder: where they are kept, as ``<class>.npy``.
 
     Raises:
-        InputError: not reachable, no support for ranges, too little space, a file missing or of
-            another form.
+        InputError: no connection, no support for ranges, too little space, or a missing or
+            malformed file.
     """
     lacking = missing(classes, folder)
     if not lacking:
@@ -103,7 +103,7 @@ def download(classes: Sequence[str], base_url: str, folder: Path) -> None:
     _reach(remote, lacking[0], urls[lacking[0]])
     sizes, md5s = {}, {}
     for name, url in tqdm(urls.items(), desc="Quick, Draw!: sizes", unit="class"):
-        sizes[name] = _patiently(functools.partial(_size, remote, url), name, url)
+        sizes[name] = _with_retries(functools.partial(_size, remote, url), name, url)
         md5s[name] = remote.md5
     folder.mkdir(parents=True, exist_ok=True)
     parts = {name: folder / f"{name}.npy.part" for name in lacking}
@@ -132,7 +132,7 @@ def _fetch_whole(
     part: Path,
     progress: tqdm[Any],
 ) -> None:
-    """The rest of one file, appended to what is there of it, checked as a whole."""
+    """Append the rest of one file to the part that is there, and check the whole file."""
 
     def fetch(start: int) -> list[bytes]:
         starts = range(start, min(size, start + _AT_ONCE), _PART)
@@ -144,45 +144,45 @@ def _fetch_whole(
 
     with part.open("ab") as file:
         while (at := file.tell()) < size:
-            for piece in _patiently(functools.partial(fetch, at), name, url):
+            for piece in _with_retries(functools.partial(fetch, at), name, url):
                 file.write(piece)
                 progress.update(len(piece))
         file.flush()
         os.fsync(file.fileno())
-    found = base64.b64encode(hashlib.md5(np.memmap(part, mode="r").data).digest()).decode()
-    if at != size or md5 not in (None, found):
+    actual = base64.b64encode(hashlib.md5(np.memmap(part, mode="r").data).digest()).decode()
+    if at != size or md5 not in (None, actual):
         part.unlink()
         raise InputError(
-            f"class {name!r}: {url}: what came has {at} bytes and MD5 {found}, the server says "
-            f"{size} and {md5}: it was thrown away, run again"
+            f"class {name!r}: {url}: received {at} bytes with MD5 {actual}, the server says {size} "
+            f"and {md5}: it was discarded, run again"
         )
 
 
 def _reach(remote: _Remote, name: str, url: str) -> None:
-    """Read a header once, without retries: an offline machine is told at once."""
+    """Read a header once, without retries: an offline machine fails immediately."""
     try:
         _size(remote, url)
-    except _PASSING as error:
+    except _TRANSIENT as error:
         raise InputError(f"{url}: {_reason(error)}") from error
     except InputError as error:
         raise InputError(f"class {name!r}: {url}: {error}") from error
 
 
 def _size(remote: _Remote, url: str) -> int:
-    """The bytes of a file whose header says the same."""
+    """The size of a file in bytes, if its header agrees."""
     [header] = remote.read(url, [(0, _HEADER)])
     _layout(header, remote.size)
     return remote.size
 
 
 def _kept(file: Path, samples: int) -> np.ndarray | None:
-    """A class from an earlier, broken-off download, if it is there and sound."""
+    """A class from an earlier, interrupted download, if it is there and valid."""
     try:
         drawings = np.load(file, allow_pickle=False)
     except Exception:  # damaged files raise nearly anything
         return None
-    sound = drawings.dtype == np.uint8 and drawings.shape == (samples, PIXELS)
-    return drawings if sound else None
+    valid = drawings.dtype == np.uint8 and drawings.shape == (samples, PIXELS)
+    return drawings if valid else None
 
 
 def _fetch(remote: _Remote, name: str, url: str, samples: int, seed: int, index: int) -> np.ndarray:
@@ -198,23 +198,23 @@ def _fetch(remote: _Remote, name: str, url: str, samples: int, seed: int, index:
         parts = remote.read(url, [(start, start + PIXELS) for start in starts])
         return np.frombuffer(b"".join(parts), np.uint8).reshape(samples, PIXELS)
 
-    return _patiently(fetch, name, url)
+    return _with_retries(fetch, name, url)
 
 
-def _patiently(fetch: Callable[[], _Result], name: str, url: str) -> _Result:
-    """What ``fetch()`` gives, tried again after what may pass."""
+def _with_retries(fetch: Callable[[], _Result], name: str, url: str) -> _Result:
+    """The result of ``fetch()``, retried after transient errors."""
     waits = iter(_WAITS)
     while True:
         try:
             return fetch()
         except InputError as error:
             raise InputError(f"class {name!r}: {url}: {error}") from error
-        except _PASSING as error:
+        except _TRANSIENT as error:
             wait = next(waits, None)
             if wait is None:
                 raise InputError(
                     f"class {name!r}: {url}: {_reason(error)}, {len(_WAITS) + 1} times; what "
-                    "was fetched is kept, run again to go on"
+                    "was fetched is kept, run again to resume"
                 ) from error
             time.sleep(wait)
 
@@ -225,22 +225,22 @@ def _layout(header: bytes, size: int) -> tuple[int, int]:
     try:
         version = np.lib.format.read_magic(stream)
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-    except Exception as error:  # what is no header raises nearly anything
+    except Exception as error:  # an invalid header raises nearly anything
         raise InputError("is not an .npy file") from error
     first = stream.tell()
     if version != (1, 0) or fortran_order or dtype != np.uint8 or shape[1:] != (PIXELS,):
-        raise InputError(f"holds {dtype} {shape}; right is uint8 (n, {PIXELS})")
+        raise InputError(f"holds {dtype} {shape}; expected uint8 (n, {PIXELS})")
     if size != first + shape[0] * PIXELS:
-        raise InputError(f"has {size} bytes; right for {shape} is {first + shape[0] * PIXELS}")
+        raise InputError(f"has {size} bytes; expected {first + shape[0] * PIXELS} for {shape}")
     return shape[0], first
 
 
 class _Remote:
-    """Ranges of remote files, each one exactly as asked for or an error."""
+    """Ranges of remote files, each exactly as requested, or an error."""
 
     def __init__(self) -> None:
         self.size = 0  # of the file read last, in bytes
-        self.md5: str | None = None  # likewise, where the server tells it, in base 64
+        self.md5: str | None = None  # likewise in base 64, if the server reports it
         client = {
             "timeout": _TIMEOUT,
             "raise_for_status": self._check,
@@ -264,12 +264,12 @@ class _Remote:
             if isinstance(part, Exception):
                 raise part
             if len(part) != end - start:
-                raise OSError(f"{len(part)} bytes came instead of {end - start}")
+                raise OSError(f"received {len(part)} bytes instead of {end - start}")
             whole.append(part)
         return whole
 
     async def _check(self, response: aiohttp.ClientResponse) -> None:
-        """Called with each answer before its body is read: a whole file would be 100 MB."""
+        """Called for each response before its body is read: a whole file would be 100 MB."""
         try:
             if response.status in (408, 429) or response.status >= 500:
                 raise OSError(f"HTTP {response.status} {response.reason}")
@@ -282,10 +282,11 @@ class _Remote:
             asked = response.request_info.headers["Range"].replace("=", " ")
             given, _, size = response.headers.get("Content-Range", "").partition("/")
             if given != asked or not size.isdigit():
-                raise OSError(f"range {given!r} of {size!r} came instead of {asked!r}")
+                raise OSError(f"received range {given!r} of {size!r} instead of {asked!r}")
             self.size = int(size)
-            told = ",".join(response.headers.getall("x-goog-hash", [])).replace(" ", "").split(",")
-            self.md5 = next((t.removeprefix("md5=") for t in told if t.startswith("md5=")), None)
+            hashes = ",".join(response.headers.getall("x-goog-hash", [])).replace(" ", "")
+            md5s = (h for h in hashes.split(",") if h.startswith("md5="))
+            self.md5 = next((h.removeprefix("md5=") for h in md5s), None)
         except BaseException:
             response.close()
             raise

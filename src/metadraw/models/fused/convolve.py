@@ -1,7 +1,7 @@
-"""Convolutions of many tasks at once, each with weights of its own, and their derivatives.
+"""Convolutions of many tasks at once, each with its own weights, and their derivatives.
 
-Images are folded (see `task_function.fold`), weights ``[T*O, I, k, k]`` with odd k;
-a convolution keeps the size of its images.
+Images are folded (see `task_function.fold`), weights are ``[T*O, I, k, k]`` with odd k, and a
+convolution keeps the size of its images.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def by_images(x: Tensor, weight: Tensor, g: Tensor) -> Tensor:
-    """The derivative of <g, convolve(x, weight)> by x."""
+    """The derivative of <g, convolve(x, weight)> with respect to x."""
     return _derivatives(x, weight, g, [True, False, False])[0]
 
 
 def by_weight(x: Tensor, weight: Tensor, g: Tensor) -> Tensor:
-    """The derivative of <g, convolve(x, weight)> by weight."""
+    """The derivative of <g, convolve(x, weight)> with respect to weight."""
     return _derivatives(x, weight, g, [False, True, False])[1]
 
 

@@ -1,6 +1,6 @@
 """Batch norm, ReLU and 2x2 max pool in one, with first and second derivatives.
 
-Images are folded (see `task_function.fold`), numbers of channels ``[T*C, 1, 1]``.
+Images are folded (see `task_function.fold`), per-channel numbers are ``[T*C, 1, 1]``.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from torch import Tensor
 #
 # Full-size tensors enter linearly, as z, u and P'q, with one coefficient per channel. Everything
 # else has a quarter of that size, after pooling, or is one number per channel. On a GPU a small
-# operation takes as long as a large one, so the caller computes the numbers that do not depend on
-# images for all blocks at once.
+# operation takes as long as a large one, so the caller computes, for all blocks at once, the
+# numbers that do not depend on images.
 
 
 class Gradients(NamedTuple):
@@ -57,7 +57,7 @@ def norm_relu_pool(
         beta: like gamma.
         eps: added to the variance.
     """
-    # Not by native_batch_norm, which adds up in single precision when channels come last.
+    # Not native_batch_norm, which accumulates in single precision when channels come last.
     mean = _mean(z)
     r = _mean((z - mean).square_()).add_(eps).rsqrt_()
     p = torch.addcmul(beta, F.max_pool2d(z, 2).sub_(mean), r * gamma).relu_()
@@ -86,7 +86,7 @@ def backward(z: Tensor, p: Tensor, mean: Tensor, scale: Tensor, k: Tensor, g: Te
 
 
 class Numbers(NamedTuple):
-    """What `double_backward` needs for each channel, in the letters above."""
+    """The per-channel numbers that `double_backward` needs, in the notation above."""
 
     mean: Tensor
     r2: Tensor
@@ -102,7 +102,7 @@ class Numbers(NamedTuple):
 def double_backward(
     z: Tensor, p: Tensor, q: Tensor, u: Tensor, of: Numbers
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of <u, gz> + <v, ggamma> + <w, gbeta>: of z, of gamma (divided by r), of g."""
+    """The gradients of <u, gz> + <v, ggamma> + <w, gbeta>: z, gamma (divided by r) and g."""
     n, (picked, where) = _count(z), _pool(z, of.mean)
     u_mean = _mean(u)
     b = torch.addcmul(_mean(u * z), of.mean, u_mean, value=-1).mul_(of.r2)
@@ -123,7 +123,7 @@ def double_backward(
 
 
 def _pool(z: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Pd, and where it was picked, int64 positions in H*W: sooner found again than kept."""
+    """Pd and its int64 positions in H*W, which are faster to recompute than to keep."""
     picked, where = F.max_pool2d(z, 2, return_indices=True)
     return picked.sub_(mean), where
 
@@ -142,7 +142,7 @@ def _mean(x: Tensor) -> Tensor:
 
 
 def _flat(x: Tensor) -> Tensor:
-    """``[B, T*C, H, W]`` -> ``[B, H*W, T*C]``, a view of what is folded."""
+    """``[B, T*C, H, W]`` -> ``[B, H*W, T*C]``, a view if x is folded."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""Functions of many tasks at once, with derivatives of their own, and the layout they work in."""
+"""Functions of many tasks at once with custom derivatives, and the layout they work in."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch.autograd import Function
 
 
 class TaskFunction(Function):
-    """A function of tensors whose first dimension is the tasks', which gives a tuple of such.
+    """A function that maps tensors with a leading dimension of tasks to a tuple of such tensors.
 
-    What `torch.vmap` maps it over is more tasks.
+    The dimension that `torch.vmap` maps over becomes more tasks.
     """
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        """The outputs for all, and their dimensions of the map."""
+        """The outputs, and the dimension of each that is mapped."""
         outputs = cls.apply(*_merge(info.batch_size, in_dims, args))
         return tuple(x.unflatten(0, (info.batch_size, -1)) for x in outputs), (0,) * len(outputs)
 
 
 class LastDerivative(TaskFunction):
-    """One that has no derivative itself."""
+    """A `TaskFunction` that cannot be differentiated itself."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -30,23 +30,23 @@ class LastDerivative(TaskFunction):
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
-        """Say what has one.
+        """Refuse, and name the alternative.
 
         Raises:
             NotImplementedError: always.
         """
         raise NotImplementedError(
-            "third derivatives are not written out: build the network with model.fused=false"
+            "third derivatives are not implemented: build the network with model.fused=false"
         )
 
 
 def fold(x: Tensor) -> Tensor:
-    """``[T, B, C, H, W]`` -> ``[B, T*C, H, W]``, channels last: what lies so is not copied.
+    """``[T, B, C, H, W]`` -> ``[B, T*C, H, W]``, channels last; no copy if x has that layout.
 
-    One task beside the other in the innermost dimension, so that all arithmetic but the
-    convolutions' is by vectors of T*C, however few channels there are.
+    Tasks are side by side in the innermost dimension, so that all arithmetic except convolutions
+    works on vectors of T*C, however few channels there are.
     """
-    # Into that layout before the reshape, which would otherwise copy into another.
+    # contiguous() first: the reshape alone would copy into another layout.
     return x.permute(1, 3, 4, 0, 2).contiguous().flatten(3, 4).permute(0, 3, 1, 2)
 
 
@@ -56,7 +56,7 @@ def unfold(x: Tensor, tasks: int) -> Tensor:
 
 
 def _merge(size: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> list[Any]:
-    """Tensors with one more dimension of a map, made one with their first, the tasks'."""
+    """The arguments, with the mapped dimension of tensors merged into their first, the tasks'."""
     merged: list[Any] = []
     for dim, value in zip(in_dims, args, strict=True):
         if isinstance(value, Tensor):

@@ -1,8 +1,8 @@
 """The server behind the page: examples in, probabilities out.
 
-It keeps nothing but the latest adapted classifiers, each under a random name that only the page
-knows that sent its examples: people at several pages do not meet. It listens to this machine alone,
-unless another address is chosen; then everybody needs a token, which is part of the page's address.
+It keeps only the latest adapted classifiers, each under a random name that is known only to the
+page that sent its examples: pages do not see each other's. It listens to this machine only, unless
+another address is chosen; then everyone needs a token, which is part of the page's address.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from metadraw.use.classifier import Classifier, FewShot
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-CLASSES, EXAMPLES, NAME = (2, 10), (1, 10), 40  # least and most; characters
+CLASSES, EXAMPLES, NAME = (2, 10), (1, 10), 40  # minimum and maximum; characters
 _BODY = 4 * 2**20  # bytes of a request at most
 _SIDE = 1024  # pixels of a drawing at most
 _KEPT = 64  # classifiers
-_WAITING = 16  # requests at a time, the next one is sent away
+_WAITING = 16  # requests at a time; more are refused
 _PAGE = Path(__file__).with_name("page.html")
 _HEADERS = {
-    # The page is one file and may talk to this server alone.
+    # The page is one file and may talk to this server only.
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline'; img-src 'self' data:",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -55,22 +55,22 @@ _HEADERS = {
 def serve(cfg: DictConfig) -> None:
     """Serve ``cfg.ckpt_path`` on ``cfg.host`` and ``cfg.port`` until interrupted.
 
-    Port 0 is any free one. The log has the address to open.
+    Port 0 is any free one. The log shows the address to open.
 
     Raises:
         InputError: no such checkpoint, no such address, or the port is taken.
     """
     if OmegaConf.is_missing(cfg, "ckpt_path"):
-        raise InputError("ckpt_path is missing: right is ckpt_path=PATH of a checkpoint")
+        raise InputError("ckpt_path is missing: expected ckpt_path=PATH of a checkpoint")
     if not isinstance(cfg.ckpt_path, str):
         given = "null" if cfg.ckpt_path is None else cfg.ckpt_path
-        raise InputError(f"ckpt_path={given}: right is ckpt_path=PATH of a checkpoint")
+        raise InputError(f"ckpt_path={given}: expected ckpt_path=PATH of a checkpoint")
     if type(cfg.port) is not int or not 0 <= cfg.port < 65536:
         raise InputError(
             f"port={cfg.port}: must be a whole number from 1 to 65535, or 0 for any free port"
         )
     meta_learner = FewShot(cfg.ckpt_path)
-    # Before the drawings are loaded, which may take a while.
+    # Before loading the drawings, which may take a while.
     with _listen(cfg.host, cfg.port) as listener:
         address, port = listener.getsockname()[:2]
         local = ipaddress.ip_address(address).is_loopback
@@ -88,15 +88,15 @@ def make_app(meta_learner: FewShot, token: str | None = None) -> web.Application
 
     Args:
         meta_learner: the checkpoint.
-        token: what each path has to begin with, for an address that others can reach; ``None``
-            for this machine alone, where the request has to name this machine.
+        token: the first part of each path, for an address that others can reach; `None` for this
+            machine only, whose name requests must use.
     """
 
     @web.middleware
     async def guard(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Send others away, and say what is wrong in one line."""
+        """Refuse other senders, and report errors in one line."""
         try:
             _check_sender(request, token)
             response = await handler(request)
@@ -113,7 +113,7 @@ def make_app(meta_learner: FewShot, token: str | None = None) -> web.Application
 
 
 def _check_sender(request: web.Request, token: str | None) -> None:
-    """Refuse whoever lacks the token, and the pages of other sites in this browser.
+    """Refuse requests without the token, and those of other sites' pages in this browser.
 
     Raises:
         web.HTTPException: refused.
@@ -121,17 +121,17 @@ def _check_sender(request: web.Request, token: str | None) -> None:
     given = request.path.split("/")[1]
     if token and not secrets.compare_digest(given.encode(), token.encode()):
         raise web.HTTPForbidden(reason="the token is missing or wrong: open the link of demo.py")
-    # A page elsewhere whose name was made to lead here still sends that name.
-    if not _is_ours(request.host, token is None):
+    # A foreign page whose domain name was redirected to this machine still sends that name.
+    if not _names_this_machine(request.host, token is None):
         raise web.HTTPForbidden(reason=f"host {request.host}: not this machine")
     origin = request.headers.get("Origin")
     if origin is not None and origin.partition("://")[2] != request.host:
         raise web.HTTPForbidden(reason=f"origin {origin}: not this page")
     if request.method == "POST" and request.content_type != "application/json":
-        raise web.HTTPUnsupportedMediaType(reason="right is application/json")
+        raise web.HTTPUnsupportedMediaType(reason="expected application/json")
 
 
-def _is_ours(host: str, local: bool) -> bool:
+def _names_this_machine(host: str, local: bool) -> bool:
     """Whether a ``Host`` header names this machine, which no foreign domain name does."""
     name = ""
     try:
@@ -144,36 +144,36 @@ def _is_ours(host: str, local: bool) -> bool:
 
 
 def _listen(host: Any, port: int) -> socket.socket:
-    """A socket that listens.
+    """A listening socket.
 
     Raises:
         InputError: not an address of this machine, or a port that cannot be used.
     """
-    right = "right is 127.0.0.1 for this machine alone, or 0.0.0.0 for every address that it has"
-    if not isinstance(host, str) or not host:  # to a socket, no host is every address
-        raise InputError(f"host={'null' if host is None else host}: {right}")
+    expected = "expected 127.0.0.1 for this machine only, or 0.0.0.0 for all of its addresses"
+    if not isinstance(host, str) or not host:  # for a socket, no host means all addresses
+        raise InputError(f"host={'null' if host is None else host}: {expected}")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        raise InputError(f"host={host}: there is no such address; {right}") from error
+        raise InputError(f"host={host}: there is no such address; {expected}") from error
     try:
         both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
         return socket.create_server(address[:2], family=family, dualstack_ipv6=both)
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
-            raise InputError(f"host={host}: not an address of this machine; {right}") from error
+            raise InputError(f"host={host}: not an address of this machine; {expected}") from error
         reason = os.strerror(error.errno) if error.errno else error
         raise InputError(f"port={port}: cannot be used ({reason}): try another") from error
 
 
 def _reachable(address: str) -> str:
-    """The address by which others reach a listening one, as far as it can be found."""
+    """The address at which others reach a listening socket, as far as it can be found."""
     if not ipaddress.ip_address(address).is_unspecified:
         return address
     # Nothing is sent: this only asks which of this machine's addresses would be the sender's.
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # an address that is kept for examples (RFC 5737)
+            probe.connect(("192.0.2.1", 9))  # reserved for examples (RFC 5737)
         except OSError:
             return socket.gethostname()
         return str(probe.getsockname()[0])
@@ -189,13 +189,13 @@ class _Handlers:
         self.ways = meta_learner.ways or CLASSES
         self.kept: OrderedDict[str, Classifier] = OrderedDict()
         self.waiting = 0
-        # One at a time: a network's hooks are its own. On one core: the browser needs another, and
-        # threads that wait for each other are slower than one.
+        # One at a time, because all share the network's hooks. On one core: the browser needs
+        # another, and threads that wait for each other are slower than one.
         self.worker = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
         try:
             meta_learner.data.setup()
         except InputError as error:
-            log.info("no real drawings to fill in: %s", error)
+            log.info("no real drawings available: %s", error)
 
     def routes(self, prefix: str) -> list[web.RouteDef]:
         pages = {prefix or "/", f"{prefix}/"}
@@ -211,7 +211,7 @@ class _Handlers:
         return web.Response(text=_PAGE.read_text(encoding="utf-8"), content_type="text/html")
 
     async def about(self, request: web.Request) -> web.StreamResponse:
-        """What the page has to know about the checkpoint: its limits."""
+        """The limits of the checkpoint, for the page."""
         algorithm = type(self.meta_learner.learner.algorithm).__name__
         limits = {"ways": self.ways, "examples": EXAMPLES[1], "name": NAME}
         return web.json_response({"algorithm": algorithm, **limits})
@@ -229,13 +229,13 @@ class _Handlers:
             raise InputError(f"the meta-test split has only {len(known)} classes")
         names = random.sample(known, min(ways, len(known)))
         images = data.drawings.images
-        found = []
+        chosen = []
         for name in names:
             of_class = images[data.drawings.classes.index(name)]
             rows = random.sample(range(len(of_class)), min(shots, len(of_class)))
             examples = [_as_url(255 - of_class[row] if data.ink else of_class[row]) for row in rows]
-            found.append({"name": name, "examples": examples})
-        return web.json_response({"classes": found})
+            chosen.append({"name": name, "examples": examples})
+        return web.json_response({"classes": chosen})
 
     async def adapt(self, request: web.Request) -> web.StreamResponse:
         classes = _field(await _json(request), "classes", list)
@@ -280,7 +280,7 @@ class _Handlers:
 
     async def _work(self, work: Callable[[], T]) -> T:
         if self.waiting >= _WAITING:
-            raise web.HTTPTooManyRequests(reason="too much at once: try again in a moment")
+            raise web.HTTPTooManyRequests(reason="too many requests at once: try again in a moment")
         self.waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self.worker, work)
@@ -298,7 +298,7 @@ async def _json(request: web.Request) -> Any:
 def _field(body: Any, key: str, kind: type[T]) -> T:
     value = body.get(key) if isinstance(body, dict) else None
     if not isinstance(value, kind):
-        raise InputError(f"{key}: right is a {kind.__name__}")
+        raise InputError(f"{key}: expected a {kind.__name__}")
     return value
 
 
@@ -306,22 +306,22 @@ def _number(query: Any, key: str) -> int:
     try:
         return int(query[key])
     except (KeyError, ValueError) as error:
-        raise InputError(f"{key}: right is a whole number") from error
+        raise InputError(f"{key}: expected a whole number") from error
 
 
 def _name(typed: str) -> str:
-    """Without differences that nobody sees."""
+    """A name without invisible differences."""
     return " ".join(unicodedata.normalize("NFC", typed).split())
 
 
 def _within(what: str, number: int, limits: tuple[int, int]) -> None:
     if not limits[0] <= number <= limits[1]:
-        right = " to ".join(str(limit) for limit in sorted(set(limits)))
-        raise InputError(f"{number} {what}: right is {right}")
+        expected = " to ".join(str(limit) for limit in sorted(set(limits)))
+        raise InputError(f"{number} {what}: expected {expected}")
 
 
 def _image(url: Any) -> Image.Image:
-    """A PNG image in a data URL, as a canvas gives it."""
+    """A PNG image in a data URL, as from a canvas."""
     head, _, data = url.partition(",") if isinstance(url, str) else ("", "", "")
     try:
         if head != "data:image/png;base64":
