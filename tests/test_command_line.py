@@ -187,7 +187,7 @@ def test_help_offers_what_can_be_chosen():
     assert "\ndata: image_folder, quickdraw, sinusoids\n" in train
     assert "\nscheduler: cosine, none, one_cycle, plateau\n" in train
     assert "\nlogger: csv, many, none, tensorboard, wandb\n" in train
-    assert "\nexperiment: best, debug, overfit, quickstart" in train
+    assert "\nexperiment: best, debug, overfit, pretrain, quickstart" in train
     assert "\ndata: as_trained, image_folder, quickdraw, sinusoids\n" in evaluation
     assert "\nmodel: " not in evaluation
 

@@ -59,7 +59,12 @@ class SimpleShot(Pretrained):
     def pretrain(self, features: Tensor, examples: Examples, classes: Tensor) -> Observed:
         """See `Pretrained.pretrain`; also observes the mean feature."""
         loss, logits, observed = super().pretrain(features, examples, classes)
-        return loss, logits, observed | {"center": features.detach().mean(dim=0)}
+        known, weight = features.detach(), examples.weight
+        if weight is None:
+            center = known.mean(dim=0)
+        else:
+            center = (known * weight[:, None]).sum(dim=0) / weight.sum()
+        return loss, logits, observed | {"center": center}
 
     @torch.no_grad()
     def outer_step(self, means: Params, optimizer: Optimizer) -> None:
