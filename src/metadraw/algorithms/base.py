@@ -263,7 +263,7 @@ class Algorithm(nn.Module, ABC):
 
 
 def place(name: str) -> str:
-    """A parameter's name within the network; ``head.weight`` and the like stay as they are."""
+    """A parameter's name within the network; ``head.weight`` and the like are unchanged."""
     return name.removeprefix("network.")
 
 

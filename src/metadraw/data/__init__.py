@@ -1,1 +1,1 @@
-"""What tasks are made of, and how: from drawings to episodes."""
+"""Tasks, and where they come from: from drawings to episodes."""

@@ -222,7 +222,7 @@ class EpisodeDataModule(TaskDataModule):
             )
         if self.named:
             self.splits = named_splits(self.named, drawings.classes)
-            # Of the names alone, wherever they were given: tells which runs had the same tasks.
+            # Checksums of the names, however given, identify runs with the same tasks.
             checksums = {
                 f"{split}_classes": hashlib.sha256("\n".join(names).encode()).hexdigest()
                 for split, names in self.splits.items()

@@ -105,8 +105,8 @@ def carry_over(
     """Make a checkpoint's optimiser and schedule follow the config of the resumed run.
 
     The optimiser's moments stay. Changed settings of the optimiser replace the checkpoint's. If the
-    schedule or its learning rate changed, the schedule is where it would be had it run so from the
-    first epoch. A `ReduceLROnPlateau` starts over, from the current learning rate.
+    schedule or its learning rate changed, it continues as if it had been so from the first epoch. A
+    `ReduceLROnPlateau` starts over, from the current learning rate.
 
     Args:
         checkpoint: of a run; its ``optimizer_states`` and ``lr_schedulers`` are changed.

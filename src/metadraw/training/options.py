@@ -170,7 +170,7 @@ def check_training(trainer: DictConfig, batches: Mapping[str, int]) -> None:
     ):
         raise InputError(
             f"trainer.val_check_interval={between}: must be at least 1 and at most the {epoch} "
-            "batches of an epoch, which trainer.check_val_every_n_epoch=null may exceed"
+            "batches of an epoch, or any number with trainer.check_val_every_n_epoch=null"
         )
 
 

@@ -66,14 +66,14 @@ def _opened(folder: Path, classes: Sequence[str], samples: int) -> Iterator[np.n
 def _open(file: Path, samples: int) -> np.ndarray:
     try:
         bitmaps = np.load(file, mmap_mode="r", allow_pickle=False)
-        found = f"{bitmaps.dtype} {bitmaps.shape}"
+        form = f"{bitmaps.dtype} {bitmaps.shape}"
     except Exception as error:  # a damaged header raises nearly anything
         reason = " ".join(str(error).split())
         raise InputError(
             f"{file} is not a complete .npy file ({reason}); expected uint8 (n, {PIXELS})"
         ) from error
     if bitmaps.dtype != np.uint8 or bitmaps.ndim != 2 or bitmaps.shape[1] != PIXELS:
-        raise InputError(f"{file} holds {found}; expected uint8 (n, {PIXELS})")
+        raise InputError(f"{file} holds {form}; expected uint8 (n, {PIXELS})")
     if len(bitmaps) < samples:
         raise InputError(
             f"{file} holds {len(bitmaps)} drawings, fewer than data.samples_per_class={samples}"
