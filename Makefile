@@ -25,12 +25,13 @@ test-oldest:
 
 # The documentation site, in site/; a broken link fails.
 docs: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "metadraw needs Python 3.10 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[wandb,tensorboard,notebooks,sweeps,docs,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[wandb,tensorboard,notebooks,sweeps,dev]'
 	touch $@
 
 clean:
