@@ -96,8 +96,9 @@ def test_equals_per_task_autograd(name, rule, first_order, how, make_sampler):
     assert relative_error(found, expected) < 1e-8
 
 
-@pytest.mark.parametrize("algorithm", ["maml", "maml_pp", "anil", "reptile", "proto_maml"])
-@pytest.mark.parametrize("name", ["momentum", "adam"])
+@pytest.mark.parametrize(
+    ("name", "algorithm"), [("momentum", "maml_pp"), ("adam", "anil"), ("adam", "reptile")]
+)
 def test_of_any_algorithm_with_an_inner_loop(name, algorithm, tiny_for):
     found = train(metadraw.compose(*tiny_for(algorithm), f"inner_optimizer={name}"))
     assert 0 <= found["test"]["acc"] <= 1

@@ -81,7 +81,7 @@ def test_wrong_ranges(tiny, overrides, says):
 @pytest.mark.parametrize(
     "algorithm",
     # One of each kind of head and inner loop.
-    ["maml", "reptile", "meta_sgd", "anil", "maml_pp", "unicorn_maml", "protonet", "finetune"],
+    ["maml", "reptile", "meta_sgd", "unicorn_maml", "protonet"],
 )
 def test_every_kind_of_algorithm_learns_from_such_batches(algorithm, tiny_for, tmp_path):
     ranges = ["data.ways=[3,6]", "data.shots=[1,3]"]
