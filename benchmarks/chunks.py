@@ -89,7 +89,7 @@ def measure(chunk: str, setting: tuple[int, ...]) -> dict[str, float]:
     return {
         "ms": 1000 * min(times),
         "GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "chunk": tasks_at_once(tasks, *learner._bytes.values()) if chunk == "auto" else 0,
+        "chunk": tasks_at_once(tasks, *learner.task_map._bytes.values()) if chunk == "auto" else 0,
     }
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from chunks import episodes  # beside this file
 from lightning import seed_everything
-from speed import maml_by_loop, measure_jax, median_ms
+from speed import maml_by_loop, measure_jax, median_ms, whole_network
 from torch import Tensor
 
 import metadraw
@@ -84,7 +84,7 @@ def measure_steps(who: str) -> None:
             learner = build_learner(cfg).to("cuda")
             if who == "jax":
                 found = measure_jax(
-                    way, "convolution", learner.algorithm.network, learner.algorithm, batch
+                    way, "convolution", whole_network(learner.algorithm), learner.algorithm, batch
                 )
             else:
                 found = _measure_step(way, learner, batch, each)
@@ -95,7 +95,8 @@ def _measure_step(
     way: str, learner: MetaLearner, batch: Episode, each: list[Episode]
 ) -> dict[str, float]:
     gradient: list[Tensor] = []
-    network, algorithm = learner.algorithm.network, learner.algorithm
+    algorithm = learner.algorithm
+    network = whole_network(algorithm)
 
     def step() -> None:
         if way == "loop":

@@ -33,7 +33,12 @@ def accuracies(checkpoint: str) -> tuple[str, Tensor]:
         for first in range(0, TASKS, BATCH):
             batch = episodes(torch.arange(first, first + BATCH))
             support_y, query_y = order[batch.support.y], order[batch.query.y]
-            logits = learner.evaluate(batch._replace(support_y=support_y, query_y=query_y)).after
+            logits = learner.evaluate(
+                batch._replace(
+                    support=batch.support._replace(y=support_y),
+                    query=batch.query._replace(y=query_y),
+                )
+            ).after
             per_batch.append((logits.argmax(dim=-1) == query_y).double().mean(dim=1))
         rows.append(torch.cat(per_batch))
     return type(learner.algorithm).__name__, torch.stack(rows)

@@ -38,18 +38,18 @@ CONVOLUTIONS = {"convolution": lax_convolution, "product": window_product}
 
 
 def logits(params: Params, x: Array, convolve: Callable[[Array, Array], Array]) -> Array:
-    """`metadraw.models.conv4.Conv4`, by the names of its parameters."""
+    """`metadraw.models.conv4.Conv4` and a head, by the names in a `torch.nn.Sequential` of both."""
     for i in range(4):
-        x = convolve(x, params[f"{i}.0.weight"]) + params[f"{i}.0.bias"]
+        x = convolve(x, params[f"0.{i}.0.weight"]) + params[f"0.{i}.0.bias"]
         variance = x.var((0, 1, 2))
         x = (x - x.mean((0, 1, 2))) * lax.rsqrt(variance + 1e-5)
-        x = jax.nn.relu(x * params[f"{i}.1.weight"] + params[f"{i}.1.bias"])
+        x = jax.nn.relu(x * params[f"0.{i}.1.weight"] + params[f"0.{i}.1.bias"])
         images, height, width, channels = x.shape
         x = x[:, : height // 2 * 2, : width // 2 * 2]
         # Not reduce_window, whose derivatives are slower.
         x = x.reshape(images, height // 2, 2, width // 2, 2, channels).max((2, 4))
     features = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
-    return features @ params["5.weight"].T + params["5.bias"]
+    return features @ params["1.weight"].T + params["1.bias"]
 
 
 def mean_meta_gradient(
@@ -92,9 +92,10 @@ def mean_meta_gradient(
 
 
 def arguments(network: object, batch: Episode) -> tuple[Params, Task]:
-    """The arguments of `mean_meta_gradient`, from a `Conv4` and a batch of PyTorch."""
+    """The arguments of `mean_meta_gradient`, from a `Conv4` with its head and a batch."""
     params = {name: jnp.asarray(p.detach().cpu()) for name, p in network.named_parameters()}
-    support_x, support_y, query_x, query_y, *_ = (jnp.asarray(field.cpu()) for field in batch)
+    examples = (*batch.support[:2], *batch.query[:2])
+    support_x, support_y, query_x, query_y = (jnp.asarray(field.cpu()) for field in examples)
     last = (0, 1, 3, 4, 2)  # channels
     return params, (support_x.transpose(last), support_y, query_x.transpose(last), query_y)
 

@@ -52,15 +52,20 @@ WAYS = {
 JAX_CONVOLUTIONS = ("convolution", "product")
 
 
+def whole_network(algorithm: nn.Module) -> nn.Module:
+    """Network and head, for those that make no difference between them."""
+    return nn.Sequential(algorithm.network, *([algorithm.head] if algorithm.head else []))
+
+
 def maml_by_loop(network: nn.Module, algorithm: nn.Module, task: Episode) -> list[Tensor]:
     """The plainest MAML: one task's meta-gradient by `torch.autograd.grad`."""
     meta = dict(network.named_parameters())
-    fast, first_order = meta, algorithm.first_order
+    fast, first_order = meta, algorithm.inner.first_order
     for _ in range(algorithm.inner_steps):
         loss = F.cross_entropy(functional_call(network, fast, (task.support.x,)), task.support.y)
         gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=not first_order)
         rows = zip(fast.items(), gradients, strict=True)
-        fast = {name: p - algorithm.inner_lr * g for (name, p), g in rows}
+        fast = {name: p - algorithm.inner.inner_lr * g for (name, p), g in rows}
     loss = F.cross_entropy(functional_call(network, fast, (task.query.x,)), task.query.y)
     return list(torch.autograd.grad(loss, list(meta.values())))
 
@@ -72,7 +77,7 @@ def evaluate_by_loop(network: nn.Module, algorithm: nn.Module, task: Episode) ->
     for _ in range(algorithm.eval_inner_steps):
         loss = F.cross_entropy(functional_call(network, fast, (task.support.x,)), task.support.y)
         rows = zip(fast.items(), torch.autograd.grad(loss, list(fast.values())), strict=True)
-        stepped = {name: p - algorithm.inner_lr * g for (name, p), g in rows}
+        stepped = {name: p - algorithm.inner.inner_lr * g for (name, p), g in rows}
         fast = {name: p.detach().requires_grad_() for name, p in stepped.items()}
     with torch.no_grad():
         return [functional_call(network, params, (task.query.x,)) for params in (before, fast)]
@@ -82,9 +87,12 @@ def maml_by_higher(network: nn.Module, algorithm: nn.Module, task: Episode) -> l
     """One task's meta-gradient by `higher`."""
     import higher
 
-    inner = torch.optim.SGD(network.parameters(), lr=algorithm.inner_lr)
+    inner = torch.optim.SGD(network.parameters(), lr=algorithm.inner.inner_lr)
     with higher.innerloop_ctx(
-        network, inner, copy_initial_weights=False, track_higher_grads=not algorithm.first_order
+        network,
+        inner,
+        copy_initial_weights=False,
+        track_higher_grads=not algorithm.inner.first_order,
     ) as (fast, optimizer):
         for _ in range(algorithm.inner_steps):
             optimizer.step(F.cross_entropy(fast(task.support.x), task.support.y))
@@ -97,7 +105,7 @@ def maml_by_torchopt(network: nn.Module, algorithm: nn.Module, task: Episode) ->
     import torchopt
 
     meta = list(network.parameters())
-    inner = torchopt.MetaSGD(network, lr=algorithm.inner_lr)
+    inner = torchopt.MetaSGD(network, lr=algorithm.inner.inner_lr)
     start = torchopt.extract_state_dict(network, by="reference")
     for _ in range(algorithm.inner_steps):
         inner.step(F.cross_entropy(network(task.support.x), task.support.y))
@@ -133,7 +141,8 @@ def measure(way: str, overrides: list[str]) -> dict[str, float]:
     on_gpu = cfg.trainer.accelerator == "gpu"
     learner.to("cuda" if on_gpu else "cpu")
     batch = data.episodes("train", learner.device)(torch.arange(TASKS))
-    network, algorithm = learner.algorithm.network, learner.algorithm
+    algorithm = learner.algorithm
+    network = whole_network(algorithm)
     if way.startswith("jax"):
         return measure_jax(*way.split("/"), network, algorithm, batch)
     if way in LOOPS:
@@ -188,7 +197,7 @@ def measure_jax(
     import maml_in_jax  # beside this file
 
     step = maml_in_jax.mean_meta_gradient(
-        how, convolution, algorithm.inner_steps, algorithm.inner_lr
+        how, convolution, algorithm.inner_steps, algorithm.inner.inner_lr
     )
     arguments = maml_in_jax.arguments(network, batch)
     start = time.perf_counter()
