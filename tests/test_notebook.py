@@ -19,3 +19,9 @@ def test_notebook_runs(name, pictures):
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
     drawn = sum("image/png" in out.get("data", {}) for out in outputs)
     assert drawn == pictures if pictures else drawn >= 2
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS.parent / "notebooks").glob("*.ipynb")))
+def test_notebook_can_be_opened(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
