@@ -57,13 +57,9 @@ class AlphaMAML(MAML):
         self.outer_hyper_lr = positive(outer_hyper_lr=outer_hyper_lr)
         # Buffers, so that a resumed run restores them. NaN: unknown before the first outer step.
         self.register_buffer("outer_lr", torch.tensor(float("nan")))
-        size = sum(p.numel() for p in self._moved())
+        size = sum(p.numel() for p in self.adaptable().values())
         self.register_buffer("direction", torch.zeros(size))
         self.inner_lr = nn.Parameter(torch.tensor(float(self.inner.inner_lr)))
-
-    def _moved(self) -> list[Tensor]:
-        """The parameters that the outer optimiser updates."""
-        return [p for name, p in self.named_parameters() if name in self._adaptable]
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """The parameters before and after each gradient step; see `Algorithm.adapt`."""
@@ -77,7 +73,7 @@ class AlphaMAML(MAML):
         assert hypergradient is not None
         # A negative rate would ascend, so the rate stays just above 0.
         self.inner_lr.sub_(self.inner_hyper_lr * hypergradient).clamp_(min=1e-8)
-        parameters = self._moved()
+        parameters = list(self.adaptable().values())
         # Already clipped, if gradient clipping is on.
         gradient = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         (group,) = optimizer.param_groups

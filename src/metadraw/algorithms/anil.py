@@ -15,22 +15,20 @@ class ANIL(MAML):
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """The head before and after each gradient step; see `Algorithm.adapt`."""
-        head = {name: p for name, p in self.start(task).items() if name.startswith("head.")}
-        return head_path(self, head, task, steps)
+        return head_path(self, task, steps)
 
 
-def head_path(algorithm: Algorithm, head: State, task: Episode, steps: int) -> list[State]:
+def head_path(algorithm: Algorithm, task: Episode, steps: int) -> list[State]:
     """The path of an inner loop that adapts a head alone, on features computed once.
 
     Args:
-        algorithm: provides features, objective and inner loop.
-        head: ``head.weight`` and ``head.bias`` to start from.
+        algorithm: provides features, the head to start from, objective and inner loop.
         task: one task.
         steps: inner steps.
     """
     assert algorithm.inner is not None
-    with algorithm.weighted(task.support):
-        features = algorithm.features(task.support.x)
+    features = algorithm.embed(task.support)
+    head = {n: p for n, p in algorithm.start(task).items() if n.startswith("head.")}
     return algorithm.inner.path(
         lambda head: algorithm.objective.loss(linear(features, head), task.support), head, steps
     )

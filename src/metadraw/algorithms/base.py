@@ -18,7 +18,7 @@ from metadraw.algorithms.inner_loop import InnerLoop
 from metadraw.algorithms.recompute import Params, grad_by_steps
 from metadraw.data.episode import Episode, Examples
 from metadraw.errors import InputError
-from metadraw.models.batch_norm import refuse_running_statistics, statistics_of
+from metadraw.models.batch_norm import batch_norms, refuse_running_statistics, statistics_of
 from metadraw.models.functional import call
 from metadraw.objectives import Objective
 from metadraw.objectives.classification import Classification
@@ -54,8 +54,8 @@ class Algorithm(nn.Module, ABC):
     Args:
         network: any module that does not change its own buffers, from inputs ``[B, ...]`` to
             features ``[B, F]``.
-        head: an untrained linear layer from F features to the objective's outputs, if the algorithm
-            learns one.
+        head: an untrained linear layer from F features to the objective's outputs; kept only if
+            `learns_head`.
         objective: defines targets, loss and metrics.
         inner: the inner loop, if there is one.
 
@@ -68,17 +68,19 @@ class Algorithm(nn.Module, ABC):
     any_ways = False
     #: Whether it supports classification only.
     only_classes = False
-    #: Whether it keeps running statistics, for ``learner.query_statistics=running``.
-    running_statistics = False
+    #: Whether it learns the head that it is given.
+    learns_head = True
     #: Whether the backward pass recomputes each inner step: slower, with memory for one step.
     recompute_steps = False
     #: Whether batch norm normalises the query set by the support set's statistics, not its own.
     support_statistics = False
+    #: Momentum of running statistics, PyTorch's default.
+    momentum = 0.1
 
     def __init__(
         self,
         network: nn.Module,
-        head: nn.Linear | None,
+        head: nn.Linear,
         objective: Objective,
         inner: InnerLoop | None = None,
     ) -> None:
@@ -89,11 +91,12 @@ class Algorithm(nn.Module, ABC):
                 f"{type(objective).__name__}"
             )
         refuse_running_statistics(network)
-        self.network, self.head = network, head
+        self.network, self.head = network, head if self.learns_head else None
         self.objective, self.inner = objective, inner
         # By name, because within a task other tensors replace the parameters.
         self._adaptable = {name for name, p in self.named_parameters() if p.requires_grad}
         self._evaluating = [m for m in network.modules() if not m.training]
+        self.statistics: list[str] = []  # mean and variance of each layer, see `keep_statistics`
 
     @property
     def inner_steps(self) -> int:
@@ -142,11 +145,41 @@ class Algorithm(nn.Module, ABC):
 
         If the head has more outputs than the task needs, its first rows.
         """
-        params: State = {n: p for n, p in self.named_parameters() if n in self._adaptable}
+        params = self.adaptable()
         width = self.objective.width(task)
         if self.head is not None and width < self.head.out_features:
             params |= {n: p[:width] for n, p in params.items() if n.startswith("head.")}
         return params
+
+    def adaptable(self) -> State:
+        """The parameters of network and head by name, except frozen ones."""
+        return {n: p for n, p in self.named_parameters() if n in self._adaptable}
+
+    def keep_statistics(self, *steps: int) -> None:
+        """Keep running statistics of the network's batch norm, as buffers ``[*steps, channels]``.
+
+        `observe` has to return the statistics of a task by the same names.
+        """
+        for layer, norm in batch_norms(self.network).items():
+            for kind, value in (("running_mean", 0.0), ("running_var", 1.0)):
+                name = f"network.{layer}.{kind}"
+                self.statistics.append(name)
+                start = torch.full((*steps, norm.num_features), value)
+                self.register_buffer(_buffer(name), start)
+
+    @property
+    def running_statistics(self) -> bool:
+        """Whether it keeps running statistics, for ``learner.query_statistics=running``."""
+        return bool(self.statistics)
+
+    def running(self) -> Params:
+        """The running statistics by name, ``network.<layer>.running_mean`` and ``running_var``."""
+        return {name: self.get_buffer(_buffer(name)) for name in self.statistics}
+
+    def embed(self, examples: Examples) -> Tensor:
+        """Features ``[B, F]`` of examples, normalised by their weighted statistics."""
+        with self.weighted(examples):
+            return self.features(examples.x)
 
     def outputs(self, state: State, examples: Examples) -> Tensor:
         """The outputs for examples in a state, see `Objective.outputs`."""
@@ -169,8 +202,9 @@ class Algorithm(nn.Module, ABC):
         support = task.support
 
         def predict(x: Tensor) -> Tensor:
-            known = torch.ones_like(support.x.flatten(1)[:, 0])
-            known = known if support.weight is None else support.weight
+            known = support.weight
+            if known is None:
+                known = torch.ones_like(support.x.flatten(1)[:, 0])
             weight = torch.cat([known, known.new_zeros(len(x))])
             with statistics_of(weight, self.network):
                 return self.predict(state, torch.cat([support.x, x]))[len(support.x) :]
@@ -241,14 +275,17 @@ class Algorithm(nn.Module, ABC):
     def begin_epoch(self, epoch: int) -> None:
         """Set what depends on the epoch, counted from 0; a resumed run begins at a later one."""
 
+    @torch.no_grad()
     def outer_step(self, means: Params, optimizer: Optimizer) -> None:
-        """Take one step of the outer optimiser; its parameters' ``grad`` is set.
+        """Step the outer optimiser, whose parameters' ``grad`` is set, and running statistics.
 
         Args:
             means: what `meta_gradient` returned by name, averaged over the tasks of a batch.
             optimizer: of this module's parameters.
         """
         optimizer.step()
+        for name, value in self.running().items():
+            value.lerp_(means[name], self.momentum)
 
     def learned(self) -> dict[str, Tensor]:
         """Values worth logging by ``quantity/layer``: scalars, or ``[steps]``."""
@@ -265,6 +302,11 @@ class Algorithm(nn.Module, ABC):
 def place(name: str) -> str:
     """A parameter's name within the network; ``head.weight`` and the like are unchanged."""
     return name.removeprefix("network.")
+
+
+def _buffer(name: str) -> str:
+    """The buffer for a parameter's name, without dots, which PyTorch does not allow."""
+    return place(name).replace(".", "-")
 
 
 def linear(features: Tensor, state: State) -> Tensor:

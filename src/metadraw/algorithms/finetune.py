@@ -65,12 +65,11 @@ class FineTune(Pretrained):
         weight = self.classifier.weight.new_zeros(
             self.objective.width(task), self.classifier.in_features
         )
-        network = {n: p for n, p in super().start(task).items() if n.startswith("network.")}
-        return network | {"head.weight": weight, "head.bias": torch.zeros_like(weight[:, 0])}
+        head = {"head.weight": weight, "head.bias": torch.zeros_like(weight[:, 0])}
+        return super().start(task) | head
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """The head, and the network unless frozen, before and after each step; see `Algorithm`."""
         if not self.frozen:
             return self.inner.path(self.loss_on(task.support), self.start(task), steps)
-        head = {name: p for name, p in self.start(task).items() if name.startswith("head.")}
-        return head_path(self, head, task, steps)
+        return head_path(self, task, steps)

@@ -34,7 +34,7 @@ class MAML(Algorithm):
     inner: InnerLoop
 
     def __init__(
-        self, network: nn.Module, head: nn.Linear | None, objective: Objective, **inner: Any
+        self, network: nn.Module, head: nn.Linear, objective: Objective, **inner: Any
     ) -> None:
         super().__init__(network, head, objective, InnerLoop(**inner))
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from metadraw.algorithms.base import State, place
 from metadraw.algorithms.inner_loop import gradient_step
@@ -47,9 +46,6 @@ class MAMLpp(MAML):
             norm; see also `MAML`.
     """
 
-    #: Momentum of the running statistics, PyTorch's default.
-    momentum = 0.1
-
     def __init__(
         self,
         network: nn.Module,
@@ -68,8 +64,8 @@ class MAMLpp(MAML):
         for key, value in epochs.items():
             if not isinstance(value, int) or value < 0:
                 raise InputError(f"algorithm.{key}={value}: must be a whole number, 0 for never")
-        norms = {f"network.{name}": layer for name, layer in batch_norms(network).items()}
-        named = {name: p for name, p in self.named_parameters() if name in self._adaptable}
+        norms = {f"network.{name}" for name in batch_norms(network)}
+        named = self.adaptable()
         of_norms = [name for name in named if name.rpartition(".")[0] in norms]
         if per_step_statistics and not norms:
             raise InputError(
@@ -82,8 +78,6 @@ class MAMLpp(MAML):
                 "learn: must be false"
             )
         self.multi_step_epochs, self.first_order_epochs = multi_step_epochs, first_order_epochs
-        self.running_statistics = per_step_statistics
-
         self.per_step = of_norms if per_step_norm else []
         self.adapted = [name for name in named if name not in self.per_step]
         # Lists, in the order of those names, because ParameterDict allows no dots in names.
@@ -95,13 +89,8 @@ class MAMLpp(MAML):
             for name in self.adapted
             if learned_rates
         )
-        self.statistics: list[str] = []  # mean and variance of each layer
         if per_step_statistics:
-            for name, layer in norms.items():
-                self.statistics += [f"{name}.running_mean", f"{name}.running_var"]
-                shape = self.inner_steps + 1, layer.num_features
-                self.register_buffer(_buffer(self.statistics[-2]), torch.zeros(shape))
-                self.register_buffer(_buffer(self.statistics[-1]), torch.ones(shape))
+            self.keep_statistics(self.inner_steps + 1)
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -142,7 +131,7 @@ class MAMLpp(MAML):
         learned = zip(self.per_step, self.per_step_values, strict=True)
         of_norms = {name: values[step] for name, values in learned}
         # Like any PyTorch batch norm, the network uses these in evaluation mode only.
-        return of_norms | {name: self.get_buffer(_buffer(name))[step] for name in self.statistics}
+        return of_norms | {name: values[step] for name, values in self.running().items()}
 
     def _rates(self, step: int) -> float | Params:
         """The inner learning rates of one step ("LSLR" of section 4)."""
@@ -175,13 +164,6 @@ class MAMLpp(MAML):
             seen.append({f"network.{name}": values for name, values in statistics.items()})
         return {name: torch.stack([each[name] for each in seen]) for name in self.statistics}
 
-    @torch.no_grad()
-    def outer_step(self, means: Params, optimizer: Optimizer) -> None:
-        """A step of the outer optimiser and of the running statistics."""
-        optimizer.step()
-        for name in self.statistics:
-            self.get_buffer(_buffer(name)).lerp_(means[name], self.momentum)
-
     def learned(self) -> dict[str, Tensor]:
         """Rates, and batch norm's values as means over channels, by layer and step."""
         rates = zip(self.adapted, self.inner_lrs, strict=False)  # there may be none
@@ -189,12 +171,7 @@ class MAMLpp(MAML):
         for name, values in zip(self.per_step, self.per_step_values, strict=True):
             layer, _, kind = place(name).rpartition(".")
             watched[f"norm_{kind}/{layer}"] = values.mean(dim=1)
-        for name in self.statistics:
+        for name, values in self.running().items():
             layer, _, kind = place(name).rpartition(".")
-            watched[f"{kind}/{layer}"] = self.get_buffer(_buffer(name)).mean(dim=1)
+            watched[f"{kind}/{layer}"] = values.mean(dim=1)
         return watched
-
-
-def _buffer(name: str) -> str:
-    """The buffer for a parameter's name, without dots, which PyTorch does not allow."""
-    return place(name).replace(".", "-")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from metadraw.algorithms.base import Algorithm, State
+from metadraw.algorithms.base import State
+from metadraw.algorithms.feature_based import FeatureBased
 from metadraw.data.episode import Episode
-from metadraw.objectives import Objective
 
 
-class MatchingNet(Algorithm):
+class MatchingNet(FeatureBased):
     """Classify by attention over the support set, in the cosine similarity of features.
 
     There is no inner loop: the support set's features and labels are all that is learned of a
@@ -27,16 +27,12 @@ class MatchingNet(Algorithm):
         InputError: see `Algorithm`.
     """
 
-    any_ways = only_classes = True
-
-    def __init__(self, network: nn.Module, head: nn.Linear, objective: Objective) -> None:
-        super().__init__(network, None, objective)
+    only_classes = True
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """The support set's features ``[B, F]`` and labels ``[B, N]``; see `Algorithm.adapt`."""
         support, ways = task.support, self.objective.width(task)
-        with self.weighted(support):
-            features = self.features(support.x)
+        features = self.embed(support)
         labels = self.objective.encode(support.y, ways).to(features.dtype)
         unknown = torch.full_like(labels, 1 / ways)
         known: State = {"features": features}

@@ -6,14 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metadraw.algorithms.base import Algorithm, State
+from metadraw.algorithms.base import State
+from metadraw.algorithms.feature_based import FeatureBased
 from metadraw.algorithms.inner_loop import positive
 from metadraw.data.episode import Episode
 from metadraw.models.head import class_means
 from metadraw.objectives import Objective
 
 
-class MetaBaseline(Algorithm):
+class MetaBaseline(FeatureBased):
     """Classify by the nearest class mean in cosine similarity, with a learned temperature.
 
     Meta-training starts from a pre-trained network (``init_from``), which is what the method is
@@ -29,19 +30,18 @@ class MetaBaseline(Algorithm):
         InputError: a scale that is not above 0; see also `Algorithm`.
     """
 
-    any_ways = only_classes = True
+    only_classes = True
 
     def __init__(
         self, network: nn.Module, head: nn.Linear, objective: Objective, *, scale: float
     ) -> None:
-        super().__init__(network, None, objective)
+        super().__init__(network, head, objective)
         self.scale = nn.Parameter(torch.tensor(float(positive(scale=scale))))
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """Class means ``[N, F]`` of length 1, or of length 0; see `Algorithm.adapt`."""
         support, ways = task.support, self.objective.width(task)
-        with self.weighted(support):
-            features = self.features(support.x)
+        features = self.embed(support)
         means = F.normalize(class_means(features, support.y, ways, support.weight), dim=1)
         return [{"means": each} for each in (torch.zeros_like(means), means)]
 

@@ -32,7 +32,7 @@ class MetaSGD(MAML):
         self, network: nn.Module, head: nn.Linear, objective: Objective, **inner: Any
     ) -> None:
         super().__init__(network, head, objective, **inner)
-        adapted = {name: p for name, p in self.named_parameters() if name in self._adaptable}
+        adapted = self.adaptable()
         self.adapted = list(adapted)
         # A list, in the order of these names, because ParameterDict allows no dots in names.
         self.inner_lrs = nn.ParameterList(

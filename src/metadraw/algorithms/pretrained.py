@@ -8,14 +8,13 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from metadraw.algorithms.base import Algorithm, Outcome, State, place
+from metadraw.algorithms.base import Algorithm, Outcome, State
 from metadraw.algorithms.inner_loop import InnerLoop
 from metadraw.algorithms.recompute import Params
 from metadraw.data.episode import Episode, Examples, joined
 from metadraw.errors import InputError
-from metadraw.models.batch_norm import batch_norms, batch_statistics
+from metadraw.models.batch_norm import batch_statistics
 from metadraw.objectives import Objective
 from metadraw.objectives.base import mean
 
@@ -46,8 +45,7 @@ class Pretrained(Algorithm):
     """
 
     any_ways = only_classes = True
-    #: Of the running statistics, PyTorch's default.
-    momentum = 0.1
+    learns_head = False
 
     def __init__(
         self,
@@ -60,7 +58,7 @@ class Pretrained(Algorithm):
         running_statistics: bool,
         inner: InnerLoop | None = None,
     ) -> None:
-        super().__init__(network, None, objective, inner)
+        super().__init__(network, head, objective, inner)
         if type(classes) is not int or classes < 1:
             raise InputError(f"algorithm.classes={classes}: must be a whole number of at least 1")
         if not 0 <= label_smoothing < 1:
@@ -69,28 +67,21 @@ class Pretrained(Algorithm):
             )
         self.classifier = nn.Linear(head.in_features, classes)
         self.label_smoothing = label_smoothing
-        self.statistics: list[str] = []  # of each layer, its mean and its variance
-        norms = batch_norms(network) if running_statistics else {}
-        for name, layer in norms.items():
-            for kind, value in (("running_mean", 0.0), ("running_var", 1.0)):
-                self.statistics.append(f"network.{name}.{kind}")
-                start = torch.full((layer.num_features,), value)
-                self.register_buffer(_buffer(self.statistics[-1]), start)
-        self.running_statistics = bool(self.statistics)
+        if running_statistics:
+            self.keep_statistics()
 
     def features(self, x: Tensor, state: State | None = None) -> Tensor:
         """Features ``[B, F]``, in evaluation mode of batch norm by the running statistics."""
-        running = {name: self.get_buffer(_buffer(name)) for name in self.statistics}
-        return super().features(x, running | (state or {}))
+        return super().features(x, self.running() | (state or {}))
 
     def forward(self, task: Episode) -> tuple[Tensor, Outcome, Params]:
         """The pre-training loss of one task's examples; see `Algorithm.forward`."""
         examples, classes = joined(task.support, task.query), task.about["classes"]
         seen: Params = {}
-        with self.weighted(examples), ExitStack() as stack:
+        with ExitStack() as stack:
             if self.running_statistics:
                 seen = stack.enter_context(batch_statistics(self.network, examples.weight))
-            features = self.features(examples.x)
+            features = self.embed(examples)
         loss, logits, observed = self.pretrain(features, examples, classes)
         after = logits[len(task.support.x) :, classes]
         observed |= {f"network.{name}": values.detach() for name, values in seen.items()}
@@ -113,13 +104,6 @@ class Pretrained(Algorithm):
         )
         return mean(losses, examples), logits, {}
 
-    @torch.no_grad()
-    def outer_step(self, means: Params, optimizer: Optimizer) -> None:
-        """A step of the outer optimiser and of the running statistics."""
-        optimizer.step()
-        for name in self.statistics:
-            self.get_buffer(_buffer(name)).lerp_(means[name], self.momentum)
-
     def check_classes(self, count: int) -> None:
         """Check that the classifier has an output for each class.
 
@@ -131,8 +115,3 @@ class Pretrained(Algorithm):
                 f"algorithm.classes={self.classifier.out_features}: the data have {count} classes, "
                 f"so it must be at least {count}"
             )
-
-
-def _buffer(name: str) -> str:
-    """A buffer's name may have no dots."""
-    return place(name).replace(".", "-")

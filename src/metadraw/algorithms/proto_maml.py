@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
-
 from metadraw.algorithms.base import State
 from metadraw.algorithms.maml import MAML
 from metadraw.data.episode import Episode
 from metadraw.models.head import class_means, nearest_prototype
-from metadraw.objectives import Objective
 
 
 class ProtoMAML(MAML):
@@ -30,17 +25,11 @@ class ProtoMAML(MAML):
     """
 
     any_ways = only_classes = True
-
-    def __init__(
-        self, network: nn.Module, head: nn.Linear, objective: Objective, **inner: Any
-    ) -> None:
-        super().__init__(network, None, objective, **inner)
+    learns_head = False
 
     def start(self, task: Episode) -> State:
         """The network, and the head that classifies like a prototypical network."""
         support, ways = task.support, self.objective.width(task)
-        with self.weighted(support):
-            features = self.features(support.x)
-        prototypes = class_means(features, support.y, ways, support.weight)
+        prototypes = class_means(self.embed(support), support.y, ways, support.weight)
         weight, bias = nearest_prototype(prototypes)
         return super().start(task) | {"head.weight": weight, "head.bias": bias}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
-from metadraw.algorithms.base import Algorithm, State
+from metadraw.algorithms.base import State
+from metadraw.algorithms.feature_based import FeatureBased
 from metadraw.data.episode import Episode
 from metadraw.models.head import class_means, nearest_prototype
-from metadraw.objectives import Objective
 
 
-class ProtoNet(Algorithm):
+class ProtoNet(FeatureBased):
     """Classify by the nearest class mean, in squared Euclidean distance of features.
 
     There is no inner loop: one pass over the support set gives the prototypes (equation 1), and a
@@ -27,16 +26,12 @@ class ProtoNet(Algorithm):
         InputError: see `Algorithm`.
     """
 
-    any_ways = only_classes = True
-
-    def __init__(self, network: nn.Module, head: nn.Linear, objective: Objective) -> None:
-        super().__init__(network, None, objective)
+    only_classes = True
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """A head of zeros, and the head of the prototypes; see `Algorithm.adapt`."""
         support, ways = task.support, self.objective.width(task)
-        with self.weighted(support):
-            features = self.features(support.x)
+        features = self.embed(support)
         prototypes = class_means(features, support.y, ways, support.weight)
         heads = [nearest_prototype(c) for c in (torch.zeros_like(prototypes), prototypes)]
         return [{"head.weight": weight, "head.bias": bias} for weight, bias in heads]

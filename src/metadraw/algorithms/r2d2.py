@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metadraw.algorithms.base import Algorithm, State
+from metadraw.algorithms.base import State
+from metadraw.algorithms.feature_based import FeatureBased
 from metadraw.algorithms.inner_loop import positive
 from metadraw.data.episode import Episode
 from metadraw.objectives import Objective
 
 
-class R2D2(Algorithm):
+class R2D2(FeatureBased):
     """A task's head is the closed-form solution of ridge regression on the support features.
 
     Its regularisation is meta-learned, and so are a scale and a bias that make outputs of its
@@ -28,12 +29,10 @@ class R2D2(Algorithm):
         InputError: a ridge that is not above 0; see also `Algorithm`.
     """
 
-    any_ways = True
-
     def __init__(
         self, network: nn.Module, head: nn.Linear, objective: Objective, *, ridge: float
     ) -> None:
-        super().__init__(network, None, objective)
+        super().__init__(network, head, objective)
         self.log_ridge = nn.Parameter(torch.tensor(float(positive(ridge=ridge))).log())
         self.scale = nn.Parameter(torch.tensor(1.0))
         self.bias = nn.Parameter(torch.tensor(0.0))
@@ -41,8 +40,7 @@ class R2D2(Algorithm):
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """A head of zeros, and the solution ``[F, width]``; see `Algorithm.adapt`."""
         support, width = task.support, self.objective.width(task)
-        with self.weighted(support):
-            x = self.features(support.x)
+        x = self.embed(support)
         y = self.objective.encode(support.y, width).to(x.dtype)
         if support.weight is not None:
             x, y = (each * support.weight.sqrt()[:, None] for each in (x, y))

@@ -16,6 +16,7 @@ from metadraw.algorithms.recompute import Params
 from metadraw.data.episode import Episode, Examples
 from metadraw.models.head import class_means, nearest_prototype
 from metadraw.objectives import Objective
+from metadraw.objectives.base import mean
 
 
 class SimpleShot(Pretrained):
@@ -52,19 +53,14 @@ class SimpleShot(Pretrained):
 
     center: Tensor
 
-    def normalised(self, x: Tensor) -> Tensor:
-        """Features ``[B, F]`` of length 1, centred."""
-        return F.normalize(self.features(x) - self.center, dim=1)
+    def normalised(self, features: Tensor) -> Tensor:
+        """Features ``[B, F]``, centred, of length 1."""
+        return F.normalize(features - self.center, dim=1)
 
     def pretrain(self, features: Tensor, examples: Examples, classes: Tensor) -> Observed:
         """See `Pretrained.pretrain`; also observes the mean feature."""
         loss, logits, observed = super().pretrain(features, examples, classes)
-        known, weight = features.detach(), examples.weight
-        if weight is None:
-            center = known.mean(dim=0)
-        else:
-            center = (known * weight[:, None]).sum(dim=0) / weight.sum()
-        return loss, logits, observed | {"center": center}
+        return loss, logits, observed | {"center": mean(features.detach(), examples)}
 
     @torch.no_grad()
     def outer_step(self, means: Params, optimizer: Optimizer) -> None:
@@ -75,8 +71,7 @@ class SimpleShot(Pretrained):
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """A head that knows nothing, and the one of the class means; see `Algorithm.adapt`."""
         support, ways = task.support, self.objective.width(task)
-        with self.weighted(support):
-            features = self.normalised(support.x)
+        features = self.normalised(self.embed(support))
         means = class_means(features, support.y, ways, support.weight)
         heads = [nearest_prototype(c) for c in (torch.zeros_like(means), means)]
         return [
@@ -86,4 +81,4 @@ class SimpleShot(Pretrained):
 
     def predict(self, state: State, x: Tensor) -> Tensor:
         """Logits ``[B, N]`` of images ``[B, C, H, W]``."""
-        return linear(self.normalised(x), state)
+        return linear(self.normalised(self.features(x)), state)

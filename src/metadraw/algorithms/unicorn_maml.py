@@ -30,11 +30,12 @@ class UnicornMAML(MAML):
     """
 
     any_ways = only_classes = True
+    learns_head = False
 
     def __init__(
         self, network: nn.Module, head: nn.Linear, objective: Objective, **inner: Any
     ) -> None:
-        super().__init__(network, None, objective, **inner)
+        super().__init__(network, head, objective, **inner)
         self.vector = nn.Parameter(head.weight[0].detach().clone())
 
     def start(self, task: Episode) -> State:

@@ -99,9 +99,11 @@ class Objective(ABC):
 
 
 def mean(values: Tensor, examples: Examples) -> Tensor:
-    """The mean of ``[B]`` values, weighted by the examples' weights."""
-    weight = examples.weight
-    return values.mean() if weight is None else (values * weight).sum() / weight.sum()
+    """The mean of ``[B, ...]`` values over the examples, weighted by their weights."""
+    if examples.weight is None:
+        return values.mean(dim=0)
+    weight = examples.weight.view(-1, *[1] * (values.ndim - 1))
+    return (values * weight).sum(dim=0) / weight.sum()
 
 
 def exact(outputs: Tensor) -> Tensor:
