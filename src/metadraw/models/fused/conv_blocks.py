@@ -9,7 +9,7 @@ takes longer than the arithmetic of a small layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -67,14 +67,9 @@ def conv_blocks(
 # gradients before it enters _Backward's own backward pass.
 
 
-class _ForwardInputs(NamedTuple):
-    x: Tensor
-    weights: list[Tensor]
-    gamma: Tensor
-    beta: Tensor
+class _Known(NamedTuple):
+    """Inputs and outputs of `_Forward`, and the first inputs of the other two."""
 
-
-class _BackwardInputs(NamedTuple):
     x: Tensor
     weights: list[Tensor]
     gamma: Tensor
@@ -83,55 +78,37 @@ class _BackwardInputs(NamedTuple):
     ps: list[Tensor]
     mean: Tensor
     r: Tensor
-    by_zs: list[Tensor | None]
-    by_ps: list[Tensor | None]
 
 
-class _BackwardOutputs(NamedTuple):
+class _Parameters(NamedTuple):
+    """Parameters, or gradients with respect to them."""
+
     weights: list[Tensor]
     gamma: Tensor
     beta: Tensor
-    gzs: list[Tensor]
-    qs: list[Tensor]
-    x: Tensor | None  # the last, which may be missing
 
 
-class _DoubleInputs(NamedTuple):
-    x: Tensor
-    weights: list[Tensor]
-    gamma: Tensor
-    beta: Tensor
-    zs: list[Tensor]
-    ps: list[Tensor]
-    mean: Tensor
-    r: Tensor
-    by_gamma: Tensor
-    by_beta: Tensor
-    gzs: list[Tensor]
-    qs: list[Tensor]
-    u_weights: list[Tensor]
-    u_gamma: Tensor
-    u_beta: Tensor
-    v: Tensor | None
+class _Second(NamedTuple):
+    """Outputs of `_DoubleBackward`, before those with respect to each block's input images."""
 
-
-class _DoubleOutputs(NamedTuple):
     weights: list[Tensor]
     gamma: Tensor
     zs: list[Tensor]
     by_zs: list[Tensor]
     by_ps: list[Tensor]
-    ps: list[Tensor]  # without the last
-    x: Tensor | None  # the last, which may be missing
 
 
-def _read(record: Any, n: int, tensors: Iterable[Any]) -> Any:
-    """The record whose tensors, one after the other, these are: plurals have one for each block."""
-    rest, values = iter(tensors), []
-    for field in record._fields:
-        count = n - (record is _DoubleOutputs and field == "ps")
-        values.append(list(islice(rest, count)) if field.endswith("s") else next(rest, None))
-    return record(*values)
+def _read(record: Any, n: int, tensors: Iterator[Any]) -> Any:
+    """The record of the next tensors: plurals have one for each of n blocks, if any is left."""
+    fields = record._fields
+    return record(
+        *(_take(n, tensors) if name.endswith("s") else next(tensors, None) for name in fields)
+    )
+
+
+def _take(n: int, tensors: Iterator[Any]) -> list[Any]:
+    """The next n tensors."""
+    return list(islice(tensors, n))
 
 
 class _Forward(TaskFunction):
@@ -139,7 +116,7 @@ class _Forward(TaskFunction):
 
     @staticmethod
     def forward(n: int, eps: float, *tensors: Tensor) -> tuple[Tensor, ...]:
-        given = _read(_ForwardInputs, n, tensors)
+        given = _read(_Known, n, iter(tensors))
         tasks, x, found = len(given.x), fold(given.x), []
         numbers = map(_numbers, (given.gamma, given.beta))
         for w, gamma, beta in zip(given.weights, *numbers, strict=True):
@@ -175,14 +152,15 @@ class _Backward(TaskFunction):
 
     @staticmethod
     def forward(n: int, wanted: bool, *tensors: Any) -> tuple[Tensor, ...]:
-        given = _read(_BackwardInputs, n, tensors)
+        rest = iter(tensors)
+        given, by_zs, by_ps = _read(_Known, n, rest), _take(n, rest), _take(n, rest)
         tasks, found, by_x = len(given.x), [], None
         gamma, mean, r = map(_numbers, (given.gamma, given.mean, given.r))
         scale = r * gamma
         k = scale * r * r
         for i in reversed(range(n)):
             w, z, p = given.weights[i].flatten(0, 1), fold(given.zs[i]), fold(given.ps[i])
-            by_z, by_p = given.by_zs[i], given.by_ps[i]
+            by_z, by_p = by_zs[i], by_ps[i]
             g = _sum(by_x, None if by_p is None else fold(by_p))
             first = block_backward(
                 z, p, mean[i], scale[i], k[i], torch.zeros_like(p) if g is None else g
@@ -201,31 +179,31 @@ class _Backward(TaskFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.n, _, *tensors = inputs
-        first = _read(_BackwardOutputs, ctx.n, output)
-        ctx.mark_non_differentiable(*first.gzs, *first.qs)
+        rest = iter(output)
+        first, gzs_qs = _read(_Parameters, ctx.n, rest), _take(2 * ctx.n, rest)
+        ctx.mark_non_differentiable(*gzs_qs)
         ctx.set_materialize_grads(False)
-        known = tensors[: -2 * ctx.n]
-        ctx.save_for_backward(*known, first.gamma, first.beta, *first.gzs, *first.qs)
+        ctx.save_for_backward(*tensors[: -2 * ctx.n], first.gamma, first.beta, *gzs_qs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         n, needed = ctx.n, ctx.needs_input_grad
-        u = _read(_BackwardOutputs, n, gradients)
+        rest = iter(gradients)
+        u, _ = _read(_Parameters, n, rest), _take(2 * n, rest)
         parameters = ctx.saved_tensors[1 : 1 + n + 2]
         us = [
             torch.zeros_like(p) if each is None else each
             for p, each in zip(parameters, (*u.weights, u.gamma, u.beta), strict=True)
         ]
-        second = _read(
-            _DoubleOutputs,
-            n,
-            _DoubleBackward.apply(n, needed[2], *ctx.saved_tensors, *us, u.x),
-        )
+        v = next(rest, None)
+        rest = iter(_DoubleBackward.apply(n, needed[2], *ctx.saved_tensors, *us, v))
+        second = _read(_Second, n, rest)
+        by_x = next(rest) if needed[2] else None
         given = zip((*second.by_zs, *second.by_ps), needed[-2 * n :], strict=True)
         return (
-            *(None, None, second.x),
+            *(None, None, by_x),
             *(*second.weights, second.gamma, None),  # by beta
-            *(*second.zs, *second.ps, None, None, None),  # by the last p, mean and r
+            *(*second.zs, *rest, None, None, None),  # ps, but for the last, mean and r
             *(g if need else None for g, need in given),
         )
 
@@ -239,12 +217,15 @@ class _DoubleBackward(LastDerivative):
 
     @staticmethod
     def forward(n: int, wanted: bool, *tensors: Any) -> tuple[Tensor, ...]:
-        given = _read(_DoubleInputs, n, tensors)
+        rest = iter(tensors)
+        given, by_gamma_beta = _read(_Known, n, rest), _take(2, rest)
+        gzs, qs = _take(n, rest), _take(n, rest)
+        us, v = _read(_Parameters, n, rest), next(rest)
         tasks, found, by_xs = len(given.x), [], []
-        v = None if given.v is None else fold(given.v)
-        per_channel = given.gamma, given.mean, given.r, given.by_gamma, given.by_beta
-        gamma, mean, r, by_gamma, by_beta = map(_numbers, per_channel)
-        u_gamma, u_beta = map(_numbers, (given.u_gamma, given.u_beta))
+        v = None if v is None else fold(v)
+        gamma, mean, r, by_gamma, by_beta, u_gamma, u_beta = map(
+            _numbers, (given.gamma, given.mean, given.r, *by_gamma_beta, us.gamma, us.beta)
+        )
         scale, r_v = r * gamma, r * u_gamma
         numbers = Numbers(
             mean=mean,
@@ -258,8 +239,8 @@ class _DoubleBackward(LastDerivative):
             w=u_beta,
         )
         for i in range(n):
-            w, u_w = given.weights[i].flatten(0, 1), given.u_weights[i].flatten(0, 1)
-            z, p, gz = fold(given.zs[i]), fold(given.ps[i]), fold(given.gzs[i])
+            w, u_w = given.weights[i].flatten(0, 1), us.weights[i].flatten(0, 1)
+            z, p, gz = fold(given.zs[i]), fold(given.ps[i]), fold(gzs[i])
             images = fold(given.ps[i - 1] if i else given.x)
             u = convolve(images, u_w)
             if v is not None:
@@ -268,14 +249,14 @@ class _DoubleBackward(LastDerivative):
             if i or wanted:
                 by_xs.append(by_images(images, u_w, gz))
             by_z, by_gamma_r, v = double_backward(
-                z, p, fold(given.qs[i]), u, Numbers(*(number[i] for number in numbers))
+                z, p, fold(qs[i]), u, Numbers(*(number[i] for number in numbers))
             )
             found.append((by_w, by_gamma_r, by_z, u, v))
         by_ws, by_gammas, by_zs, by_gzs, by_gps = zip(*found, strict=True)
         return (
             *(by_w.unflatten(0, (tasks, -1)) for by_w in by_ws),
             _by_task(tasks, torch.stack(by_gammas) * r),
-            *_unfold(tasks, *by_zs, *by_gzs, *by_gps, *by_xs[wanted:], *by_xs[:wanted]),
+            *_unfold(tasks, *by_zs, *by_gzs, *by_gps, *by_xs),
         )
 
 
