@@ -214,6 +214,26 @@ def test_meta_training_tasks_depend_on_the_seed_and_the_augmentation(make_run):
         compare([make_run("c", ONE, **seen), make_run("d", ONE, data=other, **seen)])
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("rotation", 15, "data.rotation=0.0 in .* and 15 in"),
+        ("zoom", 0.1, "data.zoom=0.0 in .* and 0.1 in"),
+        ("shear", 5, "data.shear=0.0 in .* and 5 in"),
+        ("train_samples_per_class", 20, "data.train_samples_per_class=None in .* and 20 in"),
+        ("train_ways", 20, "data.ways=5 in .* and 20 in"),
+        ("train_shots", [1, 5], r"data.shots=1 in .* and \[1, 5\] in"),
+        ("train_queries", 3, "data.queries=1 in .* and 3 in"),
+    ],
+)
+def test_settings_of_meta_training_alone_are_of_its_tasks_alone(make_run, key, value, says):
+    other = {"data": {key: value}}
+    assert compare([make_run("a", ONE), make_run("b", ONE, **other)])
+    seen = {"test": {"split": "train"}}
+    with pytest.raises(InputError, match=says):
+        compare([make_run("c", ONE, **seen), make_run("d", ONE, **other, **seen)])
+
+
 def test_drawings_without_a_checksum_are_known_by_what_is_told(make_run):
     a, b, c = (
         make_run(name, ONE, drawings={"source": source, "sha256": None})

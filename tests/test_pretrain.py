@@ -51,7 +51,8 @@ def test_more_ways_need_an_algorithm_that_learns_any_number(tiny):
     ("override", "says"),
     [
         ("data.train_ways=1", "data.train_ways=1: must be a whole number of at least 2"),
-        ("data.train_ways=300", "the meta-train split has only 207 classes"),
+        ("data.train_ways=300", "data.train_ways=300: the meta-train split has only 207"),
+        ("data.train_shots=99", r"data.train_shots=99 \+ data.train_queries=2 = 101 drawings"),
         ("data.train_tasks_per_batch=0", "data.train_tasks_per_batch=0"),
         ("data.rotation=181", "data.rotation=181: must be a number in 0..180"),
         ("data.zoom=true", "data.zoom=True: must be a number"),

@@ -41,6 +41,20 @@ def group(folder):
     return state(folder)["optimizer_states"][0]["param_groups"][0]
 
 
+def make_unbeatable(folder):
+    """Give a run's best checkpoint a score that nothing later can reach."""
+    best, last_state = state(folder, "best"), state(folder)
+    best["metadraw_metrics"]["val/acc"] = 1.0
+    (key,) = [key for key in last_state["callbacks"] if key.startswith("BestCheckpoint")]
+    score = torch.tensor(1.0, dtype=torch.float64)
+    kept = last_state["callbacks"][key]
+    kept |= {"best_model_score": score, "kth_value": score}
+    kept["best_k_models"] = dict.fromkeys(kept["best_k_models"], score)
+    torch.save(best, folder / "checkpoints" / "best.ckpt")
+    torch.save(last_state, folder / "checkpoints" / "last.ckpt")
+    return best
+
+
 @pytest.mark.parametrize("into", ["moved", "new"])
 def test_a_moved_run_folder_keeps_its_best_checkpoint(run, tmp_path, into):
     _, folder = run("run", "data.val_batches=4")
@@ -48,17 +62,7 @@ def test_a_moved_run_folder_keeps_its_best_checkpoint(run, tmp_path, into):
     if into == "moved":  # resumes in its new folder
         (moved / "results.json").unlink()
         (moved / "config.yaml").unlink()
-    best = state(moved, "best")
-    # A score that nothing later can reach.
-    last_state = state(moved)
-    best["metadraw_metrics"]["val/acc"] = 1.0
-    (key,) = [key for key in last_state["callbacks"] if key.startswith("BestCheckpoint")]
-    score = torch.tensor(1.0, dtype=torch.float64)
-    kept = last_state["callbacks"][key]
-    kept |= {"best_model_score": score, "kth_value": score}
-    kept["best_k_models"] = dict.fromkeys(kept["best_k_models"], score)
-    torch.save(best, moved / "checkpoints" / "best.ckpt")
-    torch.save(last_state, moved / "checkpoints" / "last.ckpt")
+    best = make_unbeatable(moved)
     # Another run has left a file of the same name in its old place.
     (folder / "checkpoints").mkdir(parents=True)
     shutil.copy(moved / "checkpoints" / "last.ckpt", folder / "checkpoints" / "best.ckpt")
@@ -161,6 +165,15 @@ def test_a_best_checkpoint_of_other_tasks_is_not_the_best_of_these(run):
     kept = state(resumed, "best")
     assert kept["epoch"] == 2 > best["epoch"]
     assert kept["metadraw_config"]["data"]["shots"] == found["config"]["data"]["shots"] == 2
+
+
+def test_settings_of_meta_training_alone_leave_the_best_score_comparable(run):
+    _, folder = run("run")
+    best = make_unbeatable(folder)
+    own = ["data.train_ways=4", "data.train_shots=2", "data.train_queries=3", "data.rotation=9"]
+    found, resumed = run("new", last(folder), "trainer.max_epochs=3", *own)
+    assert found["val"]["acc"] == 1.0
+    assert state(resumed, "best")["epoch"] == best["epoch"]
 
 
 @pytest.mark.parametrize(

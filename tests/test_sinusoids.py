@@ -68,12 +68,21 @@ def test_a_task_depends_on_nothing_but_seed_split_and_index():
     assert torch.equal(more.support.x[:, :10], together.support.x)
 
 
+def test_meta_training_alone_has_tasks_of_its_own_size():
+    data, _ = build("data.train_shots=20", "data.train_queries=3", "data.shots=5")
+    sizes = {split: data.episodes(split)(torch.arange(2)) for split in ("train", "test")}
+    assert sizes["train"].support.x.shape == (2, 20, 1)
+    assert sizes["train"].query.x.shape == (2, 3, 1)
+    assert sizes["test"].support.x.shape == (2, 5, 1)
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
         ("data.amplitude=[5,1]", r"data.amplitude=\[5, 1\]: must be two numbers"),
         ("data.phase=3", "data.phase=3: must be two numbers"),
         ("data.shots=[1,5]", r"data.shots=\[1, 5\]: must be one whole number"),
+        ("data.train_queries=[1,5]", r"data.train_queries=\[1, 5\]: must be one whole number"),
         ("data.shots=0", "data.shots=0: must be a whole number of at least 1"),
         ("objective.size=0", "objective.size=0"),
         ("objective.monitor=acc", "objective.monitor=acc: must be one of loss"),

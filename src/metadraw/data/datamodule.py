@@ -103,12 +103,14 @@ class EpisodeDataModule(TaskDataModule):
         self.chance = 1 / self.ways if isinstance(self.ways, int) else None
         whole(0, shift=shift)
         whole(1, image_size=image_size, image_channels=image_channels)
-        ranges = [n for n in self.sizes_of("train") if not isinstance(n, int)]
+        sizes = (self.train_ways, *self.sizes_of("train"))
+        ranges = [size for size in sizes if not isinstance(size, int)]
         batch = self.tasks_of("train")
         if ranges and self.train_tasks is not None and self.train_tasks % batch:
             raise InputError(
                 f"data.train_tasks={self.train_tasks}: with a range of ways or shots, which are "
-                f"drawn for every batch, must be a multiple of data.tasks_per_batch={batch}"
+                "drawn for every batch, must be a multiple of "
+                f"{self.key('tasks_per_batch', 'train')}={batch}"
             )
         needed = most(self.train_shots) + most(self.train_queries)
         if new_classes not in tuple(ORIENTATIONS):
@@ -127,7 +129,8 @@ class EpisodeDataModule(TaskDataModule):
         ):
             raise InputError(
                 f"data.train_samples_per_class={train_samples_per_class}: must be null for all, or "
-                f"a whole number of at least data.shots + data.queries = {needed}"
+                f"a whole number of at least {self.key('shots', 'train')} + "
+                f"{self.key('queries', 'train')} = {needed}"
             )
         if shift >= image_size:
             raise InputError(
@@ -168,12 +171,6 @@ class EpisodeDataModule(TaskDataModule):
     def prepare(self, image: Image.Image) -> np.ndarray:
         """Convert any picture to an image of this data set, ``uint8 [C, H, W]``."""
         return to_bitmap(image)[None]
-
-    def sizes_of(self, split: str) -> tuple[int | tuple[int, int], ...]:
-        """Ways, shots and queries of a split's tasks."""
-        if split == "train":
-            return self.train_ways, self.train_shots, self.train_queries
-        return self.ways, self.shots, self.queries
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -290,10 +287,12 @@ class EpisodeDataModule(TaskDataModule):
         assert self._images is not None
         names = self.drawings.classes if split == "all" else self.splits[split]
         available = len(names) * self.orientations[split]
-        ways, shots, queries = self.sizes_of(split)
+        ways = self.train_ways if split == "train" else self.ways
+        shots, queries = self.sizes_of(split)
         if most(ways) > available:
             raise InputError(
-                f"data.ways={most(ways)}: the meta-{split} split has only {available} classes"
+                f"{self.key('ways', split)}={most(ways)}: the meta-{split} split has only "
+                f"{available} classes"
             )
         # Kept, so that the drawings are copied to an accelerator once and all splits share them.
         device = torch.device(device)
@@ -305,8 +304,8 @@ class EpisodeDataModule(TaskDataModule):
         smallest, needed = int(self._counts[classes[fewest]]), most(shots) + most(queries)
         if smallest < needed:
             raise InputError(
-                f"data.shots={most(shots)} + data.queries={most(queries)} = "
-                f"{needed} drawings of a class, but there are {smallest} of "
+                f"{self.key('shots', split)}={most(shots)} + {self.key('queries', split)}="
+                f"{most(queries)} = {needed} drawings of a class, but there are {smallest} of "
                 f"{names[fewest]}: ask for fewer, add some (data.samples_per_class), or leave such "
                 "classes out with data.exclude_classes"
             )

@@ -44,9 +44,11 @@ class Sinusoids(TaskDataModule):
         **tasks: Any,
     ) -> None:
         super().__init__(**tasks)
-        for key, number in {"shots": self.shots, "queries": self.queries}.items():
-            if not isinstance(number, int):
-                raise InputError(f"data.{key}={list(number)}: must be one whole number")
+        for split in ("test", "train"):
+            for name, number in zip(("shots", "queries"), self.sizes_of(split), strict=True):
+                if not isinstance(number, int):
+                    key = self.key(name, split)
+                    raise InputError(f"{key}={list(number)}: must be one whole number")
         self.amplitude = _range(amplitude=amplitude)
         self.phase, self.x = _range(phase=phase), _range(x=x)
 
@@ -78,13 +80,14 @@ class SinusoidSampler:
     More shots or queries only add to a task.
 
     Args:
-        data: provides ranges, shots and queries.
+        data: provides ranges, and the split's shots and queries.
         split: one of `SPLITS`, part of the hash.
         device: where tasks are made.
     """
 
     def __init__(self, data: Sinusoids, split: str, device: torch.device) -> None:
         self.data, self.device = data, device
+        self.shots, self.queries = data.sizes_of(split)
         self._state = start(data.seeds[split], SPLITS.index(split)).to(device)
 
     def __call__(self, number: Tensor) -> Episode:
@@ -117,10 +120,10 @@ class SinusoidSampler:
             y = amplitude * (x - phase).sin()
             return Examples(x.float()[..., None], y.float()[..., None])
 
-        assert isinstance(data.shots, int)
-        assert isinstance(data.queries, int)
+        assert isinstance(self.shots, int)
+        assert isinstance(self.queries, int)
         about = {"amplitude": amplitude[:, 0].float(), "phase": phase[:, 0].float()}
-        support, query = examples(2, data.shots), examples(3, data.queries)
+        support, query = examples(2, self.shots), examples(3, self.queries)
         return Episode(support, query, number, about=about)
 
 

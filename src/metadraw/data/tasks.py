@@ -195,8 +195,8 @@ class TaskDataModule(L.LightningDataModule, ABC):
         tasks = self.tasks_of(split)
         if ranks > tasks:
             raise InputError(
-                f"data.tasks_per_batch={tasks} cannot be divided among {ranks} processes: it must "
-                f"be at least {ranks}"
+                f"{self.key('tasks_per_batch', split)}={tasks} cannot be divided among {ranks} "
+                f"processes: it must be at least {ranks}"
             )
         limit = self.train_tasks if split == "train" else None
         dataset = EpisodeBatches(self.episodes(split, device), tasks, rank, ranks, limit)
@@ -213,6 +213,17 @@ class TaskDataModule(L.LightningDataModule, ABC):
     def tasks_of(self, split: str) -> int:
         """T, the tasks of a batch of this split."""
         return self.train_tasks_per_batch if split == "train" else self.tasks_per_batch
+
+    def sizes_of(self, split: str) -> tuple[int | tuple[int, int], int | tuple[int, int]]:
+        """Shots and queries of a split's tasks."""
+        if split == "train":
+            return self.train_shots, self.train_queries
+        return self.shots, self.queries
+
+    def key(self, name: str, split: str) -> str:
+        """The config key of a size in a split: ``data.shots``, or ``data.train_shots``."""
+        own = split == "train" and getattr(self, f"train_{name}") != getattr(self, name)
+        return f"data.train_{name}" if own else f"data.{name}"
 
     def train_dataloader(self) -> DataLoader[Episode]:
         """Meta-training: new episodes every epoch."""

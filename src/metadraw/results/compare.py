@@ -27,7 +27,12 @@ from metadraw.results.sweep import read_sweep
 
 _CLASSES = ("_target_", "split_seed")  # keys of data that eval.py only changes with the data set
 _OF_A_RUN = ("config.yaml", "results.json", "tasks.csv", "error.txt", "checkpoints", ".hydra")
-_TRAINING = ("seed", "new_classes", "shift", "mirror")  # likewise; for meta-training only
+_TRAINING = (  # likewise; for meta-training only
+    *("seed", "train_samples_per_class", "new_classes"),
+    *("shift", "mirror", "rotation", "zoom", "shear"),
+)
+_SIZES = ("ways", "shots", "queries")
+_OFF = {"rotation": 0.0, "zoom": 0.0, "shear": 0.0}  # of older runs, which lack these keys
 
 
 @dataclass(frozen=True)
@@ -139,9 +144,12 @@ def read(folder: Path, metric: str | None = None) -> Run:
         results = json.loads(path.read_text(encoding="utf-8"))
         test, data, drawings = results["test"], results["config"]["data"], results["data"]
         metrics, usual = measured(results["config"]), monitored(results["config"]).name
-        own = _TRAINING if test["split"] == "train" else ("eval_seed",)
-        keys = [*_CLASSES, "ways", "shots", "queries", *own]
-        if any(isinstance(data.get(key), list) for key in ("ways", "shots", "queries")):
+        of_training = test["split"] == "train"
+        if of_training:  # its own sizes, if it has any
+            own_sizes = {key: data.get(f"train_{key}") for key in (*_SIZES, "tasks_per_batch")}
+            data = _OFF | data | {k: size for k, size in own_sizes.items() if size is not None}
+        keys = [*_CLASSES, *_SIZES, *(_TRAINING if of_training else ("eval_seed",))]
+        if any(isinstance(data.get(key), list) for key in _SIZES):
             keys.append("tasks_per_batch")  # all tasks of a batch have the same ways and shots
         conditions = {"split": test["split"]} | {f"data.{key}": data.get(key) for key in keys}
         # The checksum of the drawings; without one, the rest of their provenance.
@@ -267,7 +275,7 @@ def _markdown(rows: list[list[str]]) -> list[str]:
 
 def _notes(runs: Sequence[Run], base: int, tasks: int, mixed: bool) -> list[str]:
     run = runs[base]
-    ways, shots, queries = (run.conditions[f"data.{key}"] for key in ("ways", "shots", "queries"))
+    ways, shots, queries = (run.conditions[f"data.{key}"] for key in _SIZES)
     kind = f"{_many(shots)}-shot with {_many(queries)} quer{'y' if queries == 1 else 'ies'}"
     if ways is not None:
         kind = f"{_many(ways)}-way {kind} a class"

@@ -314,7 +314,7 @@ class MetaLearner(L.LightningModule):
         if not self.trainer.sanity_checking:
             self.validated_at = self.global_step
         if (data := self.trainer.datamodule) is not None:  # type: ignore[attr-defined]
-            self.log("tasks_seen", float(self.global_step * data.tasks_per_batch), sync_dist=True)
+            self.log("tasks_seen", float(self.global_step * data.tasks_of("train")), sync_dist=True)
         self.log_dict(self._learned(), sync_dist=True)
 
     def on_test_epoch_end(self) -> None:

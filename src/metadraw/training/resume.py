@@ -26,12 +26,14 @@ _ELSEWHERE = (
     *("algorithm_name", "tags", "notes"),
     *("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.cache_dir"),
 )
-#: Keys that decide how a checkpoint is evaluated, except `_TRAINING`, used in meta-training only.
+#: How keys begin that decide how a checkpoint is evaluated, except `_TRAINING`, used in
+#: meta-training only.
 _EVALUATION = ("data.", "model.", "algorithm.", "learner.", "trainer.precision")
 _TRAINING = (
-    *("data.train_batches", "data.train_samples_per_class", "data.seed", "data.new_classes"),
-    *("data.shift", "data.mirror", "data.test_batches", "algorithm.inner_steps"),
-    *("algorithm.first_order", "learner.recompute_steps", "learner.tasks_per_chunk"),
+    *("data.train_", "data.seed", "data.new_classes", "data.test_batches"),
+    *("data.shift", "data.mirror", "data.rotation", "data.zoom", "data.shear"),
+    *("algorithm.inner_steps", "algorithm.first_order"),
+    *("learner.recompute_steps", "learner.tasks_per_chunk"),
     *("learner.gradient_clip_norm", "learner.map_tasks", "learner.cuda_graph", "model.fused"),
 )
 
@@ -163,7 +165,7 @@ def carry_over(
         epochs=epochs_of(checkpoint),
     )
     states = checkpoint["callbacks"]
-    comparable = not any(k.startswith(_EVALUATION) and k not in _TRAINING for k in changed)
+    comparable = not any(k.startswith(_EVALUATION) and not k.startswith(_TRAINING) for k in changed)
     for callback in callbacks:
         if getattr(callback, "monitor", None) is not None and not comparable:
             states.pop(callback.state_key, None)
