@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from points import ENVIRONMENT, HANGS
 from torch.utils._pytree import tree_leaves
 
@@ -180,3 +181,14 @@ def sweep(tiny, tmp_path):
         return [*program, *overrides, *shared, f"hydra.sweep.dir={folder}"], folder
 
     return make
+
+
+@pytest.fixture
+def own_pictures(tmp_path, monkeypatch):
+    """Work in a folder with the shipped checkpoints and the pictures of a user's own classes."""
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("a.png", "b.png", "c.jpg", "new.png")):
+        image = Image.new("L", (90, 90), 255)
+        ImageDraw.Draw(image).arc((10, 10, 80, 80), 0, 90 + 60 * number, 0, 4)
+        image.save(name)

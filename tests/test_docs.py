@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
-from PIL import Image, ImageDraw
 from points import ENVIRONMENT, HANGS
 
 import metadraw
@@ -90,13 +89,7 @@ def block_of(page, first):
     return block
 
 
-def test_a_classifier_of_own_classes(tmp_path, monkeypatch):
-    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
-    monkeypatch.chdir(tmp_path)
-    for number, name in enumerate(("a.png", "b.png", "c.jpg", "new.png")):
-        image = Image.new("L", (90, 90), 255)
-        ImageDraw.Draw(image).arc((10, 10, 80, 80), 0, 90 + 60 * number, 0, 4)
-        image.save(name)
+def test_a_classifier_of_own_classes(own_pictures):
     names: dict = {}
     exec(block_of("docs/in-use.md", "from metadraw import Classifier, FewShot"), names)
     assert names["classifier"].about["examples"] == {"cat": 2, "dog": 1}

@@ -122,12 +122,15 @@ def maml(algorithm, meta, task, **options):
     return error(algorithm, adapted(algorithm, meta, task.support, **options), task.query)
 
 
-def anil(algorithm, meta, task):
-    body = {name: p for name, p in meta.items() if name.startswith("network.")}
-    fast = {name: p for name, p in meta.items() if name.startswith("head.")}
+def only(part, algorithm, meta, task):
+    """Adapts the parameters whose names begin so, and no others."""
+    fast = {name: p for name, p in meta.items() if name.startswith(part)}
     for _ in range(STEPS):
-        fast = descend(error(algorithm, body | fast, task.support), fast, LR)
-    return error(algorithm, body | fast, task.query)
+        fast = descend(error(algorithm, meta | fast, task.support), fast, LR)
+    return error(algorithm, meta | fast, task.query)
+
+
+anil, boil = partial(only, "head."), partial(only, "network.")
 
 
 def reptile(algorithm, meta, task):
@@ -137,14 +140,6 @@ def reptile(algorithm, meta, task):
     )
     end = adapted(algorithm, meta, both, first_order=True)
     return sum((meta[name] * (meta[name] - p).detach() / LR).sum() for name, p in end.items())
-
-
-def boil(algorithm, meta, task):
-    head = {name: p for name, p in meta.items() if name.startswith("head.")}
-    fast = {name: p for name, p in meta.items() if name.startswith("network.")}
-    for _ in range(STEPS):
-        fast = descend(error(algorithm, fast | head, task.support), fast, LR)
-    return error(algorithm, fast | head, task.query)
 
 
 def r2d2(algorithm, meta, task):

@@ -25,11 +25,11 @@ class Metric(NamedTuple):
         """Whether one value is better than another; NaN is not."""
         return value > other if self.mode == "max" else value < other
 
-    def show(self, value: float, half: float | None = None, sign: str = "-") -> str:
+    def show(self, value: float, half: float | None = None) -> str:
         """A value with half the width of its interval: ``54.10 ± 0.90 %``, ``0.312 ± 0.021``."""
         scale, digits, unit = (100, 2, " %") if self.percent else (1, 4, "")
         interval = "" if half is None else f" ± {scale * half:.{digits}f}"
-        return f"{scale * value:{sign}.{digits}f}{interval}{unit}"
+        return f"{scale * value:.{digits}f}{interval}{unit}"
 
 
 class Objective(ABC):

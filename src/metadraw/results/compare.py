@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from metadraw.data.cache import checksum
 from metadraw.errors import InputError
-from metadraw.results.measured import measured, monitored
+from metadraw.results.measured import monitored, objective_of
 from metadraw.results.metrics import confidence_interval
 from metadraw.results.sweep import read_sweep
 
@@ -143,7 +143,7 @@ def read(folder: Path, metric: str | None = None) -> Run:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         test, data, drawings = results["test"], results["config"]["data"], results["data"]
-        metrics, usual = measured(results["config"]), monitored(results["config"]).name
+        objective, usual = objective_of(results["config"]), monitored(results["config"]).name
         of_training = test["split"] == "train"
         if of_training:  # its own sizes, if it has any
             own_sizes = {key: data.get(f"train_{key}") for key in (*_SIZES, "tasks_per_batch")}
@@ -161,7 +161,7 @@ def read(folder: Path, metric: str | None = None) -> Run:
         conditions[f"data.{named}"] = drawings.get(named)
         source = drawings.get("source", "of an unknown source")
         statistics = str(test["query_statistics"])
-        tasks, means = int(test["tasks"]), {k: float(test[k]) for k in _with_before(metrics)}
+        tasks, means = int(test["tasks"]), {k: float(test[k]) for k in objective.names()}
         path = folder / "tasks.csv"
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -199,7 +199,7 @@ def read(folder: Path, metric: str | None = None) -> Run:
             f"{folder}: tasks.csv does not match the test in results.json, or was cut off: test "
             "the run again with eval.py"
         )
-    percent = metrics[metric.removesuffix("_before")].percent
+    percent = objective.measured[metric.removesuffix("_before")].percent
     return Run(folder, conditions, source, statistics, metric, percent, values, overrides)
 
 
@@ -251,11 +251,6 @@ def _mean(values: Tensor, digits: int, sign: str = "-") -> tuple[str, bool]:
     mean, half = values.mean().item(), confidence_interval(values).item()
     shown = round(mean, digits) + 0.0  # never -0
     return f"{shown:{sign}.{digits}f} ± {half:.{digits}f}", abs(mean) > half
-
-
-def _with_before(metrics: Iterable[str]) -> list[str]:
-    """Each metric after adaptation, then each before it."""
-    return [*metrics, *(f"{name}_before" for name in metrics)]
 
 
 def _many(number: int | list[int]) -> str:

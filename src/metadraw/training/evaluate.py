@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metadraw.command import keys
 from metadraw.data.datamodule import EpisodeDataModule
-from metadraw.data.tasks import SPLITS, TaskDataModule
+from metadraw.data.tasks import TaskDataModule, check_split
 from metadraw.errors import InputError
 from metadraw.results import record
 from metadraw.training.factory import read_checkpoint, restore
@@ -41,8 +41,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         raise InputError(
             "ckpt_path is missing: name a checkpoint, e.g. ckpt_path=RUN/checkpoints/best.ckpt"
         )
-    if cfg.split not in SPLITS:
-        raise InputError(f"split={cfg.split}: must be one of {', '.join(SPLITS)}")
+    check_split(cfg.split)
     changes = {group: _given(cfg[group]) for group in ("algorithm", "learner", "trainer")}
     changes["data"] = _given(cfg.data)
     if "_target_" in cfg.data:  # null is a value for another data set

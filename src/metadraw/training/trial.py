@@ -46,14 +46,13 @@ def try_step(make: Callable[[dict[str, Any]], MetaLearner], batch: Episode) -> N
     with isolate_rng(include_cuda=False), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself repeats them
         torch.manual_seed(0)
-        learner = make({})
+        learner, task = make({}), batch.task(0)
         try:
-            outputs = _forward(learner, batch.task(0))
+            outputs = _forward(learner, task)
         except InputError:
             raise
         except Exception as error:
             raise InputError(_line(error, learner.algorithm.network, learner.algorithm)) from error
-        task = batch.task(0)
         expected = [len(task.query.x), learner.objective.width(task)]
         if list(outputs.shape) != expected:
             raise InputError(
