@@ -118,11 +118,14 @@ def batch_statistics(
         def record(module: nn.Module, args: tuple[Any, ...]) -> None:
             # Under bf16-mixed the input is bfloat16, too coarse for averaging many values.
             x = args[0].to(torch.promote_types(args[0].dtype, torch.float32))
-            if weight is None:
-                variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)])
+            values: Tensor | float = x[:, 0].numel()
+            if weight is None:  # by batch norm itself, which is five times as fast as var_mean
+                x = x.detach()
+                _, mean, scale = torch.native_batch_norm(x, None, None, None, None, True, 0.0, 0.0)
+                biased = scale.square().reciprocal()
             else:
                 mean, biased, values = _weighted(x, weight)
-                mean, variance = mean.flatten(), biased.flatten() * values / (values - 1)
+            mean, variance = mean.flatten(), biased.flatten() * values / (values - 1)
             statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"] = mean, variance
 
         return record
