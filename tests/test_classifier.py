@@ -18,8 +18,8 @@ from metadraw.training.evaluate import evaluate
 from metadraw.use.adapt import adapt
 
 ANY_WAYS = [
-    *("finetune", "matching_net", "meta_baseline", "proto_maml", "protonet", "r2d2"),
-    *("simple_shot", "unicorn_maml"),
+    *("baseline_pp", "finetune", "logistic_regression", "matching_net", "meta_baseline"),
+    *("proto_maml", "protonet", "r2d2", "simple_shot", "unicorn_maml"),
 ]
 
 

@@ -224,6 +224,14 @@ def finetune(algorithm, meta, task, *, steps, smoothing=0.0):
     return F.cross_entropy(logits, task.about["classes"][y], label_smoothing=smoothing)
 
 
+def baseline_pp(algorithm, meta, task, *, steps):
+    """The same with ten times the cosine in place of the linear layer."""
+    x, y = torch.cat([task.support.x, task.query.x]), torch.cat([task.support.y, task.query.y])
+    features, weights = features_of(algorithm, meta, x), meta["classifier.weight"]
+    logits = 10 * F.cosine_similarity(features[:, None], weights[None], dim=2)
+    return F.cross_entropy(logits, task.about["classes"][y], label_smoothing=0.1)
+
+
 STEPS = ["algorithm.inner_steps=%d", f"algorithm.inner_lr={LR}"]
 PLUS = [*STEPS, "algorithm.multi_step_epochs=4", "algorithm.first_order_epochs=2"]
 #: test name: (reference, config of the algorithm, overrides, epoch)
@@ -258,6 +266,8 @@ REFERENCES = {
     "matching_net": (matching_net, "matching_net", [], 0),
     "finetune": (finetune, "finetune", [], 0),
     "simple_shot": (partial(finetune, smoothing=0.1), "simple_shot", [], 0),
+    "logistic_regression": (partial(finetune, smoothing=0.1), "logistic_regression", [], 0),
+    "baseline_pp": (baseline_pp, "baseline_pp", [], 0),
 }
 #: Their outer loss is not the query loss that is logged.
 OTHER_LOSS = (
@@ -267,6 +277,8 @@ OTHER_LOSS = (
     "reptile",
     "finetune",
     "simple_shot",
+    "logistic_regression",
+    "baseline_pp",
 )
 
 

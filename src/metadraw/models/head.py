@@ -1,9 +1,10 @@
-"""Class labels and features: one-hot labels, class means, and the linear layer they define."""
+"""Heads of a classifier: one-hot labels, class means, nearest prototypes, cosine similarities."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def one_hot(labels: Tensor, ways: int) -> Tensor:
@@ -46,3 +47,26 @@ def nearest_prototype(prototypes: Tensor) -> tuple[Tensor, Tensor]:
         ``[N, F]`` and ``[N]``.
     """
     return 2 * prototypes, -prototypes.square().sum(dim=1)
+
+
+def cosine(features: Tensor, weight: Tensor) -> Tensor:
+    """The cosine of each feature ``[B, F]`` with each class's weights ``[N, F]``, ``[B, N]``."""
+    return F.normalize(features, dim=1) @ F.normalize(weight, dim=1).T
+
+
+class CosineClassifier(nn.Linear):
+    """A linear layer without bias, of scaled cosines.
+
+    Args:
+        features: F, of the input ``[B, F]``.
+        classes: N, of the output ``[B, N]``.
+        scale: what cosines are multiplied by.
+    """
+
+    def __init__(self, features: int, classes: int, scale: float) -> None:
+        super().__init__(features, classes, bias=False)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return self.scale * cosine(x, self.weight)

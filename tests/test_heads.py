@@ -1,0 +1,78 @@
+"""Heads that are fitted to the features of a frozen network, against their definitions."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import sampler_of
+
+import metadraw
+from metadraw.training.factory import build_learner
+
+
+@pytest.fixture
+def task_of():
+    """A task of random pictures in float64, of so many ways and shots."""
+
+    def make(ways, shots):
+        images = torch.randint(256, (20, 20, 28, 28), dtype=torch.uint8)
+        sampler = sampler_of(images, ways=ways, shots=shots, queries=2)
+        return sampler(torch.arange(1)).to(torch.float64).task(0)
+
+    return make
+
+
+def learner_of(*overrides):
+    cfg = metadraw.compose("model.hidden_channels=6", *overrides)
+    return build_learner(cfg).double()
+
+
+@pytest.mark.parametrize(("ways", "shots", "ridge"), [(5, 1, 1.0), (10, 5, 1.0), (5, 5, 3.0)])
+def test_logistic_regression_is_at_the_minimum(task_of, ways, shots, ridge):
+    task = task_of(ways, shots)
+    learner = learner_of("algorithm=logistic_regression", f"algorithm.ridge={ridge}")
+    before, after = learner.adapt_path(task)
+    assert not any(values.any() for values in before.values())
+    features = F.normalize(learner.algorithm.embed(task.support).detach(), dim=1)
+    weight, bias = (v.clone().requires_grad_() for v in (after["head.weight"], after["head.bias"]))
+    loss = F.cross_entropy(features @ weight.T + bias, task.support.y, reduction="sum")
+    loss = loss + ridge / 2 * (weight.square().sum() + bias.square().sum())
+    # It is strictly convex, so this is the only such point.
+    for slope in torch.autograd.grad(loss, [weight, bias]):
+        assert slope.abs().max() < 1e-6
+    # A weight of 2 is the same as seeing an example twice.
+    twice = torch.ones_like(task.support.y, dtype=torch.float64)
+    twice[0] = 2
+    support = task.support
+    weighted = task._replace(support=support._replace(extra={"weight": twice}))
+    rows = [0, *range(len(support.y))]
+    repeated = task._replace(support=support._replace(x=support.x[rows], y=support.y[rows]))
+    one, other = (learner.adapt(each) for each in (weighted, repeated))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-6, atol=1e-9)
+
+
+def test_baseline_pp_descends_on_cosines(task_of):
+    task = task_of(5, 2)
+    learner = learner_of("algorithm=baseline_pp", "algorithm.inner_steps=3", "algorithm.scale=4")
+    path = learner.adapt_path(task)
+    features = learner.algorithm.embed(task.support).detach()
+    own = learner.algorithm.classifier.weight[:5].detach()
+    weight = (own / own.norm(dim=1, keepdim=True)).requires_grad_()
+    for state in path:
+        torch.testing.assert_close(state["head.weight"], weight)
+        cosines = F.cosine_similarity(features[:, None], weight[None], dim=2)
+        (slope,) = torch.autograd.grad(F.cross_entropy(4 * cosines, task.support.y), weight)
+        weight = (weight - 0.1 * slope).detach().requires_grad_()
+    query = learner.algorithm.embed(task.query).detach()
+    expected = 4 * F.cosine_similarity(query[:, None], path[-1]["head.weight"][None], dim=2)
+    torch.testing.assert_close(learner.answer(path[-1], task), expected)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["algorithm=logistic_regression algorithm.ridge=0", "algorithm=baseline_pp algorithm.scale=-1"],
+)
+def test_wrong_input(override):
+    key = override.split()[1].split("=")[0]
+    with pytest.raises(Exception, match=rf"{key}=.*: must be a number above 0"):
+        learner_of(*override.split())
