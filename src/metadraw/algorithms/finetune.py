@@ -28,6 +28,7 @@ class FineTune(Pretrained):
         classes: see `Pretrained`.
         label_smoothing: see `Pretrained`.
         running_statistics: see `Pretrained`.
+        mirror_images: see `Pretrained`.
         frozen: adapt the head alone, on fixed features.
         **inner: see `InnerLoop`; used to adapt to a task, not in pre-training.
 
@@ -46,6 +47,7 @@ class FineTune(Pretrained):
         classes: int,
         label_smoothing: float,
         running_statistics: bool,
+        mirror_images: bool = False,
         frozen: bool,
         **inner: Any,
     ) -> None:
@@ -56,6 +58,7 @@ class FineTune(Pretrained):
             classes=classes,
             label_smoothing=label_smoothing,
             running_statistics=running_statistics,
+            mirror_images=mirror_images,
             inner=InnerLoop(**inner, first_order=True),
         )
         self.frozen = frozen

@@ -23,7 +23,8 @@ _ITERATIONS = 100
 class LogisticRegression(Pretrained):
     """A pre-trained classifier; a task is learned by logistic regression on its features.
 
-    Tian et al. 2020 ("Rethinking Few-Shot Image Classification: A Good Embedding Is All You Need?").
+    Tian et al. 2020 ("Rethinking Few-Shot Image Classification").
+
     Features are scaled to length 1 (section 3.2). The head minimises the cross-entropy, summed over
     the support set, plus half the ridge times its squared norm. Before adaptation it is zero, so
     all classes are equally likely.

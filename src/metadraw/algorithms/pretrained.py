@@ -38,6 +38,8 @@ class Pretrained(Algorithm):
         running_statistics: keep running statistics of batch norm, with which
             ``learner.query_statistics=running`` normalises in evaluation, as an ordinary
             classifier does.
+        mirror_images: in evaluation, a picture's features are the mean of its own and those of its
+            mirror image.
         inner: see `Algorithm`.
 
     Raises:
@@ -56,6 +58,7 @@ class Pretrained(Algorithm):
         classes: int,
         label_smoothing: float,
         running_statistics: bool,
+        mirror_images: bool = False,
         inner: InnerLoop | None = None,
     ) -> None:
         super().__init__(network, head, objective, inner)
@@ -65,6 +68,9 @@ class Pretrained(Algorithm):
             raise InputError(
                 f"algorithm.label_smoothing={label_smoothing}: must be at least 0, below 1"
             )
+        if not isinstance(mirror_images, bool):
+            raise InputError(f"algorithm.mirror_images={mirror_images}: must be true or false")
+        self.mirror_images = mirror_images
         self.classifier = nn.Linear(head.in_features, classes)
         self.label_smoothing = label_smoothing
         if running_statistics:
@@ -72,7 +78,11 @@ class Pretrained(Algorithm):
 
     def features(self, x: Tensor, state: State | None = None) -> Tensor:
         """Features ``[B, F]``, in evaluation mode of batch norm by the running statistics."""
-        return super().features(x, self.running() | (state or {}))
+        state = self.running() | (state or {})
+        if self.training or not self.mirror_images:
+            return super().features(x, state)
+        # Not as one batch, whose statistics would be those of both.
+        return (super().features(x, state) + super().features(x.flip(-1), state)) / 2
 
     def forward(self, task: Episode) -> tuple[Tensor, Outcome, Params]:
         """The pre-training loss of one task's examples; see `Algorithm.forward`."""

@@ -238,18 +238,18 @@ class TaskDataModule(L.LightningDataModule, ABC):
         return self.loader(self.test_split, self.batches["test"])
 
 
-def whole(least: int, **settings: int) -> None:
+def whole(minimum: int, **settings: int) -> None:
     """Check that settings of ``data`` are whole numbers.
 
     Raises:
         InputError: one is not, or is below the least.
     """
     for key, value in settings.items():
-        if type(value) is not int or value < least:  # bool is an int, too
-            raise InputError(f"data.{key}={value}: must be a whole number of at least {least}")
+        if type(value) is not int or value < minimum:  # bool is an int, too
+            raise InputError(f"data.{key}={value}: must be a whole number of at least {minimum}")
 
 
-def count(least: int = 1, **setting: Count) -> int | tuple[int, int]:
+def count(minimum: int = 1, **setting: Count) -> int | tuple[int, int]:
     """Return the value of the one setting given: a number, or the minimum and maximum of one.
 
     Raises:
@@ -257,16 +257,21 @@ def count(least: int = 1, **setting: Count) -> int | tuple[int, int]:
     """
     ((key, value),) = setting.items()
     if type(value) is int:
-        whole(least, **{key: value})
+        whole(minimum, **{key: value})
         return value
     ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
     whole_ends = len(ends) == 2 and all(type(end) is int for end in ends)
-    if not (whole_ends and least <= ends[0] <= ends[1]):
+    if not (whole_ends and minimum <= ends[0] <= ends[1]):
         raise InputError(
-            f"data.{key}={value}: must be a whole number of at least {least}, or the minimum and "
-            f"maximum of a range, e.g. data.{key}=[{least},{5 * least}]"
+            f"data.{key}={value}: must be a whole number of at least {minimum}, or the minimum "
+            f"and maximum of a range, e.g. data.{key}=[{minimum},{5 * minimum}]"
         )
     return ends[0], ends[1]
+
+
+def least(number: int | tuple[int, int]) -> int:
+    """The number, or the minimum of a range."""
+    return number if isinstance(number, int) else number[0]
 
 
 def most(number: int | tuple[int, int]) -> int:

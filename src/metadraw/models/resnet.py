@@ -13,9 +13,9 @@ from metadraw.models.batch_norm import TaskBatchNorm2d
 
 
 class Block(nn.Module):
-    """Three convolutions with a shortcut around them, then pooling and dropout."""
+    """Three convolutions with a shortcut around them, then max pooling, if any, and dropout."""
 
-    def __init__(self, before: int, after: int, dropout: float) -> None:
+    def __init__(self, before: int, after: int, pool: bool, dropout: float) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for one, other in pairwise([before, after, after, after]):
@@ -25,10 +25,11 @@ class Block(nn.Module):
         self.shortcut = nn.Sequential(
             nn.Conv2d(before, after, 1, bias=False), TaskBatchNorm2d(after)
         )
-        self.end = nn.Sequential(nn.LeakyReLU(0.1), nn.MaxPool2d(2), nn.Dropout(dropout))
+        pooling = nn.MaxPool2d(2) if pool else nn.Identity()
+        self.end = nn.Sequential(nn.LeakyReLU(0.1), pooling, nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, before, H, W]`` -> ``[B, after, H // 2, W // 2]``."""
+        """``[B, before, H, W]`` -> ``[B, after, H // 2, W // 2]``, or with H and W unchanged."""
         return self.end(self.chain(x) + self.shortcut(x))
 
 
@@ -41,8 +42,9 @@ class ResNet12(nn.Sequential):
 
     Args:
         widths: channels of each block.
+        poolings: how many blocks end in max pooling, the first ones; all if `None`.
         image_channels: channels of an image.
-        image_size: height and width of an image in pixels, at least 16.
+        image_size: height and width of an image in pixels, at least 2 to the number of poolings.
         dropout: the share of values that each block drops in training.
 
     Raises:
@@ -56,20 +58,29 @@ class ResNet12(nn.Sequential):
         self,
         *,
         widths: Sequence[int],
+        poolings: int | None = None,
         image_channels: int = 1,
         image_size: int = 28,
         dropout: float = 0.0,
     ) -> None:
         if not widths or min(widths) < 1:
             raise InputError(f"model.widths={list(widths)}: must be whole numbers of at least 1")
-        if image_size < 2 ** len(widths):
+        if poolings is not None and not (type(poolings) is int and 0 <= poolings <= len(widths)):
             raise InputError(
-                f"model.image_size={image_size}: {len(widths)} poolings need at least "
-                f"{2 ** len(widths)} pixels"
+                f"model.poolings={poolings}: must be null for all, or a whole number in "
+                f"0..{len(widths)}, the number of blocks"
+            )
+        pools = len(widths) if poolings is None else poolings
+        if image_size < 2**pools:
+            raise InputError(
+                f"model.image_size={image_size}: {pools} poolings need at least {2**pools} pixels"
             )
         if not 0 <= dropout < 1:
             raise InputError(f"model.dropout={dropout}: must be at least 0, below 1")
-        blocks = [Block(*pair, dropout) for pair in pairwise([image_channels, *widths])]
+        blocks = [
+            Block(*pair, number < pools, dropout)
+            for number, pair in enumerate(pairwise([image_channels, *widths]))
+        ]
         super().__init__(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         # In which convolutions and batch norm are a fifth faster, on CPU and GPU.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

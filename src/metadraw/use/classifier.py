@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from metadraw.data.pictures import FORMATS
 from metadraw.errors import InputError
 from metadraw.training.factory import build_learner, check_parameters, read_checkpoint
 from metadraw.training.learner import MetaLearner
+from metadraw.use.calibration import Calibration
 
 #: A file, a PIL image, an array ``[H, W]`` or ``[H, W, C]``, or a tensor ``[H, W]`` or
 #: ``[C, H, W]``; uint8 in 0..255 or float in 0..1.
@@ -54,6 +55,7 @@ class FewShot:
         saved = read_checkpoint(checkpoint)
         self.checkpoint, self.config = str(checkpoint), saved["metadraw_config"]
         self.state = saved["state_dict"]
+        self.calibration = Calibration(**saved.get("metadraw_calibration", {}))
         self.data, self.learner = _restore(self.config, self.state, self.checkpoint)
 
     @property
@@ -86,7 +88,7 @@ class FewShot:
         for name, pictures in examples.items():
             if isinstance(pictures, str | Path | Image.Image) or not len(pictures):
                 raise InputError(f"class {name!r}: a list of at least one picture is needed")
-        self._check_ways(len(classes))
+        self.check_ways(len(classes))
         learner = self.learner
         steps = learner.algorithm.eval_inner_steps if steps is None else steps
         support_x = self.prepare([p for pictures in examples.values() for p in pictures])
@@ -138,7 +140,12 @@ class FewShot:
             raise InputError(f"{name}: not a readable image ({reason})") from error
         return torch.from_numpy(prepared).float() / 255
 
-    def _check_ways(self, ways: int) -> None:
+    def check_ways(self, ways: int) -> None:
+        """Check that it can learn so many classes.
+
+        Raises:
+            InputError: it cannot.
+        """
         least, largest = self.ways or (ways, ways)
         if not least <= ways <= largest:
             raise InputError(
@@ -146,6 +153,13 @@ class FewShot:
                 f"{least if least == largest else f'{least} to {largest}'} and can learn no other "
                 f"number; these algorithms can: {', '.join(_any_ways())}"
             )
+
+
+class Answer(NamedTuple):
+    """What a classifier says of B pictures."""
+
+    probabilities: Tensor  # [B, N]
+    none: Tensor  # [B] bool, whether a picture is like none of the classes
 
 
 @dataclass(frozen=True)
@@ -180,12 +194,7 @@ class Classifier:
         Raises:
             InputError: a picture that cannot be read.
         """
-        if not len(pictures):
-            return torch.empty(0, len(self.classes))
-        x = self.meta_learner.prepare(pictures)
-        task = _task(self.support_x, self.support_y, x, len(self.classes))
-        logits = self.meta_learner.learner.answer(self.after if adapted else self.before, task)
-        return logits.softmax(dim=1)
+        return self.answer(pictures, adapted).probabilities
 
     def predict(self, pictures: Sequence[Picture]) -> list[str]:
         """The most probable class of each picture.
@@ -196,6 +205,32 @@ class Classifier:
         best = self.probabilities(pictures).argmax(dim=1).tolist()
         return [self.classes[label] for label in best]
 
+    def none_of_these(self, pictures: Sequence[Picture]) -> list[bool]:
+        """Whether each picture is like none of the classes; never, if not calibrated.
+
+        Raises:
+            InputError: a picture that cannot be read.
+        """
+        return self.answer(pictures).none.tolist()
+
+    def answer(self, pictures: Sequence[Picture], adapted: bool = True) -> Answer:
+        """Probabilities, and whether each picture is like none of the classes, in one pass.
+
+        Args:
+            pictures: see `probabilities`.
+            adapted: see `probabilities`.
+
+        Raises:
+            InputError: a picture that cannot be read.
+        """
+        if not len(pictures):
+            return Answer(torch.empty(0, len(self.classes)), torch.empty(0, dtype=torch.bool))
+        x = self.meta_learner.prepare(pictures)
+        task = _task(self.support_x, self.support_y, x, len(self.classes))
+        logits = self.meta_learner.learner.answer(self.after if adapted else self.before, task)
+        temperature, threshold = self.meta_learner.calibration
+        return Answer((logits / temperature).softmax(dim=1), logits.amax(dim=1) < threshold)
+
     def save(self, path: str | Path) -> None:
         """Write everything that `load` needs into one file; its only pictures are the examples."""
         torch.save(
@@ -203,6 +238,7 @@ class Classifier:
                 "metadraw_classifier": _VERSION,
                 "metadraw_config": self.meta_learner.config,
                 "state_dict": self.meta_learner.state,
+                "metadraw_calibration": self.meta_learner.calibration._asdict(),
                 "classes": list(self.classes),
                 "about": self.about,
                 "support_x": self.support_x,

@@ -1,0 +1,100 @@
+"""Calibrating a checkpoint: a temperature and a threshold that stay with it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from metadraw.data.datamodule import EpisodeDataModule
+from metadraw.data.tasks import least, most
+from metadraw.errors import InputError
+from metadraw.files import WholeCheckpoints, write_whole
+from metadraw.training.factory import read_checkpoint
+from metadraw.use.calibration import answers, fit, measure
+from metadraw.use.classifier import FewShot
+
+log = logging.getLogger(__name__)
+
+
+def calibrate(cfg: DictConfig) -> dict[str, dict[str, float]]:
+    """Calibrate ``cfg.ckpt_path`` on meta-validation tasks, and test that on meta-test tasks.
+
+    Temperature and threshold are written into the checkpoint, where `FewShot` reads them, and the
+    measures of both splits into ``calibration.json``.
+
+    Returns:
+        What `measure` returns, by split, and the `Calibration`.
+
+    Raises:
+        InputError: no such checkpoint, an impossible value, or too few classes.
+    """
+    if OmegaConf.is_missing(cfg, "ckpt_path"):
+        raise InputError(
+            "ckpt_path is missing: name a checkpoint, e.g. ckpt_path=RUN/checkpoints/best.ckpt"
+        )
+    if type(cfg.tasks) is not int or cfg.tasks < 1:
+        raise InputError(f"tasks={cfg.tasks}: must be a whole number of at least 1")
+    if isinstance(cfg.refused, bool) or not 0 <= cfg.refused < 1:
+        raise InputError(f"refused={cfg.refused}: must be a share, at least 0 and below 1")
+    few_shot = FewShot(cfg.ckpt_path)
+    given = {key: value for key, value in cfg.data.items() if value is not None}
+    data = _with_one_more_class(few_shot, given)
+    found = {
+        split: answers(few_shot.learner, data.episodes(split), cfg.tasks)
+        for split in ("val", "test")
+    }
+    calibration = fit(found["val"], cfg.refused)
+    results = {split: measure(each, calibration) for split, each in found.items()}
+    results["calibration"] = calibration._asdict()
+
+    saved = read_checkpoint(cfg.ckpt_path) | {"metadraw_calibration": calibration._asdict()}
+    WholeCheckpoints().save_checkpoint(saved, cfg.ckpt_path)
+    folder = Path(cfg.paths.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "calibration.json", json.dumps(results, indent=1) + "\n")
+    test = results["test"]
+    log.info(
+        "calibrated %s: logits are divided by %.4g; of meta-test, the expected calibration error "
+        "is %.1f %% (before: %.1f %%)",
+        cfg.ckpt_path,
+        calibration.temperature,
+        100 * test["error"],
+        100 * test["error_before"],
+    )
+    log.info(
+        "none of these: %.1f %% of pictures of given classes, %.1f %% of another class; the rest "
+        "of these, %.1f %%, are false alarms",
+        100 * test["refused"],
+        100 * (1 - test["accepted"]),
+        100 * test["accepted"],
+    )
+    log.info("results: %s", folder / "calibration.json")
+    return results
+
+
+def _with_one_more_class(few_shot: FewShot, given: dict[Any, Any]) -> EpisodeDataModule:
+    """Tasks as in training, except for what is given, with one class more than is to be learned.
+
+    Raises:
+        InputError: ways that the checkpoint cannot learn, or impossible values.
+    """
+    cfg = OmegaConf.merge(few_shot.config["data"], given)
+    learned: EpisodeDataModule = instantiate(cfg)  # which checks the values
+    few, many = (pick(learned.ways) for pick in (least, most))
+    for ways in (few, many):
+        few_shot.check_ways(ways)
+    cfg.ways = [few + 1, many + 1]
+    data: EpisodeDataModule = instantiate(cfg)
+    data.setup()
+    for split in ("val", "test"):
+        if many >= (classes := len(data.splits[split])):
+            raise InputError(
+                f"data.ways={many}: calibration needs one class more in each split, to leave it "
+                f"out, but the meta-{split} split has {classes}"
+            )
+    return data
