@@ -187,7 +187,7 @@ def test_help_offers_what_can_be_chosen():
     assert "\ndata: image_folder, quickdraw, sinusoids\n" in train
     assert "\nscheduler: cosine, none, one_cycle, plateau\n" in train
     assert "\nlogger: csv, many, none, tensorboard, wandb\n" in train
-    assert "\nexperiment: best, debug, overfit, pretrain, quickstart" in train
+    assert "\nexperiment: best, best_conv4, debug, overfit, pretrain, quickstart" in train
     assert "\ndata: as_trained, image_folder, quickdraw, sinusoids\n" in evaluation
     assert "\nmodel: " not in evaluation
 
@@ -314,7 +314,7 @@ def choices():
         # Of data, the others are no data sets, or need a folder (test_image_folder.py has it) or
         # no folder (test_sinusoids.py).
         others = group == "data" and path.stem != "quickdraw"
-        others |= path.stem in ("squared_error", "sinusoids", "pretrain")  # have tests of their own
+        others |= path.stem in ("squared_error", "sinusoids", "pretrain", "best")  # have tests of their own
         if group not in ("hydra", "paths", "sweep") and not others:
             yield f"{'' if group != 'experiment' else '+'}{group}={path.stem}".lstrip("+")
 

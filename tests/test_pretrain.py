@@ -61,11 +61,50 @@ def test_more_ways_need_an_algorithm_that_learns_any_number(tiny):
         ("algorithm.temperature=0", "algorithm.temperature=0"),
         ("model.widths=[4,0]", r"model.widths=\[4, 0\]"),
         ("model.dropout=1", "model.dropout=1"),
+        ("model.poolings=5", r"model.poolings=5: must be null for all, or a whole number in 0..4"),
+        ("model.image_size=7", "model.image_size=7: 3 poolings need at least 8 pixels"),
+        ("algorithm.mirror_images=2", "algorithm.mirror_images=2: must be true or false"),
     ],
 )
 def test_wrong_input(pretrain, override, says):
     with pytest.raises(Exception, match=says):
         metadraw.build(metadraw.compose(*pretrain, override))
+
+
+# ---- networks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("poolings", "places"), [(None, 1), (3, 3), (0, 28)])
+def test_features_are_the_mean_over_the_places_that_poolings_leave(poolings, places):
+    network = ResNet12(widths=[4, 4, 4, 6], poolings=poolings).double()
+    pictures, seen = torch.rand(3, 1, 28, 28, dtype=torch.float64), []
+    network[-1].register_forward_hook(lambda _, inputs, output: seen.append(output))
+    features = network(pictures)
+    assert seen[0].shape == (3, 6, places, places)
+    torch.testing.assert_close(features, seen[0].flatten(2).mean(dim=2))
+
+
+def test_mirror_images_are_averaged_in_evaluation_alone(pretrain):
+    (data, plain), (_, both) = (
+        metadraw.build(metadraw.compose(*pretrain, "data.mirror=false", *more))
+        for more in ([], ["algorithm.mirror_images=true"])
+    )
+    batch = data.episodes("train")(torch.arange(1))
+    assert equal(plain.meta_gradients(batch)[0], both.meta_gradients(batch)[0])
+    task = data.episodes("test")(torch.arange(1)).task(0)
+    mirrored = task._replace(
+        support=task.support._replace(x=task.support.x.flip(-1)),
+        query=task.query._replace(x=task.query.x.flip(-1)),
+    )
+    # What is the same seen from either side is classified the same.
+    one, other = (both.answer(both.adapt(each), each) for each in (task, mirrored))
+    torch.testing.assert_close(one, other)
+    one, other = (plain.answer(plain.adapt(each), each) for each in (task, mirrored))
+    assert not torch.allclose(one, other)
+    with torch.no_grad():
+        both.algorithm.eval()
+        features = [plain.algorithm.eval().features(x) for x in (task.query.x, mirrored.query.x)]
+        torch.testing.assert_close(both.algorithm.features(task.query.x), sum(features) / 2)
 
 
 # ---- augmentation ----------------------------------------------------------------------------
@@ -122,7 +161,7 @@ class Ordinary(nn.Module):
 
     def __init__(self, learner):
         super().__init__()
-        self.network = ResNet12(widths=[4, 4, 4, 6])
+        self.network = ResNet12(widths=[4, 4, 4, 6], poolings=3)
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.track_running_stats = True
@@ -192,6 +231,16 @@ def test_a_run_and_what_starts_from_it(pretrain, tiny, tmp_path):
     probabilities = few_shot.adapt(examples).probabilities(task.query.x)
     expected = learner.answer(learner.adapt(task), task).softmax(dim=1)
     torch.testing.assert_close(probabilities, expected, rtol=1e-4, atol=1e-5)
+    # Another head on the same features, without any training.
+    own = [o for o in pretrain if not o.startswith("paths.")]
+    zero = [f"init_from={best}", "trainer.max_epochs=0", f"paths.output_dir={tmp_path / 'zero'}"]
+    other = train(metadraw.compose(*own, "algorithm=logistic_regression", *zero))
+    assert other["train"]["epochs"] == other["train"]["outer_steps"] == 0
+    assert 0 < other["val"]["acc"] < 1
+    kept = torch.load(tmp_path / "zero" / "checkpoints" / "best.ckpt", weights_only=True)
+    for name, value in kept["state_dict"].items():
+        if "classifier" not in name:
+            assert torch.equal(value, saved[name])
     own = [o for o in tiny if not o.startswith(("model.", "paths."))]
     model = ["model=resnet12_small", "model.widths=[4,4,4,6]"]
     start = ["optimizer=sgd", "optimizer.lr=0.000001", f"init_from={best}"]

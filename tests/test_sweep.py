@@ -221,7 +221,7 @@ def test_what_was_not_typed_is_what_the_config_has(tmp_path):
                 "+trainer.limit_train_batches=3",
                 "callbacks=early_stopping",
                 "callbacks.best.monitor=val/loss",
-                "experiment=best",
+                "experiment=best_conv4",
                 "experiment=quickstart",
                 "data.train_tasks=8",
                 "data.exclude_classes=[cat]",

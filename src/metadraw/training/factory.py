@@ -133,8 +133,10 @@ def _make_learner(cfg: DictConfig, example: Episode) -> MetaLearner:
     network: nn.Module = instantiate(cfg.model)
     head = nn.Linear(count_features(network, example.support.x[0]), objective.size)
     algorithm: Algorithm = instantiate(cfg.algorithm)(network, head, objective)
+    # Schedules may divide by the number of epochs.
+    scheduler = instantiate(cfg.scheduler) or None if cfg.trainer.max_epochs != 0 else None
     learner: MetaLearner = instantiate(
-        cfg.learner, algorithm, instantiate(cfg.optimizer), instantiate(cfg.scheduler) or None
+        cfg.learner, algorithm, instantiate(cfg.optimizer), scheduler
     )
     learner.config = portable(cfg)
     return learner

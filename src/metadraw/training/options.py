@@ -141,20 +141,26 @@ def check_trainer(trainer: DictConfig, batches: Mapping[str, int]) -> None:
             )
 
 
-def check_training(trainer: DictConfig, batches: Mapping[str, int]) -> None:
+def check_training(trainer: DictConfig, batches: Mapping[str, int], trained: bool = False) -> None:
     """Check that the Trainer's options lead to a checkpoint that can be tested.
 
     Args:
         trainer: its config.
         batches: how many batches the data have, by split.
+        trained: the network already is, so that no epoch is needed.
 
     Raises:
         InputError: there is no whole epoch, or no meta-validation in it; see also `check_trainer`.
     """
     check_trainer(trainer, batches)
     epochs = trainer.get("max_epochs")
+    if epochs == 0 and trained and not isinstance(epochs, bool):
+        return
     if not _is_count(epochs):
-        raise InputError(f"trainer.max_epochs={epochs}: must be at least 1, a whole number")
+        raise InputError(
+            f"trainer.max_epochs={epochs}: must be at least 1, a whole number, or with init_from "
+            "0, to test the network as it is"
+        )
     if (steps := trainer.get("max_steps", -1)) != -1 and not _is_count(steps):
         raise InputError(f"trainer.max_steps={steps}: must be at least 1, or -1 for no limit")
     every = trainer.get("check_val_every_n_epoch", 1)

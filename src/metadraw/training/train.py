@@ -51,7 +51,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             config; raised before training.
         DivergedError: a loss was not finite; the last good checkpoint is kept.
     """
-    check_training(cfg.trainer, {s: cfg.data[f"{s}_batches"] for s in ("train", "val", "test")})
+    batches = {split: cfg.data[f"{split}_batches"] for split in ("train", "val", "test")}
+    check_training(cfg.trainer, batches, trained=cfg.get("init_from") is not None)
     if cfg.get("tags") is not None and not OmegaConf.is_list(cfg.tags):
         raise InputError(f"tags={cfg.tags}: must be a list, e.g. tags=[{cfg.tags}]")
     _check_search(cfg)
