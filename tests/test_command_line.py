@@ -197,7 +197,7 @@ def test_help_teaches():
     assert done.returncode == 0
     for part in (
         "python train.py algorithm=fomaml data.shots=5",
-        "algorithm: alpha_maml, anil, baseline_pp, boil, finetune, fomaml, lslr, maml, maml_pp",
+        "algorithm: alpha_maml, anil, baseline_pp, boil, finetune, fomaml, logistic_regression, lslr",
         "inner_lr",
     ):
         assert part in done.stdout
@@ -314,7 +314,8 @@ def choices():
         # Of data, the others are no data sets, or need a folder (test_image_folder.py has it) or
         # no folder (test_sinusoids.py).
         others = group == "data" and path.stem != "quickdraw"
-        others |= path.stem in ("squared_error", "sinusoids", "pretrain", "best")  # have tests of their own
+        # These have tests of their own.
+        others |= path.stem in ("squared_error", "sinusoids", "pretrain", "best")
         if group not in ("hydra", "paths", "sweep") and not others:
             yield f"{'' if group != 'experiment' else '+'}{group}={path.stem}".lstrip("+")
 
