@@ -197,7 +197,7 @@ def test_help_teaches():
     assert done.returncode == 0
     for part in (
         "python train.py algorithm=fomaml data.shots=5",
-        "algorithm: alpha_maml, anil, baseline_pp, boil, finetune, fomaml, logistic_regression, lslr",
+        "algorithm: alpha_maml, anil, baseline_pp, boil, finetune, fomaml",
         "inner_lr",
     ):
         assert part in done.stdout
