@@ -43,7 +43,7 @@ def calibrate(cfg: DictConfig) -> dict[str, dict[str, float]]:
         raise InputError(f"refused={cfg.refused}: must be a share, at least 0 and below 1")
     few_shot = FewShot(cfg.ckpt_path)
     given = {key: value for key, value in cfg.data.items() if value is not None}
-    data = _with_one_more_class(few_shot, given)
+    data = with_one_more_class(few_shot, given)
     found = {
         split: answers(few_shot.learner, data.episodes(split), cfg.tasks)
         for split in ("val", "test")
@@ -59,25 +59,22 @@ def calibrate(cfg: DictConfig) -> dict[str, dict[str, float]]:
     write_whole(folder / "calibration.json", json.dumps(results, indent=1) + "\n")
     test = results["test"]
     log.info(
-        "calibrated %s: logits are divided by %.4g; of meta-test, the expected calibration error "
-        "is %.1f %% (before: %.1f %%)",
+        "calibrated %s: expected calibration error in meta-test %.1f %% (before: %.1f %%)",
         cfg.ckpt_path,
-        calibration.temperature,
         100 * test["error"],
         100 * test["error_before"],
     )
     log.info(
-        "none of these: %.1f %% of pictures of given classes, %.1f %% of another class; the rest "
-        "of these, %.1f %%, are false alarms",
+        "none of these: said of %.1f %% of the pictures of given classes, and not said of %.1f %% "
+        "of those of another class",
         100 * test["refused"],
-        100 * (1 - test["accepted"]),
         100 * test["accepted"],
     )
     log.info("results: %s", folder / "calibration.json")
     return results
 
 
-def _with_one_more_class(few_shot: FewShot, given: dict[Any, Any]) -> EpisodeDataModule:
+def with_one_more_class(few_shot: FewShot, given: dict[Any, Any]) -> EpisodeDataModule:
     """Tasks as in training, except for what is given, with one class more than is to be learned.
 
     Raises:

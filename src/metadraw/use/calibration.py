@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -19,22 +20,35 @@ BINS = 15
 
 
 class Calibration(NamedTuple):
-    """What a checkpoint's logits mean.
+    """What a checkpoint's logits mean, after learning from k examples a class.
 
     Guo et al. 2017 ("On Calibration of Modern Neural Networks", section 4.2) fit the temperature;
     Hendrycks et al. 2022 ("Scaling Out-of-Distribution Detection for Real-World Settings", section
-    3) recognise what is of no class by its highest logit.
+    3) recognise what is of no class by its highest logit. Both depend on k, because what is learned
+    from few examples is uncertain: linearly in 1 / k, the temperature in its logarithm.
     """
 
-    #: Logits are divided by it before the softmax.
-    temperature: float = 1.0
-    #: A picture whose highest logit is below is like none of the classes.
+    #: The logarithm of what logits are divided by before the softmax, and its slope in 1 / k.
+    log_temperature: float = 0.0
+    log_temperature_slope: float = 0.0
+    #: A picture whose highest logit is below is like none of the classes; its slope in 1 / k.
     threshold: float = float("-inf")
+    threshold_slope: float = 0.0
+
+    def at(self, rarity: float) -> tuple[float, float]:
+        """Temperature and threshold.
+
+        Args:
+            rarity: 1 / k, the mean over classes.
+        """
+        temperature = math.exp(self.log_temperature + self.log_temperature_slope * rarity)
+        return temperature, self.threshold + self.threshold_slope * rarity
 
 
 class Answers(NamedTuple):
     """The logits of a task's N classes for pictures of these classes, and of another class."""
 
+    rarity: float  # 1 / k
     logits: Tensor  # [B, N]
     labels: Tensor  # [B] int64
     others: Tensor  # [B', N]
@@ -59,7 +73,7 @@ def _answer(learner: MetaLearner, task: Episode) -> Answers:
     learned = task._replace(support=support, about={"classes": task.about["classes"][:ways]})
     logits = learner.answer(learner.adapt(learned), learned)
     given = task.query.y < ways
-    return Answers(logits[given], task.query.y[given], logits[~given])
+    return Answers(ways / len(support.y), logits[given], task.query.y[given], logits[~given])
 
 
 def fit(found: Iterable[Answers], refused: float) -> Calibration:
@@ -69,23 +83,38 @@ def fit(found: Iterable[Answers], refused: float) -> Calibration:
         found: answers to meta-validation tasks.
         refused: the share of pictures of given classes that the threshold takes for none of them.
     """
-    found = list(found)
-    # In the inverse temperature, the cross-entropy is convex.
-    inverse = torch.ones((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([inverse], max_iter=100, line_search_fn="strong_wolfe")
+    by_rarity: dict[float, list[Answers]] = {}
+    for each in found:
+        by_rarity.setdefault(each.rarity, []).append(each)
+    rarities = torch.tensor(list(by_rarity), dtype=torch.float64)
+    # Without different shots there is no slope to fit.
+    powers = 2 if len(by_rarity) > 1 else 1
+    design = torch.stack([rarities**power for power in range(powers)], dim=1)
+
+    line = torch.zeros(powers, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([line], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = torch.stack(
-            [F.cross_entropy(each.logits.double() * inverse, each.labels) for each in found]
-        ).mean()
+        losses = [
+            F.cross_entropy(each.logits.double() / temperature, each.labels)
+            for temperature, group in zip((design @ line).exp(), by_rarity.values(), strict=True)
+            for each in group
+        ]
+        value = torch.stack(losses).mean()
         value.backward()
         return value
 
     with torch.enable_grad():
         optimizer.step(loss)
-    highest = torch.cat([each.logits.amax(dim=1) for each in found])
-    return Calibration(1 / inverse.item(), torch.quantile(highest, refused).item())
+
+    highest = [torch.cat([a.logits.amax(dim=1) for a in group]) for group in by_rarity.values()]
+    thresholds = torch.stack([torch.quantile(each.double(), refused) for each in highest])
+    tasks = torch.tensor([len(group) for group in by_rarity.values()], dtype=torch.float64)
+    weight = tasks.sqrt()
+    of_threshold = torch.linalg.lstsq(weight[:, None] * design, weight * thresholds).solution
+    none = [0.0] * (2 - powers)
+    return Calibration(*line.tolist(), *none, *of_threshold.tolist(), *none)
 
 
 def measure(found: Iterable[Answers], calibration: Calibration) -> dict[str, float]:
@@ -98,27 +127,33 @@ def measure(found: Iterable[Answers], calibration: Calibration) -> dict[str, flo
         class that are not; ``auroc``, the area under the curve of these two for all thresholds.
     """
     found = list(found)
+    known = [calibration.at(each.rarity) for each in found]
     labels = torch.cat([each.labels for each in found])
     most = max(each.logits.shape[1] for each in found)
     errors = {}
-    for name, temperature in (("error_before", 1.0), ("error", calibration.temperature)):
+    for name, temperatures in (
+        ("error_before", [1.0] * len(found)),
+        ("error", [temperature for temperature, _ in known]),
+    ):
         chances = torch.cat(
             [
-                F.pad(softmax, (0, most - softmax.shape[1]))  # no chance for classes of other tasks
-                for softmax in ((each.logits / temperature).softmax(dim=1) for each in found)
+                # No chance for the classes of larger tasks.
+                F.pad((each.logits / temperature).softmax(dim=1), (0, most - each.logits.shape[1]))
+                for each, temperature in zip(found, temperatures, strict=True)
             ]
         )
         errors[name] = multiclass_calibration_error(chances, labels, most, BINS).item()
+    # By how much the highest logit is above the threshold.
     given, others = (
-        torch.cat([logits.amax(dim=1) for logits in each])
-        for each in zip(*((a.logits, a.others) for a in found), strict=True)
+        torch.cat([logits.amax(dim=1) - low for logits, (_, low) in zip(each, known, strict=True)])
+        for each in ([a.logits for a in found], [a.others for a in found])
     )
     ranks = torch.cat([given, others]).argsort().argsort()  # scores in 0..1, as it expects
     same = torch.cat([torch.ones_like(given), torch.zeros_like(others)]).int()
     return {
         "accuracy": (chances.argmax(dim=1) == labels).double().mean().item(),
         **errors,
-        "refused": (given < calibration.threshold).double().mean().item(),
-        "accepted": (others >= calibration.threshold).double().mean().item(),
+        "refused": (given < 0).double().mean().item(),
+        "accepted": (others >= 0).double().mean().item(),
         "auroc": binary_auroc(ranks / len(ranks), same).item(),
     }

@@ -1,0 +1,284 @@
+"""What meta-learning buys: three networks, from scratch and pre-trained, with eight algorithms.
+
+python benchmarks/frontier.py --jobs 2 data.source=npm
+
+Every run takes about ten minutes of one core, whatever its network and algorithm. All are tested on
+the same meta-test tasks in the report's six settings, with each picture classified by itself and
+with a query set at once. Runs are in logs/frontier; finished ones are kept, so the command can be
+interrupted and repeated. Tables and figure go to benchmarks/results/frontier.{md,csv,png}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import multiprocessing
+import platform
+import shutil
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+
+import metadraw
+from metadraw.command.cli import explain
+from metadraw.results.compare import compare
+from metadraw.training.evaluate import evaluate
+from metadraw.training.train import train
+
+ROOT = Path(__file__).resolve().parents[1]
+LOGS, OUT = ROOT / "logs" / "frontier", ROOT / "benchmarks" / "results" / "frontier"
+SETTINGS = [(ways, shots) for ways in (5, 10) for shots in (1, 5, 10)]
+#: Batch norm in the test: how, and its name in the tables.
+STATISTICS = {"alone": "one picture at a time", "query": "a query set at once"}
+TESTED = ["data.queries=5", "data.test_batches=16", "trainer=cpu", "data.eval_seed=0"]  # 400 tasks
+
+#: By network: its settings, and those of its pre-training.
+NETWORKS = {
+    "Conv4-20": (
+        ["model=conv4"],
+        ["trainer.max_epochs=40", "algorithm.label_smoothing=0", "optimizer.weight_decay=0.0001"],
+    ),
+    "Conv4-64": (
+        ["model=conv64"],
+        ["trainer.max_epochs=20", "algorithm.label_smoothing=0", "optimizer.weight_decay=0.0001"],
+    ),
+    "ResNet-12": (["model=resnet12_small"], ["trainer.max_epochs=15"]),
+}
+#: Episodic algorithms: their settings.
+EPISODIC = {
+    "MAML": ["algorithm=maml", "algorithm.inner_lr=0.1"],
+    "UNICORN-MAML": ["algorithm=unicorn_maml", "algorithm.inner_lr=0.1"],
+    "ProtoNet": ["algorithm=protonet"],
+    "Meta-Baseline": ["algorithm=meta_baseline"],
+    "R2-D2": ["algorithm=r2d2"],
+}
+#: Batches in each of five epochs, for about ten minutes in all: with gradients within, or without.
+STEPS = {"Conv4-20": (1000, 3000), "Conv4-64": (300, 900), "ResNet-12": (50, 200)}
+#: Any number of shots, so that one run can be tested with each.
+TASKS = [
+    *("data.train_shots=[1,10]", "data.train_queries=5", "data.train_tasks_per_batch=4"),
+    *("data.shots=1", "data.queries=5", "data.val_batches=16", "scheduler=cosine"),
+    *("learner.query_statistics=support", "trainer.max_epochs=5"),
+]
+
+
+class Run(NamedTuple):
+    """One trained network."""
+
+    network: str
+    start: str  # scratch or pre-trained
+    algorithm: str
+    settings: list[str]
+    after: Run | None = None  # the run that pre-trained its network
+
+    @property
+    def folder(self) -> Path:
+        """Where its results are."""
+        return LOGS / f"{self.network} {self.start} {self.algorithm}".replace(" ", "_")
+
+    @property
+    def minutes(self) -> float:
+        """Minutes of one core that its training took, with its pre-training."""
+        own: float = json.loads((self.folder / "cost.json").read_text())["minutes"]
+        return own + (self.after.minutes if self.after else 0)
+
+
+def planned() -> list[Run]:
+    """All runs, each after the one that it starts from."""
+    runs = []
+    for network, (model, recipe) in NETWORKS.items():
+        ordinary = ["experiment=pretrain", *model, *recipe, "data.val_batches=16"]
+        base = Run(network, "pre-trained", "SimpleShot", ordinary)
+        from_base = f"init_from={base.folder / 'checkpoints' / 'best.ckpt'}"
+        frozen = [*ordinary[:-1], "algorithm=logistic_regression", "trainer.max_epochs=0"]
+        runs += [
+            base,
+            Run(network, "pre-trained", "Baseline++", [*ordinary, "algorithm=baseline_pp"]),
+            Run(network, "pre-trained", "RFS", [*frozen, from_base], base),
+        ]
+        for algorithm, settings in EPISODIC.items():
+            steps = STEPS[network]["MAML" not in algorithm]
+            own = [*settings, *model, *TASKS, f"data.train_batches={steps}"]
+            slow = [*own, "optimizer.lr=0.0003", from_base]
+            runs += [
+                Run(network, "scratch", algorithm, [*own, "optimizer.lr=0.003"]),
+                Run(network, "pre-trained", algorithm, slow, base),
+            ]
+    return runs
+
+
+def finish(run: Run, overrides: list[str]) -> str:
+    """Train, unless that is done, and do the tests that are missing; one line for people."""
+    torch.set_num_threads(1)
+    try:
+        if not (run.folder / "cost.json").exists():
+            shutil.rmtree(run.folder, ignore_errors=True)
+            began = time.process_time()
+            where = f"paths.output_dir={run.folder}"
+            common = ["trainer=cpu", "data.test_batches=1", *overrides, where]
+            train(metadraw.compose(*run.settings, *common))
+            minutes = (time.process_time() - began) / 60
+            (run.folder / "cost.json").write_text(json.dumps({"minutes": round(minutes, 2)}))
+        for ways, shots in SETTINGS:
+            if run.algorithm == "MAML" and ways != 5:
+                continue  # it learns a head for five
+            for statistics in STATISTICS:
+                test(run, ways, shots, statistics)
+    except Exception as error:
+        return f"{run.folder.name}: {explain(error) or repr(error)}"
+    return f"{run.folder.name}: {run.minutes:.1f} min, {accuracy(run, 5, 1, 'alone')} %"
+
+
+def tested(run: Run, ways: int, shots: int, statistics: str) -> Path:
+    """The folder of one test."""
+    return run.folder / f"{ways}-way {shots}-shot {statistics}".replace(" ", "_")
+
+
+def test(run: Run, ways: int, shots: int, statistics: str) -> None:
+    """One meta-test, unless its results exist."""
+    folder = tested(run, ways, shots, statistics)
+    if (folder / "tasks.csv").exists():
+        return
+    trained = json.loads((run.folder / "results.json").read_text())["config"]["learner"]
+    running = trained["query_statistics"] == "running"
+    how = "query" if statistics == "query" else "running" if running else "support"
+    cfg = metadraw.compose(
+        f"ckpt_path={run.folder / 'checkpoints' / 'best.ckpt'}",
+        *(f"data.ways={ways}", f"data.shots={shots}", f"learner.query_statistics={how}"),
+        *(*TESTED, f"paths.output_dir={folder}"),
+        config="eval",
+    )
+    evaluate(cfg)
+
+
+def accuracy(run: Run, ways: int, shots: int, statistics: str) -> str:
+    """Per cent, ± half the 95 % interval; empty if not tested."""
+    path = tested(run, ways, shots, statistics) / "results.json"
+    if not path.exists():
+        return ""
+    found = json.loads(path.read_text())["test"]
+    return f"{100 * found['acc']:.1f} ± {100 * found['acc_ci95']:.1f}"
+
+
+def difference(run: Run, base: Run, ways: int, shots: int, statistics: str) -> str:
+    """Of accuracy from another run's, in points, paired by task."""
+    folders = [tested(each, ways, shots, statistics) for each in (base, run)]
+    if run == base or not all((folder / "tasks.csv").exists() for folder in folders):
+        return ""
+    return compare(folders).splitlines()[3].split(" | ")[2].strip(" |")
+
+
+def write(runs: list[Run], command: str) -> None:
+    """Tables, figure and CSV of the finished runs."""
+    done = [run for run in runs if (tested(run, 5, 1, "query") / "tasks.csv").exists()]
+    base = {run.network: run for run in done if run.algorithm == "SimpleShot"}
+    rows = []
+    text = [
+        "# What meta-learning buys",
+        "",
+        f"`{command}`, one thread per run, {platform.machine()} CPU, torch {torch.__version__}. "
+        "Accuracy in per cent on 400 meta-test tasks of 5 queries a class, and the paired "
+        "difference from SimpleShot on the same network in points, each ± half its 95 % interval. "
+        "Minutes are those of one core, pre-training included. One seed per run.",
+    ]
+    for statistics, title in STATISTICS.items():
+        head = [f"{ways}-way {shots}-shot" for ways, shots in SETTINGS]
+        for title_of, cell in (("", accuracy), (": difference from SimpleShot", None)):
+            text += ["", f"## {title[0].upper()}{title[1:]}{title_of}", ""]
+            text.append(f"| network | start | algorithm | minutes | {' | '.join(head)} |")
+            text.append("| --- | --- | --- | ---: |" + " ---: |" * len(head))
+            for run in done:
+                if cell:
+                    cells = [cell(run, *setting, statistics) for setting in SETTINGS]
+                elif run.network not in base or run.algorithm == "SimpleShot":
+                    continue
+                else:
+                    of = base[run.network]
+                    cells = [difference(run, of, *setting, statistics) for setting in SETTINGS]
+                start = [run.network, run.start, run.algorithm, f"{run.minutes:.1f}"]
+                text.append(f"| {' | '.join([*start, *cells])} |")
+        for run in done:
+            for ways, shots in SETTINGS:
+                path = tested(run, ways, shots, statistics) / "results.json"
+                if path.exists():
+                    found = json.loads(path.read_text())["test"]
+                    values = [found["acc"], found["acc_ci95"], found["tasks"]]
+                    rows.append([*run[:3], run.minutes, statistics, ways, shots, *values])
+    missing = [run.folder.name for run in runs if run not in done]
+    if missing:
+        text += ["", f"Not finished: {', '.join(missing)}."]
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    with OUT.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        columns = ["network", "start", "algorithm", "minutes", "statistics", "ways", "shots"]
+        table.writerow([*columns, "acc", "acc_ci95", "tasks"])
+        table.writerows(rows)
+    draw(done)
+
+
+def draw(runs: list[Run]) -> None:
+    """Accuracy against minutes of training, one picture at a time: the frontier."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    colours = dict(zip(NETWORKS, ("#4c78a8", "#59a14f", "#e4572e"), strict=True))
+    names = dict.fromkeys(run.algorithm for run in runs)
+    markers = dict(zip(names, "osD^vP*X", strict=False))
+    for axes, (ways, shots) in zip(figure.subplots(1, 2), ((5, 1), (10, 5)), strict=True):
+        points = []
+        for run in runs:
+            path = tested(run, ways, shots, "alone") / "results.json"
+            if path.exists():
+                value = 100 * json.loads(path.read_text())["test"]["acc"]
+                colour = colours[run.network]
+                filled = colour if run.start == "pre-trained" else "none"
+                axes.plot(
+                    [run.minutes], [value], markers[run.algorithm], color=colour, mfc=filled, ms=8
+                )
+                points.append((run.minutes, value))
+        best, line = float("-inf"), []
+        for minutes, value in sorted(points):
+            if value > best:
+                best = value
+                line.append((minutes, value))
+        axes.plot(*zip(*line, strict=True), color="0.7", zorder=0, drawstyle="steps-post")
+        axes.set_title(f"{ways}-way {shots}-shot")
+        axes.set_xlabel("minutes of training on one core")
+        axes.set_ylabel("meta-test accuracy (%)")
+        axes.grid(alpha=0.3)
+    for name, colour in colours.items():
+        axes.plot([], [], "o", color=colour, label=name)
+    for name, marker in markers.items():
+        axes.plot([], [], marker, color="0.4", label=name)
+    axes.plot([], [], "o", color="0.4", mfc="none", label="from scratch: open")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right")
+    figure.savefig(OUT.with_suffix(".png"), dpi=120)
+
+
+def main() -> None:
+    """Finish the runs, then write their tables."""
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each")
+    parser.add_argument("--tables", action="store_true", help="of finished runs, without running")
+    parser.add_argument("--only", default="", help="runs whose folder names contain this")
+    parser.add_argument("overrides", nargs="*", help="for all runs, e.g. data.source=npm")
+    given = parser.parse_args()
+    runs = planned()
+    if not given.tables:
+        waiting = [run for run in runs if given.only in run.folder.name]
+        with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
+            # Those that others start from come first.
+            for first in (True, False):
+                chosen = [run for run in waiting if (run.after is None) == first]
+                for line in pool.map(finish, chosen, [given.overrides] * len(chosen)):
+                    print(line, flush=True)
+    write(runs, " ".join(["python benchmarks/frontier.py", *given.overrides]))
+
+
+if __name__ == "__main__":
+    main()
