@@ -72,4 +72,4 @@ class ResNet12(nn.Sequential):
         blocks = [Block(*pair, dropout) for pair in pairwise([image_channels, *widths])]
         super().__init__(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         # In which convolutions and batch norm are a fifth faster, on CPU and GPU.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

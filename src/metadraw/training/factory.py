@@ -16,12 +16,14 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from metadraw.algorithms import Algorithm
+from metadraw.algorithms.base import buffer_of
 from metadraw.command import keys
 from metadraw.command.older import modernise
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.episode import Episode
 from metadraw.data.tasks import TaskDataModule
 from metadraw.errors import InputError
+from metadraw.models.batch_norm import freeze_statistics
 from metadraw.objectives import Objective
 from metadraw.training import optimizers
 from metadraw.training.allocator import keep_freed_memory
@@ -35,6 +37,8 @@ _IMAGES = {"image_size": 28, "image_channels": 1}
 _TRIAL_STEPS = 2
 #: Keys of the tested tasks: those not set stay as trained, even with another data set.
 _TASKS = ("ways", "shots", "queries", "tasks_per_batch", "test_batches", "seed", "eval_seed")
+#: How the names of running statistics end.
+_STATISTICS = ("running_mean", "running_var")
 #: The cache folder in a checkpoint's config: that of the machine that reads it.
 _CACHE = "${oc.env:METADRAW_CACHE,'~/.cache/metadraw'}"
 
@@ -127,11 +131,28 @@ def _check_that_choices_fit(cfg: DictConfig) -> None:
                 ) from error
 
 
+def _frozen(cfg: DictConfig) -> bool:
+    """Whether the network keeps the statistics of the checkpoint that it started from.
+
+    Raises:
+        InputError: an unknown choice.
+    """
+    choice = cfg.get("init_statistics", "batch")  # which older checkpoints lack
+    if choice not in ("batch", "frozen"):
+        raise InputError(f"init_statistics={choice}: must be batch or frozen")
+    return choice == "frozen"
+
+
 def _make_learner(cfg: DictConfig, example: Episode) -> MetaLearner:
     _check_that_choices_fit(cfg)
     objective: Objective = instantiate(cfg.objective)
     network: nn.Module = instantiate(cfg.model)
     head = nn.Linear(count_features(network, example.support.x[0]), objective.size)
+    if _frozen(cfg):
+        try:
+            freeze_statistics(network)
+        except InputError as error:
+            raise InputError(f"init_statistics=frozen: {error}: must be batch") from error
     algorithm: Algorithm = instantiate(cfg.algorithm)(network, head, objective)
     learner: MetaLearner = instantiate(
         cfg.learner, algorithm, instantiate(cfg.optimizer), instantiate(cfg.scheduler) or None
@@ -246,27 +267,39 @@ def _use_own_cache(config: dict[str, Any]) -> None:
 def start_from(path: str | Path, learner: MetaLearner) -> None:
     """Give a learner the network of a checkpoint, of whatever algorithm.
 
-    Heads and learned rates are the algorithm's own, and stay as they are; running statistics come
-    along where both keep them.
+    Heads and learned rates are the algorithm's own, and stay as they are. Running statistics come
+    along where both keep them, and as those of a network whose statistics are frozen.
 
     Args:
         path: a checkpoint of a metadraw run.
         learner: which is changed.
 
     Raises:
-        InputError: no such checkpoint, or one of another network.
+        InputError: no such checkpoint, or one of another network, or one without the statistics of
+            a network whose statistics are frozen.
     """
     saved, own = read_checkpoint(path, "init_from")["state_dict"], learner.state_dict()
-    network = {name for name in own if name.startswith("algorithm.network.")}
-    for name in sorted(network | {n for n in saved if n.startswith("algorithm.network.")}):
+    network = {n for n in own.keys() | saved.keys() if n.startswith("algorithm.network.")}
+    start = {}
+    for name in sorted(n for n in network if not n.endswith((*_STATISTICS, "num_batches_tracked"))):
         shapes = [tuple(s[name].shape) if name in s else "missing" for s in (saved, own)]
         if shapes[0] != shapes[1]:
             raise InputError(
                 f"init_from={path}: of another network: {name.removeprefix('algorithm.')} is "
                 f"{shapes[0]} there and {shapes[1]} here"
             )
-    statistics = {n for n in own if n.endswith(("running_mean", "running_var")) and n in saved}
-    learner.load_state_dict({n: saved[n] for n in network | statistics}, strict=False)
+        start[name] = saved[name]
+    for name in (n for n in own if n.endswith(_STATISTICS)):
+        place = name.removeprefix("algorithm.")
+        value = saved.get(name, saved.get(f"algorithm.{buffer_of(place)}"))
+        if value is not None and value.shape == own[name].shape:
+            start[name] = value
+        elif name in network:
+            raise InputError(
+                f"init_statistics=frozen: init_from={path} kept no running statistics of "
+                f"{place.rpartition('.')[0]}: must be batch"
+            )
+    learner.load_state_dict(start, strict=False)
 
 
 def check_parameters(path: str | Path, checkpoint: dict[str, Any], learner: MetaLearner) -> None:
@@ -291,7 +324,7 @@ def portable(cfg: DictConfig) -> dict[str, Any]:
     The cache folder is left to the machine that uses the checkpoint.
     """
     parts = ["algorithm_name", "seed", "data", "objective", "model", "algorithm", "optimizer"]
-    parts += ["scheduler", "learner", "trainer"]
+    parts += ["scheduler", "learner", "trainer", "init_statistics"]
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, parts), resolve=True)
     assert isinstance(plain, dict)
     config = {str(key): value for key, value in plain.items()}
