@@ -44,13 +44,17 @@ _CACHE = "${oc.env:METADRAW_CACHE,'~/.cache/metadraw'}"
 
 
 def build(
-    cfg: DictConfig, splits: Sequence[str] = ("train", "val", "test")
+    cfg: DictConfig,
+    splits: Sequence[str] = ("train", "val", "test"),
+    *,
+    restored: bool = False,
 ) -> tuple[TaskDataModule, MetaLearner]:
     """The data module, with its data loaded, and the learner of a config, seeded.
 
     Args:
         cfg: the config.
         splits: those that must have enough data for the episodes.
+        restored: whether all parameters will come from a checkpoint.
 
     Raises:
         InputError: an impossible value, or drawings that cannot be loaded.
@@ -61,7 +65,7 @@ def build(
     if not isinstance(data, TaskDataModule):
         raise InputError("data: this choice is not a data set, but a base config of data sets")
     seed_everything(cfg.seed, workers=True, verbose=False)
-    learner = build_learner(cfg, data)
+    learner = build_learner(cfg, data, restored=restored)
     other_ways = isinstance(data, EpisodeDataModule) and data.train_ways != data.ways
     if other_ways and not learner.algorithm.any_ways:
         raise InputError(
@@ -74,19 +78,23 @@ def build(
     return data, learner
 
 
-def build_learner(cfg: DictConfig, data: TaskDataModule | None = None) -> MetaLearner:
+def build_learner(
+    cfg: DictConfig, data: TaskDataModule | None = None, *, restored: bool = False
+) -> MetaLearner:
     """The learner of a config, from the current random state, after a trial step of a copy.
 
     Args:
         cfg: the config.
         data: its data module, which need not be set up; built if `None`.
+        restored: whether all parameters will come from a checkpoint. A network whose target has an
+            argument of this name then need not read the weights that it starts from.
 
     Raises:
         InputError: an impossible value, or a network that cannot take a step.
     """
     with isolate_rng(include_cuda=False):
         example = (data or instantiate(cfg.data)).example(tasks=2)
-    learner = _make_learner(cfg, example)
+    learner = _make_learner(cfg, example, restored)
     # An outer optimiser or schedule that does not work fails now, not in the middle of a run.
     epochs, most = cfg.trainer.max_epochs or 1, cfg.trainer.get("max_steps", -1)
     steps = epochs * batches_of(cfg.trainer, "train", cfg.data.train_batches)
@@ -107,7 +115,7 @@ def build_learner(cfg: DictConfig, data: TaskDataModule | None = None) -> MetaLe
                 trial.algorithm[key] = min(cfg.algorithm[key], _TRIAL_STEPS)
         for key, value in changes.items():
             OmegaConf.update(trial, key, value)
-        return _make_learner(trial, example)
+        return _make_learner(trial, example, restored)
 
     try_step(shortened, example)
     return learner
@@ -143,10 +151,11 @@ def _frozen(cfg: DictConfig) -> bool:
     return choice == "frozen"
 
 
-def _make_learner(cfg: DictConfig, example: Episode) -> MetaLearner:
+def _make_learner(cfg: DictConfig, example: Episode, restored: bool = False) -> MetaLearner:
     _check_that_choices_fit(cfg)
     objective: Objective = instantiate(cfg.objective)
-    network: nn.Module = instantiate(cfg.model)
+    knows = "restored" in (keys.arguments(cfg.model._target_) or ())
+    network: nn.Module = instantiate(cfg.model, **({"restored": restored} if knows else {}))
     head = nn.Linear(count_features(network, example.support.x[0]), objective.size)
     if _frozen(cfg):
         try:
@@ -221,7 +230,7 @@ def restore(
     if "ways" in cfg.objective:
         cfg.objective.ways = cfg.data.ways
     keys.check(cfg)
-    data, learner = build(cfg, splits)
+    data, learner = build(cfg, splits, restored=True)
     ways = cfg.data.get("ways")
     if ways != trained.data.get("ways") and not learner.algorithm.any_ways:
         raise InputError(
@@ -321,7 +330,8 @@ def check_parameters(path: str | Path, checkpoint: dict[str, Any], learner: Meta
 def portable(cfg: DictConfig) -> dict[str, Any]:
     """The plain config values that determine a result, without folders and trackers.
 
-    The cache folder is left to the machine that uses the checkpoint.
+    The cache folder is left to the machine that uses the checkpoint, and a file of weights is only
+    named: the checkpoint has its own.
     """
     parts = ["algorithm_name", "seed", "data", "objective", "model", "algorithm", "optimizer"]
     parts += ["scheduler", "learner", "trainer", "init_statistics"]
@@ -329,4 +339,6 @@ def portable(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(plain, dict)
     config = {str(key): value for key, value in plain.items()}
     _use_own_cache(config)
+    if isinstance(weights := config["model"].get("weights"), str):
+        config["model"]["weights"] = Path(weights).name
     return config

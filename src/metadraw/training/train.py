@@ -67,7 +67,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         raise InputError(
             "init_statistics=frozen: has no statistics without init_from: must be batch"
         )
-    data, learner = build(cfg)
+    data, learner = build(cfg, restored=ckpt_path is not None)
     learner.algorithm.check_classes(data.class_count)
     if init_from is not None and ckpt_path is None:
         start_from(init_from, learner)
