@@ -76,5 +76,11 @@ def test_an_installed_package_has_every_file(installed):
     assert package == files(ROOT / "src" / "metadraw") | {f"configs/{f}" for f in files(CONFIGS)}
 
 
+def test_without_timm(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)  # cannot be imported
+    with pytest.raises(Exception, match=r"model=timm: .* pip install 'metadraw\[timm\]'"):
+        metadraw.build(metadraw.compose("model=timm"))
+
+
 def test_version():
     assert metadraw.__version__ == version("metadraw")

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import equal
+from test_meta_gradients import LR, maml, reference_mean, relative_error
 from torch import nn
 
 import metadraw
@@ -13,6 +14,8 @@ from metadraw import FewShot, InputError
 from metadraw.data.augmentation import Affine
 from metadraw.data.episode import joined
 from metadraw.models.resnet import ResNet12
+from metadraw.training.evaluate import evaluate
+from metadraw.training.factory import start_from
 from metadraw.training.train import train
 
 SHAPES = ["data.train_ways=8", "data.train_tasks_per_batch=1", "data.train_queries=2"]
@@ -258,3 +261,136 @@ def test_a_run_and_what_starts_from_it(pretrain, tiny, tmp_path):
             train(metadraw.compose(*own, *overrides, *start, f"paths.output_dir={tmp_path / 'x'}"))
     with pytest.raises(InputError, match=r"init_from=none.ckpt: there is no such file"):
         train(metadraw.compose(*own, "init_from=none.ckpt", f"paths.output_dir={tmp_path / 'x'}"))
+
+
+# ---- frozen statistics -----------------------------------------------------------------------
+
+RESNET = ["model=resnet12_small", "model.widths=[4,4,4,6]"]
+CONV4 = ["model=conv4", "model.hidden_channels=4"]
+FROZEN = "init_statistics=frozen"
+
+
+@pytest.fixture
+def pretrained(pretrain, tmp_path):
+    """Pre-train a network; returns a copy of the best checkpoint that may be removed."""
+
+    def make(model):
+        folder = tmp_path / "pretrained"
+        own = [o for o in pretrain if not o.startswith(("model.", "paths."))]
+        train(metadraw.compose(*own, *model, f"paths.output_dir={folder}"))
+        return folder / "checkpoints" / "best.ckpt"
+
+    return make
+
+
+@pytest.fixture
+def after(tiny, tmp_path):
+    """Overrides for MAML on a pre-trained network, in a folder of this name."""
+
+    def make(model, name, *more):
+        own = [o for o in tiny if not o.startswith(("model.", "paths."))]
+        return [*own, *model, f"paths.output_dir={tmp_path / name}", *more]
+
+    return make
+
+
+@pytest.mark.parametrize("model", [RESNET, CONV4])
+def test_frozen_statistics_are_those_of_pre_training(model, pretrained, after):
+    best = pretrained(model)
+    _, source = metadraw.load(best)
+    data, learner = metadraw.build(
+        metadraw.compose(*after(model, "run", FROZEN, f"algorithm.inner_lr={LR}"))
+    )
+    start_from(best, learner)
+    task = data.episodes("test")(torch.tensor([0])).task(0)
+    with source._mode(training=False), torch.no_grad():
+        expected = source.algorithm.features(task.query.x)
+    for training in (True, False):
+        with learner._mode(training), torch.no_grad():
+            features = learner.algorithm.features(task.query.x)
+            alone = learner.algorithm.features(task.query.x[:1])
+        torch.testing.assert_close(features, expected)
+        torch.testing.assert_close(alone, expected[:1])  # whatever else is in the batch
+
+    # Away from zeros and ones, statistics matter to the inner loop and to what goes through it.
+    learner = learner.double()
+    batch = data.episodes("train")(torch.arange(3)).to(torch.float64)
+    found, _ = learner.meta_gradients(batch)
+    learner.algorithm.train()
+    assert not any(m.training for m in learner.modules() if isinstance(m, nn.BatchNorm2d))
+    reference, _ = reference_mean(maml, learner.algorithm, batch, steps=2)
+    assert relative_error(found, reference) < 1e-9
+
+
+def test_a_run_with_frozen_statistics_needs_its_start_no_more(pretrained, after):
+    best = pretrained(CONV4)
+    kept = torch.load(best, weights_only=True)["state_dict"]
+    start = [FROZEN, f"init_from={best}"]
+    whole = train(metadraw.compose(*after(CONV4, "whole", *start)))
+    train(metadraw.compose(*after(CONV4, "part", *start, "trainer.max_epochs=1")))
+    last = best.parents[2] / "part" / "checkpoints" / "last.ckpt"
+    best.unlink()
+    resumed = [*start, f"ckpt_path={last}"]
+    found = train(metadraw.compose(*after(CONV4, "resumed", *resumed)))
+    assert found["test"]["loss"] == whole["test"]["loss"]
+    assert found["config"]["init_statistics"] == "frozen"
+    one, other = (
+        best.parents[2] / name / "checkpoints" / "best.ckpt" for name in ("whole", "resumed")
+    )
+    saved, again = (torch.load(p, weights_only=True)["state_dict"] for p in (one, other))
+    assert all(torch.equal(value, again[name]) for name, value in saved.items())
+    # The run itself has changed no statistics.
+    for layer in range(4):
+        for kind in ("running_mean", "running_var"):
+            statistics = kept[f"algorithm.{layer}-1-{kind}"]
+            assert not torch.equal(statistics, torch.zeros_like(statistics))
+            assert torch.equal(saved[f"algorithm.network.{layer}.1.{kind}"], statistics)
+
+    evaluated = evaluate(
+        metadraw.compose(
+            f"ckpt_path={one}", f"paths.output_dir={best.parents[2] / 'eval'}", config="eval"
+        )
+    )
+    assert evaluated["test"]["loss"] == pytest.approx(whole["test"]["loss"])
+    data, learner = metadraw.load(one)
+    few_shot = FewShot(one)
+    task = data.episodes("test")(torch.tensor([0])).task(0)
+    examples = {str(label): task.support.x[label : label + 1] for label in range(5)}
+    probabilities = few_shot.adapt(examples).probabilities(task.query.x)
+    expected = learner.answer(learner.adapt(task), task).softmax(dim=1)
+    torch.testing.assert_close(probabilities, expected, rtol=1e-4, atol=1e-5)
+
+    # Another run may start from this one, with its statistics or those of each batch.
+    for choice, name in ((FROZEN, "frozen"), ("init_statistics=batch", "batch")):
+        train(metadraw.compose(*after(CONV4, name, choice, f"init_from={one}")))
+    frozen, batch = (
+        torch.load(best.parents[2] / name / "checkpoints" / "last.ckpt", weights_only=True)
+        for name in ("frozen", "batch")
+    )
+    mean = "algorithm.network.0.1.running_mean"
+    assert torch.equal(frozen["state_dict"][mean], saved[mean])
+    assert mean not in batch["state_dict"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["init_statistics=x"], "init_statistics=x: must be batch or frozen"),
+        ([FROZEN], "init_statistics=frozen: has no statistics without init_from"),
+        (
+            [FROZEN, "init_from=none.ckpt", "model.norm=layer"],
+            "init_statistics=frozen: Conv4 has no batch norm .*: must be batch",
+        ),
+    ],
+)
+def test_statistics_that_cannot_be_frozen(overrides, says, after):
+    with pytest.raises(InputError, match=says):
+        train(metadraw.compose(*after(CONV4, "run", *overrides)))
+
+
+@pytest.mark.parametrize("algorithm", ["protonet", "maml_pp"])
+def test_a_start_without_statistics_of_its_own(algorithm, checkpoint_of, after):
+    """Of MAML++, too, which keeps those of each inner step."""
+    start = [FROZEN, f"init_from={checkpoint_of(algorithm)}"]
+    with pytest.raises(InputError, match=r"init_from=\S+ kept no running statistics of network\.0"):
+        train(metadraw.compose(*after(CONV4, "run", *start)))

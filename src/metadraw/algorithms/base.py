@@ -165,7 +165,7 @@ class Algorithm(nn.Module, ABC):
                 name = f"network.{layer}.{kind}"
                 self.statistics.append(name)
                 start = torch.full((*steps, norm.num_features), value)
-                self.register_buffer(_buffer(name), start)
+                self.register_buffer(buffer_of(name), start)
 
     @property
     def running_statistics(self) -> bool:
@@ -174,7 +174,7 @@ class Algorithm(nn.Module, ABC):
 
     def running(self) -> Params:
         """The running statistics by name, ``network.<layer>.running_mean`` and ``running_var``."""
-        return {name: self.get_buffer(_buffer(name)) for name in self.statistics}
+        return {name: self.get_buffer(buffer_of(name)) for name in self.statistics}
 
     def embed(self, examples: Examples) -> Tensor:
         """Features ``[B, F]`` of examples, normalised by their weighted statistics."""
@@ -304,7 +304,7 @@ def place(name: str) -> str:
     return name.removeprefix("network.")
 
 
-def _buffer(name: str) -> str:
+def buffer_of(name: str) -> str:
     """The buffer for a parameter's name, without dots, which PyTorch does not allow."""
     return place(name).replace(".", "-")
 

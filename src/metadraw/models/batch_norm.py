@@ -37,6 +37,32 @@ def refuse_running_statistics(network: nn.Module) -> None:
             )
 
 
+def freeze_statistics(network: nn.Module) -> None:
+    """Let batch norm normalise by fixed statistics instead of those of each batch.
+
+    Its layers get buffers ``running_mean`` and ``running_var``, zeros and ones ``[channels]`` until
+    others are loaded, and are in evaluation mode, in which `metadraw.algorithms.Algorithm` leaves
+    them.
+
+    Args:
+        network: the one that changes.
+
+    Raises:
+        InputError: it has no batch norm that uses batch statistics.
+    """
+    layers = batch_norms(network).values()
+    if not layers:
+        raise InputError(f"{type(network).__name__} has no batch norm that uses batch statistics")
+    for layer in layers:
+        layer.track_running_stats = True
+        like = layer.weight if layer.affine else torch.empty(0)
+        layer.register_buffer("running_mean", like.new_zeros(layer.num_features))
+        layer.register_buffer("running_var", like.new_ones(layer.num_features))
+        # Not used, but PyTorch adds it to a state dict of unknown version that lacks it.
+        layer.register_buffer("num_batches_tracked", torch.tensor(0, device=like.device))
+        layer.eval()
+
+
 class TaskBatchNorm2d(nn.BatchNorm2d):
     """Batch norm by the statistics of the current batch.
 

@@ -10,12 +10,25 @@ from torch import Tensor, nn
 
 from metadraw.errors import InputError
 from metadraw.models.batch_norm import TaskBatchNorm2d
+from metadraw.models.drop_block import DropBlock2d
+
+
+class Dropout(nn.Dropout):
+    """Dropout that draws the same random numbers for any layout of memory.
+
+    It draws them in the order of memory, which within ``torch.func`` may be another one: recomputed
+    steps would drop other values.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The input with zeros in training; unchanged in evaluation."""
+        return super().forward(x.contiguous()) if self.training and self.p else x
 
 
 class Block(nn.Module):
     """Three convolutions with a shortcut around them, then max pooling, if any, and dropout."""
 
-    def __init__(self, before: int, after: int, pool: bool, dropout: float) -> None:
+    def __init__(self, before: int, after: int, pool: bool, dropout: nn.Module) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for one, other in pairwise([before, after, after, after]):
@@ -26,7 +39,7 @@ class Block(nn.Module):
             nn.Conv2d(before, after, 1, bias=False), TaskBatchNorm2d(after)
         )
         pooling = nn.MaxPool2d(2) if pool else nn.Identity()
-        self.end = nn.Sequential(nn.LeakyReLU(0.1), pooling, nn.Dropout(dropout))
+        self.end = nn.Sequential(nn.LeakyReLU(0.1), pooling, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, before, H, W]`` -> ``[B, after, H // 2, W // 2]``, or with H and W unchanged."""
@@ -46,9 +59,12 @@ class ResNet12(nn.Sequential):
         image_channels: channels of an image.
         image_size: height and width of an image in pixels, at least 2 to the number of poolings.
         dropout: the share of values that each block drops in training.
+        drop_block: the last two blocks drop squares of this height and width (`DropBlock2d`), as
+            MetaOptNet has it; 0: single values, as the others.
 
     Raises:
-        InputError: a width below 1, sizes that leave nothing of an image, or an impossible share.
+        InputError: a width below 1, sizes that leave nothing of an image, an impossible share, or
+            squares of a negative size.
 
     Shape:
         ``[B, image_channels, image_size, image_size]`` float -> ``[B, widths[-1]]`` features.
@@ -62,6 +78,7 @@ class ResNet12(nn.Sequential):
         image_channels: int = 1,
         image_size: int = 28,
         dropout: float = 0.0,
+        drop_block: int = 0,
     ) -> None:
         if not widths or min(widths) < 1:
             raise InputError(f"model.widths={list(widths)}: must be whole numbers of at least 1")
@@ -77,11 +94,20 @@ class ResNet12(nn.Sequential):
             )
         if not 0 <= dropout < 1:
             raise InputError(f"model.dropout={dropout}: must be at least 0, below 1")
-        blocks = [
-            Block(*pair, number < pools, dropout)
-            for number, pair in enumerate(pairwise([image_channels, *widths]))
-        ]
-        super().__init__(*blocks)
+        if type(drop_block) is not int or drop_block < 0:
+            raise InputError(
+                f"model.drop_block={drop_block}: must be a whole number, 0 for plain dropout"
+            )
+        drops: list[nn.Module] = [Dropout(dropout) for _ in widths]
+        if drop_block:
+            drops[-2:] = [DropBlock2d(dropout, drop_block) for _ in drops[-2:]]
+        channels = pairwise([image_channels, *widths])
+        super().__init__(
+            *(
+                Block(*pair, number < pools, drop)
+                for number, (pair, drop) in enumerate(zip(channels, drops, strict=True))
+            )
+        )
         # In which convolutions and batch norm are a fifth faster, on CPU and GPU.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

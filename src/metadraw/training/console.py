@@ -27,6 +27,7 @@ _UNTRUE_HERE = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # by Lightning itself
     "The dirpath has changed",  # checkpoints.BestCheckpoint handles that
     "Checkpoint directory .* exists and is not empty",  # when a run resumes
+    r"Found .* module\(s\) in eval mode",  # batch norm whose statistics are frozen
 )
 
 

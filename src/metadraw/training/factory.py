@@ -16,12 +16,14 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from metadraw.algorithms import Algorithm
+from metadraw.algorithms.base import buffer_of
 from metadraw.command import keys
 from metadraw.command.older import modernise
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.episode import Episode
 from metadraw.data.tasks import TaskDataModule
 from metadraw.errors import InputError
+from metadraw.models.batch_norm import freeze_statistics
 from metadraw.objectives import Objective
 from metadraw.training import optimizers
 from metadraw.training.allocator import keep_freed_memory
@@ -35,18 +37,24 @@ _IMAGES = {"image_size": 28, "image_channels": 1}
 _TRIAL_STEPS = 2
 #: Keys of the tested tasks: those not set stay as trained, even with another data set.
 _TASKS = ("ways", "shots", "queries", "tasks_per_batch", "test_batches", "seed", "eval_seed")
+#: How the names of running statistics end.
+_STATISTICS = ("running_mean", "running_var")
 #: The cache folder in a checkpoint's config: that of the machine that reads it.
 _CACHE = "${oc.env:METADRAW_CACHE,'~/.cache/metadraw'}"
 
 
 def build(
-    cfg: DictConfig, splits: Sequence[str] = ("train", "val", "test")
+    cfg: DictConfig,
+    splits: Sequence[str] = ("train", "val", "test"),
+    *,
+    restored: bool = False,
 ) -> tuple[TaskDataModule, MetaLearner]:
     """The data module, with its data loaded, and the learner of a config, seeded.
 
     Args:
         cfg: the config.
         splits: those that must have enough data for the episodes.
+        restored: whether all parameters will come from a checkpoint.
 
     Raises:
         InputError: an impossible value, or drawings that cannot be loaded.
@@ -57,7 +65,7 @@ def build(
     if not isinstance(data, TaskDataModule):
         raise InputError("data: this choice is not a data set, but a base config of data sets")
     seed_everything(cfg.seed, workers=True, verbose=False)
-    learner = build_learner(cfg, data)
+    learner = build_learner(cfg, data, restored=restored)
     other_ways = isinstance(data, EpisodeDataModule) and data.train_ways != data.ways
     if other_ways and not learner.algorithm.any_ways:
         raise InputError(
@@ -70,19 +78,23 @@ def build(
     return data, learner
 
 
-def build_learner(cfg: DictConfig, data: TaskDataModule | None = None) -> MetaLearner:
+def build_learner(
+    cfg: DictConfig, data: TaskDataModule | None = None, *, restored: bool = False
+) -> MetaLearner:
     """The learner of a config, from the current random state, after a trial step of a copy.
 
     Args:
         cfg: the config.
         data: its data module, which need not be set up; built if `None`.
+        restored: whether all parameters will come from a checkpoint. A network whose target has an
+            argument of this name then need not read the weights that it starts from.
 
     Raises:
         InputError: an impossible value, or a network that cannot take a step.
     """
     with isolate_rng(include_cuda=False):
         example = (data or instantiate(cfg.data)).example(tasks=2)
-    learner = _make_learner(cfg, example)
+    learner = _make_learner(cfg, example, restored)
     # An outer optimiser or schedule that does not work fails now, not in the middle of a run.
     epochs, most = cfg.trainer.max_epochs or 1, cfg.trainer.get("max_steps", -1)
     steps = epochs * batches_of(cfg.trainer, "train", cfg.data.train_batches)
@@ -103,7 +115,7 @@ def build_learner(cfg: DictConfig, data: TaskDataModule | None = None) -> MetaLe
                 trial.algorithm[key] = min(cfg.algorithm[key], _TRIAL_STEPS)
         for key, value in changes.items():
             OmegaConf.update(trial, key, value)
-        return _make_learner(trial, example)
+        return _make_learner(trial, example, restored)
 
     try_step(shortened, example)
     return learner
@@ -127,11 +139,29 @@ def _check_that_choices_fit(cfg: DictConfig) -> None:
                 ) from error
 
 
-def _make_learner(cfg: DictConfig, example: Episode) -> MetaLearner:
+def _frozen(cfg: DictConfig) -> bool:
+    """Whether the network keeps the statistics of the checkpoint that it started from.
+
+    Raises:
+        InputError: an unknown choice.
+    """
+    choice = cfg.get("init_statistics", "batch")  # which older checkpoints lack
+    if choice not in ("batch", "frozen"):
+        raise InputError(f"init_statistics={choice}: must be batch or frozen")
+    return choice == "frozen"
+
+
+def _make_learner(cfg: DictConfig, example: Episode, restored: bool = False) -> MetaLearner:
     _check_that_choices_fit(cfg)
     objective: Objective = instantiate(cfg.objective)
-    network: nn.Module = instantiate(cfg.model)
+    knows = "restored" in (keys.arguments(cfg.model._target_) or ())
+    network: nn.Module = instantiate(cfg.model, **({"restored": restored} if knows else {}))
     head = nn.Linear(count_features(network, example.support.x[0]), objective.size)
+    if _frozen(cfg):
+        try:
+            freeze_statistics(network)
+        except InputError as error:
+            raise InputError(f"init_statistics=frozen: {error}: must be batch") from error
     algorithm: Algorithm = instantiate(cfg.algorithm)(network, head, objective)
     # Schedules may divide by the number of epochs.
     scheduler = instantiate(cfg.scheduler) or None if cfg.trainer.max_epochs != 0 else None
@@ -202,7 +232,7 @@ def restore(
     if "ways" in cfg.objective:
         cfg.objective.ways = cfg.data.ways
     keys.check(cfg)
-    data, learner = build(cfg, splits)
+    data, learner = build(cfg, splits, restored=True)
     ways = cfg.data.get("ways")
     if ways != trained.data.get("ways") and not learner.algorithm.any_ways:
         raise InputError(
@@ -248,27 +278,39 @@ def _use_own_cache(config: dict[str, Any]) -> None:
 def start_from(path: str | Path, learner: MetaLearner) -> None:
     """Give a learner the network of a checkpoint, of whatever algorithm.
 
-    Heads and learned rates are the algorithm's own, and stay as they are; running statistics come
-    along where both keep them.
+    Heads and learned rates are the algorithm's own, and stay as they are. Running statistics come
+    along where both keep them, and as those of a network whose statistics are frozen.
 
     Args:
         path: a checkpoint of a metadraw run.
         learner: which is changed.
 
     Raises:
-        InputError: no such checkpoint, or one of another network.
+        InputError: no such checkpoint, or one of another network, or one without the statistics of
+            a network whose statistics are frozen.
     """
     saved, own = read_checkpoint(path, "init_from")["state_dict"], learner.state_dict()
-    network = {name for name in own if name.startswith("algorithm.network.")}
-    for name in sorted(network | {n for n in saved if n.startswith("algorithm.network.")}):
+    network = {n for n in own.keys() | saved.keys() if n.startswith("algorithm.network.")}
+    start = {}
+    for name in sorted(n for n in network if not n.endswith((*_STATISTICS, "num_batches_tracked"))):
         shapes = [tuple(s[name].shape) if name in s else "missing" for s in (saved, own)]
         if shapes[0] != shapes[1]:
             raise InputError(
                 f"init_from={path}: of another network: {name.removeprefix('algorithm.')} is "
                 f"{shapes[0]} there and {shapes[1]} here"
             )
-    statistics = {n for n in own if n.endswith(("running_mean", "running_var")) and n in saved}
-    learner.load_state_dict({n: saved[n] for n in network | statistics}, strict=False)
+        start[name] = saved[name]
+    for name in (n for n in own if n.endswith(_STATISTICS)):
+        place = name.removeprefix("algorithm.")
+        value = saved.get(name, saved.get(f"algorithm.{buffer_of(place)}"))
+        if value is not None and value.shape == own[name].shape:
+            start[name] = value
+        elif name in network:
+            raise InputError(
+                f"init_statistics=frozen: init_from={path} kept no running statistics of "
+                f"{place.rpartition('.')[0]}: must be batch"
+            )
+    learner.load_state_dict(start, strict=False)
 
 
 def check_parameters(path: str | Path, checkpoint: dict[str, Any], learner: MetaLearner) -> None:
@@ -290,12 +332,15 @@ def check_parameters(path: str | Path, checkpoint: dict[str, Any], learner: Meta
 def portable(cfg: DictConfig) -> dict[str, Any]:
     """The plain config values that determine a result, without folders and trackers.
 
-    The cache folder is left to the machine that uses the checkpoint.
+    The cache folder is left to the machine that uses the checkpoint, and a file of weights is only
+    named: the checkpoint has its own.
     """
     parts = ["algorithm_name", "seed", "data", "objective", "model", "algorithm", "optimizer"]
-    parts += ["scheduler", "learner", "trainer"]
+    parts += ["scheduler", "learner", "trainer", "init_statistics"]
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, parts), resolve=True)
     assert isinstance(plain, dict)
     config = {str(key): value for key, value in plain.items()}
     _use_own_cache(config)
+    if isinstance(weights := config["model"].get("weights"), str):
+        config["model"]["weights"] = Path(weights).name
     return config

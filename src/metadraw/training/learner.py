@@ -87,7 +87,8 @@ class MetaLearner(L.LightningModule):
             raise InputError(
                 f"learner.query_statistics={query_statistics}: must be query, support or running"
             )
-        if query_statistics == "running" and not algorithm.running_statistics:
+        normalised = batch_norms(algorithm.network)
+        if query_statistics == "running" and normalised and not algorithm.running_statistics:
             raise InputError(
                 f"learner.query_statistics=running: {type(algorithm).__name__} keeps no running "
                 "statistics: must be query or support, or use algorithm=maml_pp with "

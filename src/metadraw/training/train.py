@@ -62,17 +62,22 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         say("already finished: %s", folder)
         return results
     git = record.git()
-    data, learner = build(cfg)
+    ckpt_path = cfg.ckpt_path or resume.last_checkpoint(folder)
+    init_from = cfg.get("init_from")
+    if cfg.get("init_statistics") == "frozen" and init_from is None and ckpt_path is None:
+        raise InputError(
+            "init_statistics=frozen: has no statistics without init_from: must be batch"
+        )
+    data, learner = build(cfg, restored=ckpt_path is not None)
     learner.algorithm.check_classes(data.class_count)
-    if cfg.get("init_from") is not None:
-        start_from(cfg.init_from, learner)
+    if init_from is not None and ckpt_path is None:
+        start_from(init_from, learner)
     trainer = make_trainer(cfg, learner)
     if learner.cuda_graph is not None and trainer.strategy.root_device.type != "cuda":
         raise InputError(
             f"learner.cuda_graph=true on {trainer.strategy.root_device.type}: needs an NVIDIA GPU "
             "(trainer=gpu), elsewhere it must be false"
         )
-    ckpt_path = cfg.ckpt_path or resume.last_checkpoint(folder)
     if ckpt_path is not None:
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         checkpoint, given = read_checkpoint(ckpt_path), bool(cfg.ckpt_path)

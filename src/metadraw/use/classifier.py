@@ -278,7 +278,7 @@ def _restore(
     data = instantiate(cfg.data)
     if not isinstance(data, EpisodeDataModule):
         raise InputError(f"{path}: was trained on tasks without classes ({type(data).__name__})")
-    learner = build_learner(cfg, data)
+    learner = build_learner(cfg, data, restored=True)
     check_parameters(path, {"state_dict": state}, learner)
     learner.load_state_dict(state)
     return data, learner.float().eval()
