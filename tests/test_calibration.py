@@ -15,31 +15,48 @@ from metadraw.use.calibrate import calibrate
 from metadraw.use.calibration import Answers, Calibration, answers, fit, measure
 
 
-def random_answers(temperature, ways, seed):
+def random_answers(temperature, ways, seed, rarity=1.0):
     """Labels that are as likely as logits divided by this temperature say."""
     generator = torch.Generator().manual_seed(seed)
     logits = 6 * torch.randn(4000, ways, generator=generator)
     chances = (logits / temperature).softmax(dim=1)
     labels = torch.multinomial(chances, 1, generator=generator)[:, 0]
-    return Answers(logits, labels, logits[:200] - 4)
+    return Answers(rarity, logits, labels, logits[:200] - 4)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 3.0])
 def test_the_temperature_that_made_the_labels_is_found(temperature):
     found = [random_answers(temperature, ways, ways) for ways in (2, 5, 10, 5, 7, 3)]
     calibration = fit(found, refused=0.1)
-    assert calibration.temperature == pytest.approx(temperature, rel=0.03)
+    assert calibration.at(1.0)[0] == pytest.approx(temperature, rel=0.03)
+    assert calibration.log_temperature_slope == calibration.threshold_slope == 0
     measured = measure(found, calibration)
     assert measured["error"] < 0.02 < 0.05 < measured["error_before"]
     assert measured["refused"] == pytest.approx(0.1, abs=0.001)
 
 
+def test_both_follow_the_number_of_examples():
+    rarities = (1.0, 0.5, 0.2, 0.1)
+    found = [
+        random_answers(math.exp(0.3 + 1.2 * rarity), 5, seed, rarity)
+        for seed, rarity in enumerate(rarities)
+    ]
+    shifted = [each._replace(logits=each.logits - 7 * each.rarity) for each in found]
+    calibration = fit(shifted, refused=0.2)
+    for rarity, each in zip(rarities, shifted, strict=True):
+        temperature, threshold = calibration.at(rarity)
+        assert temperature == pytest.approx(math.exp(0.3 + 1.2 * rarity), rel=0.06)
+        refused = (each.logits.amax(dim=1) < threshold).double().mean()
+        assert refused == pytest.approx(0.2, abs=0.02)
+    assert measure(shifted, calibration)["error"] < 0.02
+
+
 def test_measures_by_hand():
     found = [random_answers(2.0, 4, seed=1), random_answers(2.0, 3, seed=2)]
-    calibration = Calibration(2.0, 5.0)
+    calibration = Calibration(math.log(2), threshold=5.0)
     measured = measure(found, calibration)
     confidence, right, given, others = [], [], [], []
-    for logits, labels, strangers in found:
+    for _, logits, labels, strangers in found:
         chances = np.exp(logits / 2) / np.exp(logits / 2).sum(1, keepdims=True)
         confidence += chances.max(1).values.tolist()
         right += (logits.argmax(1) == labels).tolist()
@@ -65,6 +82,7 @@ def test_the_last_class_is_left_out(checkpoint_of):
     sampler = data.episodes("val")
     [_, found] = answers(few_shot.learner, sampler, 2)
     assert (found.logits.shape, found.others.shape) == ((15, 5), (3, 5))
+    assert found.rarity == 1 / 2
     task = sampler(torch.tensor([1])).task(0)
     examples = {str(i): (255 * task.support.x[task.support.y == i]).byte() for i in range(5)}
     classifier = few_shot.adapt({name: list(pictures) for name, pictures in examples.items()})
@@ -79,7 +97,7 @@ def test_a_checkpoint_is_calibrated(tiny_for, tmp_path):
     path = tmp_path / "run" / "checkpoints" / "best.ckpt"
     before, learner_before = FewShot(path), metadraw.load(path)[1]
     cfg = metadraw.compose(
-        *(f"ckpt_path={path}", "tasks=30", "refused=0.2", "data.ways=[3,6]", "data.queries=2"),
+        *(f"ckpt_path={path}", "tasks=40", "refused=0.2", "data.ways=[3,6]", "data.shots=[1,3]"),
         f"paths.output_dir={tmp_path / 'calibrated'}",
         config="calibrate",
     )
@@ -87,14 +105,14 @@ def test_a_checkpoint_is_calibrated(tiny_for, tmp_path):
     written = json.loads((tmp_path / "calibrated" / "calibration.json").read_text())
     assert written == results
     assert set(written) == {"val", "test", "calibration"}
-    assert written["val"]["refused"] == pytest.approx(0.2, abs=0.02)
+    assert written["val"]["refused"] == pytest.approx(0.2, abs=0.05)
     # The checkpoint is the same otherwise.
     after, learner = FewShot(path), metadraw.load(path)[1]
     for name, value in learner.state_dict().items():
         assert torch.equal(value, learner_before.state_dict()[name])
-    assert before.calibration == Calibration(1.0, -math.inf)
+    assert before.calibration == Calibration()
     assert after.calibration == Calibration(**written["calibration"])
-    assert 0 < after.calibration.temperature != 1
+    assert after.calibration.log_temperature_slope != 0
     # In use: the same order, other probabilities, and pictures that are of no class.
     pictures = torch.rand(12, 1, 28, 28)
     examples = {"a": list(pictures[:2]), "b": list(pictures[2:4])}
@@ -102,7 +120,8 @@ def test_a_checkpoint_is_calibrated(tiny_for, tmp_path):
     assert plain.predict(pictures) == calibrated.predict(pictures)
     assert plain.none_of_these(pictures) == [False] * 12
     logits = plain.probabilities(pictures).log()
-    expected = (logits / after.calibration.temperature).softmax(dim=1)
+    temperature, _ = after.calibration.at(0.5)  # two examples a class
+    expected = (logits / temperature).softmax(dim=1)
     torch.testing.assert_close(calibrated.probabilities(pictures), expected)
     assert calibrated.answer([]).none.shape == (0,)
     calibrated.save(tmp_path / "classifier.pt")
@@ -119,7 +138,7 @@ def test_what_is_like_no_class(checkpoint_of):
     few_shot.learner.algorithm.temperature = 1.0
     pictures = torch.rand(9, 1, 28, 28)
     classifier = few_shot.adapt({"a": list(pictures[:1]), "b": list(pictures[1:2])})
-    few_shot.calibration = Calibration(1.0, 1 - 1e-4)  # 1 is the highest: no distance at all
+    few_shot.calibration = Calibration(threshold=1 - 1e-4)  # 1 is the highest: no distance at all
     assert classifier.none_of_these(pictures) == [False, False] + [True] * 7
 
 
@@ -150,7 +169,7 @@ def test_a_checkpoint_that_learns_no_other_ways(checkpoint_of, tmp_path):
 def test_cross_entropy_falls():
     """The fitted temperature is better than its neighbours."""
     found = [random_answers(1.7, 5, seed=3)]
-    best = fit(found, refused=0).temperature
+    best, _ = fit(found, refused=0).at(1.0)
     near = (0.98 * best, best, 1.02 * best)
     loss = [F.cross_entropy(found[0].logits / t, found[0].labels) for t in near]
     assert loss[1] < min(loss[0], loss[2])

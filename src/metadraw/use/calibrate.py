@@ -86,6 +86,7 @@ def with_one_more_class(few_shot: FewShot, given: dict[Any, Any]) -> EpisodeData
     for ways in (few, many):
         few_shot.check_ways(ways)
     cfg.ways = [few + 1, many + 1]
+    cfg.tasks_per_batch = 1  # each task has its own number of ways and shots
     data: EpisodeDataModule = instantiate(cfg)
     data.setup()
     for split in ("val", "test"):
