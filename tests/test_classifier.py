@@ -15,7 +15,7 @@ from metadraw import Classifier, FewShot, InputError
 from metadraw.command.config import CONFIGS
 from metadraw.data.bitmap import to_bitmap
 from metadraw.training.evaluate import evaluate
-from metadraw.use.adapt import adapt
+from metadraw.use.adapt import adapt, confusion
 
 ANY_WAYS = [
     *("baseline_pp", "finetune", "logistic_regression", "matching_net", "meta_baseline"),
@@ -284,9 +284,34 @@ def test_adapt(checkpoint_of, folders, tmp_path):
     hits = sum(row["class"] == row["predicted"] for row in rows)
     assert f"accuracy {100 * hits / 8:.1f} % ({hits} of 8)" in done.stdout
     assert (out / "predictions.png").stat().st_size > 1000
+    with Image.open(out / "confusion.png") as picture:
+        picture.load()
+    assert "their picture, the confusion matrix and the classifier" in done.stdout
     classifier = Classifier.load(out / "classifier.pt")
     assert classifier.about["examples"] == {"four": 4, "one": 1, "three": 3, "two": 2}
     assert classifier.predict([query / rows[0]["file"]]) == [rows[0]["predicted"]]
+
+
+def test_confusion():
+    actual, predicted = ["b", "a", "", "b", "b"], ["a", "a", "a", "b", "a"]
+    counts = confusion(actual, predicted, ("a", "b", "c"))
+    assert counts.dtype == torch.int64
+    assert counts.tolist() == [[1, 0, 0], [2, 1, 0], [0, 0, 0]]
+
+
+def test_no_confusion_without_known_classes(checkpoint_of, folders, tmp_path, caplog):
+    support, query = folders
+    (query / "one").rename(query / "new")
+    for part, known in (("", 6), ("two/0.png", 1), ("new", 0)):
+        out = tmp_path / f"out {known}"
+        keys = {"ckpt_path": checkpoint_of("protonet"), "support": support, "query": query / part}
+        typed = [f"{key}={value}" for key, value in keys.items()]
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            adapt(metadraw.compose(*typed, f"paths.output_dir={out}", config="adapt"))
+        assert (out / "confusion.png").exists() == (known > 0)
+        assert ("the confusion matrix and the classifier" in caplog.text) == (known > 0)
+        assert (f" of {known})" in caplog.text) == (known > 0)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """The contents of pictures, read from matplotlib's objects before they become pixels."""
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -8,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import nn
 
-from metadraw.data.figures import draw_episode, draw_predictions
+from metadraw.data.figures import draw_confusion, draw_episode, draw_predictions
 from metadraw.models.conv4 import Conv4
 from metadraw.results.figures import (
     Curve,
@@ -227,9 +230,52 @@ def test_predictions_are_marked_where_the_class_is_known(drawn, tmp_path):
     assert {"✓ cat 90%", "✗ cat 60%", "dog 50%", "cat\n(3 of 4)", "dog"} <= {*words}
 
 
+def test_confusion_counts_right_and_wrong(drawn, tmp_path):
+    names = ["cat", "a name of more than thirty letters", "cost: $x^$"]
+    counts = torch.tensor([[8, 2, 0], [0, 0, 0], [1, 0, 3]])
+    draw_confusion(counts, names, tmp_path / "confusion.png")
+    [axes] = drawn[0].axes
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells == {(0, 0): "8", (1, 0): "2", (0, 2): "1", (2, 2): "3"}
+    assert (axes.get_title(), axes.get_ylabel()) == ("accuracy 78.6% (11 of 14)", "actual")
+    colours = axes.images[0].get_array()
+    assert colours[..., 3].tolist() == pytest.approx(
+        np.array([[0.48, 0.12, 0], [0, 0, 0], [0.15, 0, 0.45]])
+    )
+    assert len({tuple(colours[i, i, :3]) for i in range(3)}) == 1
+    assert tuple(colours[0, 0, :3]) != tuple(colours[0, 1, :3])
+
+
+@pytest.mark.parametrize("ways", [2, 20])
+def test_names_of_a_confusion_matrix_are_readable(ways, drawn, tmp_path):
+    names = [f"{number} is The Great Wall of China" for number in range(ways)]
+    draw_confusion(torch.eye(ways), names, tmp_path / "confusion.png")
+    canvas = FigureCanvasAgg(drawn[0])
+    canvas.draw()
+    [axes] = drawn[0].axes
+    across, down = axes.get_xticklabels(), axes.get_yticklabels()
+    for labels in (across, down):
+        assert [label.get_text() for label in labels] == names
+        for label in labels:
+            box = label.get_window_extent(canvas.get_renderer())
+            assert min(box.x0, box.y0) >= 0, "cut off"
+    rows = [label.get_window_extent(canvas.get_renderer()) for label in down]
+    assert not any(one.overlaps(other) for one, other in pairwise(rows))
+    # At an angle, lines need as much room from column to column as their height.
+    columns = [label.get_transform().transform(label.get_position()) for label in across]
+    apart = min(right[0] - left[0] for left, right in pairwise(columns)) / 2**0.5
+    assert apart > rows[0].height
+
+
 def test_long_names_are_broken_into_lines(drawn, tmp_path):
     pictures, name = torch.rand(2, 1, 28, 28), "The Great Wall of China"
     draw_predictions(
         pictures, [name, "cat"], pictures[:1], [(name, 0.5, "cat")], tmp_path / "p.png", ink=True
     )
     assert {"The Great Wall of\nChina", "✗ The Great Wall\nof China 50%"} <= {*texts(drawn[0])}
+
+
+def test_a_dollar_sign_starts_no_formula(drawn, tmp_path):
+    pictures, name = torch.rand(2, 1, 28, 28), "cost: $x^$"
+    answers = [(name, 0.5, "cat")]
+    draw_predictions(pictures, [name, "cat"], pictures[:1], answers, tmp_path / "p.png", ink=True)

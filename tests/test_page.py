@@ -345,6 +345,12 @@ def desk():
         yield browser
 
 
+@pytest.fixture
+def phone():
+    with watched(chrome(390, 844, True)) as browser:
+        yield browser
+
+
 @pytest.fixture(params=[(1280, 900, False), (390, 844, True)], ids=["desk", "phone"])
 def browser(request):
     with watched(chrome(*request.param)) as browser:
@@ -405,6 +411,12 @@ def focused(browser):
     )
 
 
+def chances(browser):
+    """The probabilities that are shown, if all are."""
+    found = texts(browser, ".chance")
+    return found and all(chance.endswith("%") for chance in found) and found
+
+
 ZIGZAG = [(40, 200), (90, 60), (140, 200), (190, 60), (240, 200)]
 BOX = [(60, 60), (220, 60), (220, 220), (60, 220), (60, 60)]
 
@@ -419,32 +431,25 @@ def test_drawing_in_a_browser(browser, address, tmp_path):
         wait(browser, lambda b, n=label: len(css(b, ".example")) == n + 1, "an example")
     wait(browser, lambda b: "Adapted to 2" in css(b, "#status")[0].text, "adapted")
     draw(browser, [(x + 10, y + 5) for x, y in ZIGZAG], browser.pointer)
-    wait(browser, lambda b: all(c.endswith("%") for c in texts(b, ".class .chance")), "a chance")
+    wait(browser, chances, "a chance")
     # All at once: more of the drawing may still be arriving.
-    chances, verdict, top = browser.execute_script(
+    shown, verdict, best = browser.execute_script(
         "const texts = s => [...document.querySelectorAll(s)].map(e => e.innerText.trim());"
-        "return [texts('.class .chance'), texts('#verdict')[0], texts('#top li')]"
+        "return [texts('.chance'), texts('#verdict')[0], texts('.best .name')]"
     )
-    chances = [int(chance[:-2]) for chance in chances]
-    assert sum(chances) in (99, 100, 101)
-    # The verdict is the more probable class; both are visible below the drawing.
-    assert sorted(top) == [f"first\n{chances[0]} %", f"second\n{chances[1]} %"]
-    best, chance = top[0].split("\n")
-    assert chance == f"{max(chances)} %"
-    assert verdict in (f"This looks like {best}", f"Not sure, perhaps {best}")
-    bottom, height, wide = browser.execute_script(
-        "scrollTo(0, 0); const page = document.documentElement;"
-        "return [document.querySelector('#top').getBoundingClientRect().bottom, innerHeight,"
-        "page.scrollWidth > page.clientWidth]"
-    )
-    assert 0 < bottom < height
-    assert not wide, "wider than the window"
+    shown = dict(zip(["first", "second"], (int(chance[:-2]) for chance in shown), strict=True))
+    assert sum(shown.values()) in (99, 100, 101)
+    # The verdict is the more probable class.
+    assert shown[best[0]] == max(shown.values())
+    assert verdict in (f"This looks like {best[0]}", f"Not sure, perhaps {best[0]}")
+    assert browser.execute_script(
+        "const page = document.documentElement; return page.scrollWidth <= page.clientWidth"
+    ), "wider than the window"
     browser.save_screenshot(str(tmp_path / "page.png"))
 
     css(browser, "#undo")[0].click()
-    wait(browser, lambda b: not css(b, ".class .chance")[0].text, "no drawing, no chance")
+    wait(browser, lambda b: texts(b, ".chance") == ["", ""], "no drawing, no chance")
     assert not css(browser, "#clear")[0].is_enabled()
-    assert not css(browser, "#top li")
 
     # By keyboard: a line down and right, then to the second class by its number.
     [pad] = css(browser, "#pad")
@@ -453,7 +458,8 @@ def test_drawing_in_a_browser(browser, address, tmp_path):
     css(browser, ".example")[2].click()
     wait(browser, lambda b: len(css(b, ".example")) == 2, "one example less")
     # The keys are explained only on devices with a keyboard.
-    assert css(browser, "#keys")[0].is_displayed() == (browser.pointer == "mouse")
+    for explained in css(browser, "#keys, #targets kbd"):
+        assert explained.is_displayed() == (browser.pointer == "mouse")
 
     css(browser, "#fill")[0].click()
     wait(browser, lambda b: len(css(b, ".example")) == 15, "real drawings")
@@ -465,15 +471,93 @@ def test_drawing_in_a_browser(browser, address, tmp_path):
     wait(browser, lambda b: not css(b, ".example"), "all removed")
 
 
+def resized(browser, width, height, ratio):
+    """Another screen with touch."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": ratio, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    wait(browser, lambda b: b.execute_script("return innerHeight") == height, "resized")
+
+
+@pytest.mark.parametrize("count", [2, 5, 10])
+def test_all_probabilities_are_in_view_beside_the_drawing(count, phone, address, tmp_path):
+    opened(phone, address)
+    called = [f"{number} is a class with a name of 40 letters"[:40] for number in range(count)]
+    import_(phone, examples(called), tmp_path)
+    wait(phone, lambda b: f"Adapted to {count}" in css(b, "#status")[0].text, "adapted")
+    draw(phone, ZIGZAG, "touch")
+    wait(phone, chances, "chances")
+    for width, height in [(390, 844), (360, 640), (320, 568), (667, 375)]:
+        resized(phone, width, height, 3)
+        side, seen, apart = phone.execute_script(
+            "scrollTo(0, 0); const box = e => e.getBoundingClientRect();"
+            "const all = s => [...document.querySelectorAll(s)];"
+            "const inside = ({ left, top, right, bottom, width }) => width && left >= 0 && top >= 0"
+            " && right <= innerWidth && bottom <= innerHeight;"
+            "return [inside(box(pad)) && box(pad).width,"
+            "all('.chance, .bars').filter(e => inside(box(e))).length,"
+            "all('.name').every(e => box(e).right <= box(e.nextElementSibling).left)]"
+        )
+        assert side >= 176, (width, height)
+        assert seen == 2 * count, (width, height)
+        assert apart, "a name covers its probability"
+
+
+# Ink at two corners of the smallest bitmap, and at the edges of the drawing area.
+CORNERS = [(1, 1), (160, 40), (319, 319)]
+
+
+def test_thumbnails_are_whole_and_sharp(browser, address, tmp_path):
+    def painted():
+        """Side in pixels of the screen and of the picture; the ink's box; dark and grey pixels."""
+        return browser.execute_script(
+            "return [...document.querySelectorAll('.example canvas')].map(c => {"
+            "const { data } = c.getContext('2d').getImageData(0, 0, c.width, c.height);"
+            "const dark = [], grey = [];"
+            "for (let i = 0; i < c.width * c.height; i++)"
+            " if (data[4 * i] < 64) dark.push(i); else if (data[4 * i] < 192) grey.push(i);"
+            "const ink = [...dark, ...grey], xs = ink.map(i => i % c.width),"
+            " ys = ink.map(i => Math.floor(i / c.width));"
+            "return [c.clientWidth * devicePixelRatio, c.width, [Math.min(...xs), Math.min(...ys),"
+            " Math.max(...xs), Math.max(...ys)], dark.length, grey.length] })"
+        )
+
+    def check(count):
+        wait(browser, lambda b: [p[0] for p in painted()] == [p[1] for p in painted()], "sharp")
+        wait(browser, lambda b: all(p[3] for p in painted()), "painted")
+        assert len(painted()) == count
+        for _, side, box, *_ in painted():
+            assert min(box) > 0.05 * side
+            assert max(box) < 0.95 * side
+            assert max(box[2] - box[0], box[3] - box[1]) > 0.7 * side
+
+    bitmap = Image.new("L", (28, 28), 255)
+    ImageDraw.Draw(bitmap).line([(0, 0), (10, 4), (27, 27)], 0, 1)
+    stream = io.BytesIO()
+    bitmap.save(stream, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    opened(browser, address)
+    import_(browser, {"classes": [{"name": n, "examples": [url, png()]} for n in "ab"]}, tmp_path)
+    wait(browser, lambda b: "Adapted to 2" in css(b, "#status")[0].text, "adapted")
+    draw(browser, CORNERS, browser.pointer)
+    css(browser, "#targets button")[0].click()
+    wait(browser, lambda b: len(css(b, ".example")) == 5, "an example")
+    check(5)
+    if browser.pointer == "touch":  # with small pixels, a bitmap is enlarged
+        for screen in [(390, 844, 2), (412, 915, 3)]:
+            resized(browser, *screen)
+            check(5)
+            *_, dark, grey = painted()[0]
+            assert dark > grey, "blurred"
+
+
 def test_whatever_was_done_can_be_undone(desk, address, tmp_path):
     from selenium.webdriver.common.keys import Keys
 
     def seen():
-        pictures = [
-            [image.get_attribute("src") for image in card.find_elements("css selector", "img")]
-            for card in css(desk, ".class")
-        ]
-        return names(desk), pictures, desk.execute_script("return pad.toDataURL()")
+        return names(desk), *desk.execute_script(
+            "const pictures = one => [...one.querySelectorAll('canvas')].map(c => c.picture);"
+            "return [[...document.querySelectorAll('.class')].map(pictures), pad.toDataURL()]"
+        )
 
     def by_keys():
         desk.execute_script("document.activeElement.blur()")
@@ -573,7 +657,7 @@ def test_a_checkpoint_of_fixed_ways(desk, checkpoint_of, tmp_path):
         css(desk, "#fill")[0].click()
         wait(desk, lambda b: "Adapted to 5" in css(b, "#status")[0].text, "adapted")
         draw(desk, ZIGZAG)
-        wait(desk, lambda b: len(css(b, "#top li")) == 3, "the top three")
+        wait(desk, chances, "five chances")
 
 
 def test_from_another_device(desk, checkpoint_of, tmp_path):
@@ -587,4 +671,4 @@ def test_from_another_device(desk, checkpoint_of, tmp_path):
         css(desk, "#fill")[0].click()
         wait(desk, lambda b: "Adapted to 5" in css(b, "#status")[0].text, "adapted")
         draw(desk, ZIGZAG)
-        wait(desk, lambda b: len(css(b, "#top li")) == 3, "the top three")
+        wait(desk, chances, "five chances")

@@ -1,4 +1,4 @@
-"""Pictures of tasks: drawings with predictions, and curves with fits."""
+"""Pictures of tasks: drawings with predictions, confusion matrices, and curves with fits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from metadraw.data.episode import Episode
 
 _BEFORE, _AFTER, _RIGHT, _WRONG = "#4c78a8", "#e4572e", "#2e7d32", "#c0392b"
 _MOST_SHOWN = 3  # drawings of a class
+_LONGEST = 30  # characters of a name beside a matrix
 
 
 def draw_episode(
@@ -111,13 +114,56 @@ def draw_predictions(
     figure.savefig(path, dpi=110)
 
 
+def draw_confusion(counts: Tensor, classes: Sequence[str], path: Path) -> None:
+    """A confusion matrix: the counts, green where they are right and red where not.
+
+    The more of its row a cell has, the stronger is its colour.
+
+    Args:
+        counts: ``[N, N]`` whole numbers: actual classes down, predicted ones across; at least one
+            is not 0.
+        classes: N names; the end of a long one is left out.
+        path: the picture to write.
+    """
+    table = counts.detach().cpu().numpy()
+    ways, right, known = len(table), int(table.trace()), int(table.sum())
+    colours = np.full((ways, ways, 4), to_rgba(_WRONG))
+    colours[np.eye(ways, dtype=bool)] = to_rgba(_RIGHT)
+    # Never so dark that a black number could not be read.
+    colours[..., 3] = 0.6 * table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    short = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in classes]
+    side, beside = max(0.42 * ways, 2.4), 0.08 * max(map(len, short))
+    figure = Figure(figsize=(side + beside + 0.6, side + beside + 0.8), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(colours)
+    for (row, column), count in np.ndenumerate(table):
+        if count:
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=9)
+    names = [_plain(name) for name in short]
+    axes.set_xticks(range(ways), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
+    axes.set_yticks(range(ways), names, fontsize=9)
+    axes.set_xticks(np.arange(ways - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(ways - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="#e5e5e5")
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_color("#cccccc")
+    axes.set(xlabel="predicted", ylabel="actual")
+    axes.set_title(f"accuracy {right / known:.1%} ({right} of {known})", fontsize=10)
+    figure.savefig(path, dpi=110)
+
+
 def _of(shown: int, all_of_them: int) -> str:
     return f"\n({shown} of {all_of_them})" if shown < all_of_them else ""
 
 
 def _lines(text: str) -> str:
     """Wrap text to the width of a column."""
-    return textwrap.fill(text, 17)
+    return _plain(textwrap.fill(text, 17))
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _answer(axes: Axes, guess: str, chance: float, right: str) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
-from metadraw.data.figures import draw_predictions
+from metadraw.data.figures import draw_confusion, draw_predictions
 from metadraw.data.pictures import SUFFIXES
 from metadraw.errors import InputError
 from metadraw.files import write_whole
@@ -23,7 +26,8 @@ def adapt(cfg: DictConfig) -> Classifier:
     """Learn the classes in ``cfg.support``, and classify the pictures in ``cfg.query``.
 
     The run folder then holds ``predictions.csv``, ``predictions.png`` and ``classifier.pt``, which
-    `Classifier.load` reads.
+    `Classifier.load` reads. If a query picture is in a folder with the name of a class, it also
+    holds ``confusion.png``, and the log the accuracy.
 
     Returns:
         The classifier.
@@ -79,12 +83,34 @@ def adapt(cfg: DictConfig) -> Classifier:
     for name, guess, chance, right in zip(names, predicted, best.tolist(), actual, strict=True):
         note = f"  (is {right})" if right and right != guess else ""
         log.info("%-*s  %s %.0f %%%s", width, name, guess, 100 * chance, note)
-    known = [(guess, right) for guess, right in zip(predicted, actual, strict=True) if right]
-    if known:
-        hits = sum(guess == right for guess, right in known)
-        log.info("accuracy %.1f %% (%d of %d)", 100 * hits / len(known), hits, len(known))
-    log.info("predictions, their picture and the classifier: %s", folder)
+    written = "predictions, their picture"
+    if any(actual):
+        counts = confusion(actual, predicted, classifier.classes)
+        draw_confusion(counts, classifier.classes, folder / "confusion.png")
+        hits, known = int(counts.trace()), int(counts.sum())
+        log.info("accuracy %.1f %% (%d of %d)", 100 * hits / known, hits, known)
+        written += ", the confusion matrix"
+    log.info("%s and the classifier: %s", written, folder)
     return classifier
+
+
+def confusion(actual: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """How often pictures of each class are predicted to be of each class.
+
+    Args:
+        actual: the class of each picture, or "" if it is unknown: such a picture is not counted.
+        predicted: the predicted class of each.
+        classes: N names.
+
+    Returns:
+        ``[N, N]`` int64: actual classes down, predicted ones across.
+    """
+    number = {name: i for i, name in enumerate(classes)}
+    counts = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+    for right, guess in zip(actual, predicted, strict=True):
+        if right:
+            counts[number[right], number[guess]] += 1
+    return counts
 
 
 def pictures_in(path: Path) -> list[Path]:

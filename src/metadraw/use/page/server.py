@@ -211,10 +211,11 @@ class _Handlers:
         return web.Response(text=_PAGE.read_text(encoding="utf-8"), content_type="text/html")
 
     async def about(self, request: web.Request) -> web.StreamResponse:
-        """The limits of the checkpoint, for the page."""
+        """The limits of the checkpoint, and whether its pictures are drawings, for the page."""
         algorithm = type(self.meta_learner.learner.algorithm).__name__
+        kind = {"algorithm": algorithm, "ink": self.meta_learner.data.ink}
         limits = {"ways": self.ways, "examples": EXAMPLES[1], "name": NAME}
-        return web.json_response({"algorithm": algorithm, **limits})
+        return web.json_response({**kind, **limits})
 
     async def real(self, request: web.Request) -> web.StreamResponse:
         """Examples of random classes that the network was not trained on."""
