@@ -281,6 +281,7 @@ def test_adapt(checkpoint_of, folders, tmp_path):
         chances = {name: float(row[name]) for name in ("one", "two", "three", "four")}
         assert sum(chances.values()) == pytest.approx(1, abs=1e-5)
         assert row["predicted"] == max(chances, key=chances.get)
+        assert row["none of these"] == ""  # not calibrated
     hits = sum(row["class"] == row["predicted"] for row in rows)
     assert f"accuracy {100 * hits / 8:.1f} % ({hits} of 8)" in done.stdout
     assert (out / "predictions.png").stat().st_size > 1000
@@ -297,6 +298,19 @@ def test_confusion():
     counts = confusion(actual, predicted, ("a", "b", "c"))
     assert counts.dtype == torch.int64
     assert counts.tolist() == [[1, 0, 0], [2, 1, 0], [0, 0, 0]]
+
+
+def test_what_is_like_none_of_the_classes_is_said(checkpoint_of, folders, tmp_path, caplog):
+    saved = torch.load(checkpoint_of("protonet"), weights_only=True)
+    saved["metadraw_calibration"] = {"threshold": 1e9}
+    torch.save(saved, tmp_path / "calibrated.ckpt")
+    given = [f"ckpt_path={tmp_path / 'calibrated.ckpt'}", f"support={folders[0]}"]
+    given += [f"query={folders[1]}", f"paths.output_dir={tmp_path / 'out'}"]
+    with caplog.at_level("INFO"):
+        adapt(metadraw.compose(*given, config="adapt"))
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    assert {row["none of these"] for row in rows} == {"yes"}
+    assert caplog.text.count("(like none of these)") == len(rows) == 8
 
 
 def test_no_confusion_without_known_classes(checkpoint_of, folders, tmp_path, caplog):

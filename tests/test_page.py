@@ -5,6 +5,7 @@ import base64
 import functools
 import io
 import json
+import math
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ from points import HANGS
 import metadraw
 from metadraw import FewShot, InputError
 from metadraw.training.train import train
+from metadraw.use.calibration import Calibration
 from metadraw.use.page.server import make_app, serve
 
 
@@ -73,7 +75,7 @@ def talk(meta_learner, conversation, token=None):
     return asyncio.run(main())
 
 
-def test_adapt_and_predict(meta_learner):
+def test_adapt_and_predict(meta_learner, monkeypatch):
     async def conversation(client):
         page = await client.get("/")
         assert page.headers["Content-Security-Policy"].startswith("default-src 'self'")
@@ -94,6 +96,9 @@ def test_adapt_and_predict(meta_learner):
                 {c["name"]: [decoded(e) for e in c["examples"]] for c in examples_of(ways)}
             ).probabilities([decoded(png())])
             assert answer["after"] == pytest.approx(direct[0].tolist(), abs=1e-5)
+            assert answer["none"] is False
+        monkeypatch.setattr(meta_learner, "calibration", Calibration(threshold=math.inf))
+        assert (await (await client.post("/predict", json=asked)).json())["none"] is True
 
     def examples_of(ways):
         return examples(("cat", "dog") if ways == 2 else ("a", "b", "c"))["classes"]

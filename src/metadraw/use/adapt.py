@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from metadraw.data.figures import draw_confusion, draw_predictions
 from metadraw.data.pictures import SUFFIXES
@@ -52,7 +53,7 @@ def adapt(cfg: DictConfig) -> Classifier:
     query = Path(cfg.query)
     files = pictures_in(query)
     classifier = FewShot(cfg.ckpt_path).adapt(support, steps=cfg.steps)
-    chances = classifier.probabilities(files)
+    chances, none = classifier.answer(files)
 
     folder = Path(cfg.paths.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,10 +64,12 @@ def adapt(cfg: DictConfig) -> Classifier:
     names = [file.name if file == query else str(file.relative_to(query)) for file in files]
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["file", "class", "predicted", "probability", *classifier.classes])
-    rows = zip(names, actual, predicted, best.tolist(), chances.tolist(), strict=True)
-    for name, right, guess, chance, row in rows:
-        table.writerow([name, right, guess, f"{chance:.6f}", *(f"{value:.6f}" for value in row)])
+    head = ["file", "class", "predicted", "probability", "none of these"]
+    table.writerow([*head, *classifier.classes])
+    found = list(zip(names, actual, predicted, best.tolist(), none.tolist(), strict=True))
+    for (name, right, guess, chance, unlike), row in zip(found, chances.tolist(), strict=True):
+        cells = [name, right, guess, f"{chance:.6f}", "yes" if unlike else ""]
+        table.writerow([*cells, *(f"{value:.6f}" for value in row)])
     write_whole(folder / "predictions.csv", text.getvalue())
     classifier.save(folder / "classifier.pt")
     shown = classifier.meta_learner.prepare(files[:_MOST_SHOWN])
@@ -80,8 +83,9 @@ def adapt(cfg: DictConfig) -> Classifier:
     )
 
     width = max(len(name) for name in names)
-    for name, guess, chance, right in zip(names, predicted, best.tolist(), actual, strict=True):
+    for name, right, guess, chance, unlike in found:
         note = f"  (is {right})" if right and right != guess else ""
+        note += "  (like none of these)" if unlike else ""
         log.info("%-*s  %s %.0f %%%s", width, name, guess, 100 * chance, note)
     written = "predictions, their picture"
     if any(actual):
@@ -98,7 +102,8 @@ def confusion(actual: Sequence[str], predicted: Sequence[str], classes: Sequence
     """How often pictures of each class are predicted to be of each class.
 
     Args:
-        actual: the class of each picture, or "" if it is unknown: such a picture is not counted.
+        actual: the class of each picture, or "" if it is unknown, which not all may be: such a
+            picture is not counted.
         predicted: the predicted class of each.
         classes: N names.
 
@@ -106,10 +111,9 @@ def confusion(actual: Sequence[str], predicted: Sequence[str], classes: Sequence
         ``[N, N]`` int64: actual classes down, predicted ones across.
     """
     number = {name: i for i, name in enumerate(classes)}
-    counts = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-    for right, guess in zip(actual, predicted, strict=True):
-        if right:
-            counts[number[right], number[guess]] += 1
+    known = [pair for pair in zip(predicted, actual, strict=True) if pair[1]]
+    guesses, right = torch.tensor([[number[name] for name in pair] for pair in known]).T
+    counts: Tensor = multiclass_confusion_matrix(guesses, right, len(classes))
     return counts
 
 

@@ -32,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from metadraw.errors import InputError
-from metadraw.use.classifier import Classifier, FewShot
+from metadraw.use.classifier import Answer, Classifier, FewShot
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -270,14 +270,17 @@ class _Handlers:
         self.kept.move_to_end(token)
         began = time.perf_counter()
 
-        def chances() -> list[list[float]]:
+        def answers() -> list[Answer]:
             [seen] = self.meta_learner.prepare([drawing])
-            return [
-                classifier.probabilities([seen], adapted)[0].tolist() for adapted in (True, False)
-            ]
+            return [classifier.answer([seen], adapted) for adapted in (True, False)]
 
-        after, before = await self._work(chances)
-        return web.json_response({"after": after, "before": before, "ms": _since(began)})
+        after, before = await self._work(answers)
+        found = {
+            "after": after.probabilities[0].tolist(),
+            "before": before.probabilities[0].tolist(),
+            "none": bool(after.none[0]),
+        }
+        return web.json_response(found | {"ms": _since(began)})
 
     async def _work(self, work: Callable[[], T]) -> T:
         if self.waiting >= _WAITING:
