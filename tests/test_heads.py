@@ -51,9 +51,12 @@ def test_logistic_regression_is_at_the_minimum(task_of, ways, shots, ridge):
         torch.testing.assert_close(one[name], other[name], rtol=1e-6, atol=1e-9)
 
 
+STEPS = ["algorithm.inner_steps=3", "algorithm.inner_lr=0.1", "algorithm.scale=4"]
+
+
 def test_baseline_pp_descends_on_cosines(task_of):
     task = task_of(5, 2)
-    learner = learner_of("algorithm=baseline_pp", "algorithm.inner_steps=3", "algorithm.scale=4")
+    learner = learner_of("algorithm=baseline_pp", *STEPS)
     path = learner.adapt_path(task)
     features = learner.algorithm.embed(task.support).detach()
     own = learner.algorithm.classifier.weight[:5].detach()
