@@ -15,13 +15,13 @@ from metadraw.use.calibrate import calibrate
 from metadraw.use.calibration import Answers, Calibration, answers, fit, measure
 
 
-def random_answers(temperature, ways, seed, rarity=1.0):
+def random_answers(temperature, ways, seed, inverse_shots=1.0):
     """Labels that are as likely as logits divided by this temperature say."""
     generator = torch.Generator().manual_seed(seed)
     logits = 6 * torch.randn(4000, ways, generator=generator)
     chances = (logits / temperature).softmax(dim=1)
     labels = torch.multinomial(chances, 1, generator=generator)[:, 0]
-    return Answers(rarity, logits, labels, logits[:200] - 4)
+    return Answers(inverse_shots, logits, labels, logits[:200] - 4)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 3.0])
@@ -36,16 +36,16 @@ def test_the_temperature_that_made_the_labels_is_found(temperature):
 
 
 def test_both_follow_the_number_of_examples():
-    rarities = (1.0, 0.5, 0.2, 0.1)
+    inverses = (1.0, 0.5, 0.2, 0.1)
     found = [
-        random_answers(math.exp(0.3 + 1.2 * rarity), 5, seed, rarity)
-        for seed, rarity in enumerate(rarities)
+        random_answers(math.exp(0.3 + 1.2 * inverse_shots), 5, seed, inverse_shots)
+        for seed, inverse_shots in enumerate(inverses)
     ]
-    shifted = [each._replace(logits=each.logits - 7 * each.rarity) for each in found]
+    shifted = [each._replace(logits=each.logits - 7 * each.inverse_shots) for each in found]
     calibration = fit(shifted, refused=0.2)
-    for rarity, each in zip(rarities, shifted, strict=True):
-        temperature, threshold = calibration.at(rarity)
-        assert temperature == pytest.approx(math.exp(0.3 + 1.2 * rarity), rel=0.06)
+    for inverse_shots, each in zip(inverses, shifted, strict=True):
+        temperature, threshold = calibration.at(inverse_shots)
+        assert temperature == pytest.approx(math.exp(0.3 + 1.2 * inverse_shots), rel=0.06)
         refused = (each.logits.amax(dim=1) < threshold).double().mean()
         assert refused == pytest.approx(0.2, abs=0.02)
     assert measure(shifted, calibration)["error"] < 0.02
@@ -82,7 +82,7 @@ def test_the_last_class_is_left_out(checkpoint_of):
     sampler = data.episodes("val")
     [_, found] = answers(few_shot.learner, sampler, 2)
     assert (found.logits.shape, found.others.shape) == ((15, 5), (3, 5))
-    assert found.rarity == 1 / 2
+    assert found.inverse_shots == 1 / 2
     task = sampler(torch.tensor([1])).task(0)
     examples = {str(i): (255 * task.support.x[task.support.y == i]).byte() for i in range(5)}
     classifier = few_shot.adapt({name: list(pictures) for name, pictures in examples.items()})

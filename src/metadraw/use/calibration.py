@@ -35,20 +35,20 @@ class Calibration(NamedTuple):
     threshold: float = float("-inf")
     threshold_slope: float = 0.0
 
-    def at(self, rarity: float) -> tuple[float, float]:
+    def at(self, inverse_shots: float) -> tuple[float, float]:
         """Temperature and threshold.
 
         Args:
-            rarity: 1 / k, the mean over classes.
+            inverse_shots: 1 / k, the mean over classes.
         """
-        temperature = math.exp(self.log_temperature + self.log_temperature_slope * rarity)
-        return temperature, self.threshold + self.threshold_slope * rarity
+        temperature = math.exp(self.log_temperature + self.log_temperature_slope * inverse_shots)
+        return temperature, self.threshold + self.threshold_slope * inverse_shots
 
 
 class Answers(NamedTuple):
     """The logits of a task's N classes for pictures of these classes, and of another class."""
 
-    rarity: float  # 1 / k
+    inverse_shots: float  # 1 / k
     logits: Tensor  # [B, N]
     labels: Tensor  # [B] int64
     others: Tensor  # [B', N]
@@ -83,13 +83,13 @@ def fit(found: Iterable[Answers], refused: float) -> Calibration:
         found: answers to meta-validation tasks.
         refused: the share of pictures of given classes that the threshold takes for none of them.
     """
-    by_rarity: dict[float, list[Answers]] = {}
+    by_shots: dict[float, list[Answers]] = {}
     for each in found:
-        by_rarity.setdefault(each.rarity, []).append(each)
-    rarities = torch.tensor(list(by_rarity), dtype=torch.float64)
+        by_shots.setdefault(each.inverse_shots, []).append(each)
+    inverses = torch.tensor(list(by_shots), dtype=torch.float64)
     # Without different shots there is no slope to fit.
-    powers = 2 if len(by_rarity) > 1 else 1
-    design = torch.stack([rarities**power for power in range(powers)], dim=1)
+    powers = 2 if len(by_shots) > 1 else 1
+    design = torch.stack([inverses**power for power in range(powers)], dim=1)
 
     line = torch.zeros(powers, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([line], max_iter=200, line_search_fn="strong_wolfe")
@@ -98,7 +98,7 @@ def fit(found: Iterable[Answers], refused: float) -> Calibration:
         optimizer.zero_grad()
         losses = [
             F.cross_entropy(each.logits.double() / temperature, each.labels)
-            for temperature, group in zip((design @ line).exp(), by_rarity.values(), strict=True)
+            for temperature, group in zip((design @ line).exp(), by_shots.values(), strict=True)
             for each in group
         ]
         value = torch.stack(losses).mean()
@@ -108,9 +108,9 @@ def fit(found: Iterable[Answers], refused: float) -> Calibration:
     with torch.enable_grad():
         optimizer.step(loss)
 
-    highest = [torch.cat([a.logits.amax(dim=1) for a in group]) for group in by_rarity.values()]
+    highest = [torch.cat([a.logits.amax(dim=1) for a in group]) for group in by_shots.values()]
     thresholds = torch.stack([torch.quantile(each.double(), refused) for each in highest])
-    tasks = torch.tensor([len(group) for group in by_rarity.values()], dtype=torch.float64)
+    tasks = torch.tensor([len(group) for group in by_shots.values()], dtype=torch.float64)
     weight = tasks.sqrt()
     of_threshold = torch.linalg.lstsq(weight[:, None] * design, weight * thresholds).solution
     none = [0.0] * (2 - powers)
@@ -127,7 +127,7 @@ def measure(found: Iterable[Answers], calibration: Calibration) -> dict[str, flo
         class that are not; ``auroc``, the area under the curve of these two for all thresholds.
     """
     found = list(found)
-    known = [calibration.at(each.rarity) for each in found]
+    known = [calibration.at(each.inverse_shots) for each in found]
     labels = torch.cat([each.labels for each in found])
     most = max(each.logits.shape[1] for each in found)
     errors = {}

@@ -228,8 +228,8 @@ class Classifier:
         x = self.meta_learner.prepare(pictures)
         task = _task(self.support_x, self.support_y, x, len(self.classes))
         logits = self.meta_learner.learner.answer(self.after if adapted else self.before, task)
-        rarity = self.support_y.bincount().double().reciprocal().mean().item()
-        temperature, threshold = self.meta_learner.calibration.at(rarity)
+        inverse_shots = self.support_y.bincount().double().reciprocal().mean().item()
+        temperature, threshold = self.meta_learner.calibration.at(inverse_shots)
         return Answer((logits / temperature).softmax(dim=1), logits.amax(dim=1) < threshold)
 
     def save(self, path: str | Path) -> None:
