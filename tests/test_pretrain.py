@@ -15,7 +15,7 @@ from metadraw.data.augmentation import Affine
 from metadraw.data.episode import joined
 from metadraw.models.resnet import ResNet12
 from metadraw.training.evaluate import evaluate
-from metadraw.training.factory import start_from
+from metadraw.training.factory import imitate, start_from
 from metadraw.training.train import train
 
 SHAPES = ["data.train_ways=8", "data.train_tasks_per_batch=1", "data.train_queries=2"]
@@ -394,3 +394,89 @@ def test_a_start_without_statistics_of_its_own(algorithm, checkpoint_of, after):
     start = [FROZEN, f"init_from={checkpoint_of(algorithm)}"]
     with pytest.raises(InputError, match=r"init_from=\S+ kept no running statistics of network\.0"):
         train(metadraw.compose(*after(CONV4, "run", *start)))
+
+
+# ---- a teacher -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def teacher_of(pretrain, tmp_path):
+    """The checkpoint of a pre-trained classifier."""
+
+    def make(*overrides):
+        own = [o for o in pretrain if not o.startswith("paths.")]
+        where = f"paths.output_dir={tmp_path / 'teacher'}"
+        train(metadraw.compose(*own, "trainer.max_epochs=1", *overrides, where))
+        return tmp_path / "teacher" / "checkpoints" / "best.ckpt"
+
+    return make
+
+
+def test_a_student_learns_the_probabilities_of_its_teacher(pretrain, teacher_of):
+    """Loss and gradient by the definition, with a teacher that knows orientations, too."""
+    path = teacher_of("data.new_classes=rotations", "algorithm.classes=1380")
+    cfg = metadraw.compose(
+        *pretrain, f"teacher.ckpt_path={path}", "teacher.share=0.7", "teacher.temperature=3"
+    )
+    data, learner = metadraw.build(cfg)
+    imitate(cfg.teacher, learner)
+    _, teacher = metadraw.load(path)
+    parameters = [name for name, _ in learner.algorithm.named_parameters()]
+    assert not any("teacher" in name for name in [*parameters, *learner.state_dict()])
+    batch = data.episodes("train")(torch.tensor([0]))
+    found, values = learner.meta_gradients(batch)
+    task = batch.task(0)
+    examples, algorithm = joined(task.support, task.query), learner.algorithm
+    with torch.no_grad():
+        known = teacher.algorithm.eval().classifier(teacher.algorithm.features(examples.x))
+    algorithm.train()
+    logits = algorithm.classifier(algorithm.features(examples.x))
+    right = task.about["classes"][examples.y]
+    own = F.cross_entropy(logits, right, label_smoothing=0.1)
+    likely = (known[:, :345] / 3).softmax(1)
+    apart = (likely * (likely.log() - (logits / 3).log_softmax(1))).sum(1).mean()
+    loss = 0.3 * own + 0.7 * 9 * apart
+    gradients = torch.autograd.grad(loss, list(algorithm.parameters()))
+    for name, expected in zip(parameters, gradients, strict=True):
+        torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-5)
+    assert values["loss"].isfinite().all()
+
+
+def test_a_run_with_a_teacher_resumes_and_needs_it_no_more_when_done(
+    pretrain, teacher_of, tmp_path
+):
+    path = teacher_of()
+    own = [o for o in pretrain if not o.startswith(("paths.", "trainer.max_epochs"))]
+    given = [*own, f"teacher.ckpt_path={path}", "trainer.max_epochs=2", "scheduler=none"]
+
+    def run(name, *more):
+        folder = tmp_path / name
+        train(metadraw.compose(*given, *more, f"paths.output_dir={folder}"))
+        return folder / "checkpoints" / "last.ckpt"
+
+    whole, part = run("whole"), run("part", "trainer.max_epochs=1")
+    resumed = run("resumed", f"ckpt_path={part}")
+    plain = run("plain", "teacher.ckpt_path=null")
+    states = [torch.load(each, weights_only=True)["state_dict"] for each in (whole, resumed, plain)]
+    assert equal(states[0], states[1])
+    assert not equal(states[0], states[2])
+    path.unlink()
+    assert metadraw.load(whole)[1].algorithm.classifier.out_features == 345
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["teacher.share=1.5"], "teacher.share=1.5: must be a number in 0..1"),
+        (["teacher.share=half"], "teacher.share=half: must be a number in 0..1"),
+        (["teacher.temperature=0"], "teacher.temperature=0: must be a number above 0"),
+        (["algorithm.classes=400"], "was trained on 345 classes, and algorithm.classes=400"),
+        (["algorithm=protonet"], "but are ProtoNet and SimpleShot"),
+        (["teacher.ckpt_path=none.ckpt"], "teacher.ckpt_path=none.ckpt: there is no such file"),
+    ],
+)
+def test_wrong_teachers(pretrain, teacher_of, overrides, says):
+    own = [o for o in pretrain if "algorithm." not in o or "algorithm=" not in overrides[0]]
+    given = [*own, f"teacher.ckpt_path={teacher_of()}", "learner.query_statistics=support"]
+    with pytest.raises(InputError, match=says):
+        train(metadraw.compose(*given, *overrides))

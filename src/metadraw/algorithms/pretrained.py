@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metadraw.algorithms.base import Algorithm, Outcome, State
+from metadraw.algorithms.distillation import Teacher
 from metadraw.algorithms.inner_loop import InnerLoop
 from metadraw.algorithms.recompute import Params
 from metadraw.data.episode import Episode, Examples, joined
@@ -75,6 +76,21 @@ class Pretrained(Algorithm):
         self.label_smoothing = label_smoothing
         if running_statistics:
             self.keep_statistics()
+        self._teacher: Teacher | None = None
+
+    def learn_from(self, teacher: Teacher) -> None:
+        """Imitate a teacher from now on, in pre-training.
+
+        Raises:
+            InputError: a teacher of fewer classes.
+        """
+        known, needed = teacher.classifier.classifier.out_features, self.classifier.out_features
+        if known < needed:
+            raise InputError(
+                f"teacher.ckpt_path: was trained on {known} classes, and algorithm.classes={needed}"
+                ": must be at most as many"
+            )
+        self._teacher = teacher
 
     def features(self, x: Tensor, state: State | None = None) -> Tensor:
         """Features ``[B, F]``, in evaluation mode of batch norm by the running statistics."""
@@ -112,7 +128,10 @@ class Pretrained(Algorithm):
         losses = F.cross_entropy(
             logits, classes[examples.y], reduction="none", label_smoothing=self.label_smoothing
         )
-        return mean(losses, examples), logits, {}
+        loss = mean(losses, examples)
+        if self._teacher is not None:
+            loss = self._teacher.loss(loss, logits, examples)
+        return loss, logits, {}
 
     def check_classes(self, count: int) -> None:
         """Check that the classifier has an output for each class.

@@ -17,6 +17,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from metadraw.algorithms import Algorithm
 from metadraw.algorithms.base import buffer_of
+from metadraw.algorithms.distillation import Teacher
+from metadraw.algorithms.pretrained import Pretrained
 from metadraw.command import keys
 from metadraw.command.older import modernise
 from metadraw.data.datamodule import EpisodeDataModule
@@ -311,6 +313,34 @@ def start_from(path: str | Path, learner: MetaLearner) -> None:
                 f"{place.rpartition('.')[0]}: must be batch"
             )
     learner.load_state_dict(start, strict=False)
+
+
+def imitate(cfg: DictConfig, learner: MetaLearner) -> None:
+    """Give a learner the classifier of a checkpoint as its teacher.
+
+    Args:
+        cfg: ``ckpt_path``, ``share`` and ``temperature``, see `Teacher`.
+        learner: the student.
+
+    Raises:
+        InputError: no such checkpoint, an impossible setting, or a student or teacher that is no
+            classifier of all classes.
+    """
+    path = cfg.ckpt_path
+    checkpoint = read_checkpoint(path, "teacher.ckpt_path")
+    with isolate_rng(include_cuda=False):
+        teacher = build_learner(OmegaConf.create(checkpoint["metadraw_config"]), restored=True)
+    student, classifier = learner.algorithm, teacher.algorithm
+    if not (isinstance(student, Pretrained) and isinstance(classifier, Pretrained)):
+        names = " and ".join(type(each).__name__ for each in (student, classifier))
+        raise InputError(
+            f"teacher.ckpt_path={path}: student and teacher must be classifiers of all classes, as "
+            f"experiment=pretrain trains them, but are {names}"
+        )
+    check_parameters(path, checkpoint, teacher)
+    teacher.load_state_dict(checkpoint["state_dict"])
+    classifier.float().eval().requires_grad_(False)
+    student.learn_from(Teacher(classifier, cfg.share, cfg.temperature))
 
 
 def check_parameters(path: str | Path, checkpoint: dict[str, Any], learner: MetaLearner) -> None:

@@ -25,7 +25,13 @@ from metadraw.files import WholeCheckpoints, write_whole
 from metadraw.results import record
 from metadraw.training import console, loggers, resume
 from metadraw.training.checkpoints import BestCheckpoint
-from metadraw.training.factory import build, check_parameters, read_checkpoint, start_from
+from metadraw.training.factory import (
+    build,
+    check_parameters,
+    imitate,
+    read_checkpoint,
+    start_from,
+)
 from metadraw.training.learner import MetaLearner
 from metadraw.training.options import check_callbacks, check_training
 
@@ -72,6 +78,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     learner.algorithm.check_classes(data.class_count)
     if init_from is not None and ckpt_path is None:
         start_from(init_from, learner)
+    if cfg.get("teacher") is not None and cfg.teacher.ckpt_path is not None:
+        imitate(cfg.teacher, learner)
     trainer = make_trainer(cfg, learner)
     if learner.cuda_graph is not None and trainer.strategy.root_device.type != "cuda":
         raise InputError(
