@@ -315,7 +315,8 @@ def choices():
         # no folder (test_sinusoids.py).
         others = group == "data" and path.stem != "quickdraw"
         # These have tests of their own.
-        others |= path.stem in ("squared_error", "sinusoids", "pretrain", "best")
+        others |= path.stem in ("squared_error", "sinusoids", "timm")
+        others |= path.stem in ("pretrain", "best", "best_conv4")
         if group not in ("hydra", "paths", "sweep") and not others:
             yield f"{'' if group != 'experiment' else '+'}{group}={path.stem}".lstrip("+")
 

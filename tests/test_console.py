@@ -189,7 +189,7 @@ def test_results_name_the_algorithm_as_it_was_chosen(tiny, tmp_path):
 
 
 def test_the_name_of_an_algorithm_in_an_experiment():
-    assert metadraw.compose("experiment=best_conv4").algorithm_name == "unicorn_maml"
+    assert metadraw.compose("experiment=best").algorithm_name == "simple_shot"
     assert metadraw.compose("algorithm_name=mine").algorithm_name == "mine"
 
 

@@ -396,6 +396,20 @@ def test_a_start_without_statistics_of_its_own(algorithm, checkpoint_of, after):
         train(metadraw.compose(*after(CONV4, "run", *start)))
 
 
+@pytest.mark.parametrize(
+    ("experiment", "size"),
+    [("best", "model.widths=[4,4,4,6]"), ("best_conv4", "model.hidden_channels=4")],
+)
+def test_the_best_recipes_take_a_step(tiny, experiment, size):
+    own = [o for o in tiny if not o.startswith(("model.", "algorithm."))]
+    cfg = metadraw.compose(f"experiment={experiment}", *own, size, *SHAPES)
+    data, learner = metadraw.build(cfg)
+    learner.algorithm.check_classes(data.class_count)
+    gradients, values = learner.meta_gradients(next(iter(data.train_dataloader())))
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    assert values["loss"].isfinite().all()
+
+
 # ---- a teacher -------------------------------------------------------------------------------
 
 
