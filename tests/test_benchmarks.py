@@ -41,3 +41,36 @@ def test_the_plain_loop_that_is_measured_computes_the_same(monkeypatch, make_sam
     parts = [speed.maml_by_loop(network, learner.algorithm, batch.task(t)) for t in range(2)]
     for gradient, mean in zip(expected.values(), zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(torch.stack(mean).mean(0), gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_the_frontier_in_small(monkeypatch, synthetic_folder, tmp_path):
+    """Its plan composes; two runs, the second on the network of the first, make its tables."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import frontier
+
+    monkeypatch.setattr(frontier, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(frontier, "OUT", tmp_path / "results" / "frontier")
+    monkeypatch.setattr(frontier, "TESTED", ["data.queries=2", "data.test_batches=1"])
+    runs = frontier.planned()
+    assert len({run.folder for run in runs}) == len(runs) == 3 * (3 + 2 * 5)
+    for run in runs:
+        metadraw.compose(*run.settings)
+    ordinary, *_, frozen = (run for run in runs[:3])
+    small = ["model.hidden_channels=4", "data.source=path", f"data.path={synthetic_folder}"]
+    small += ["data.samples_per_class=20", "data.tasks_per_batch=4"]
+    short = ["data.train_batches=2", "data.val_batches=1", "callbacks.progress_bar.refresh_rate=0"]
+    monkeypatch.setattr(frontier, "SETTINGS", [(5, 1), (10, 5)])
+    cheap = [o for o in ordinary.settings if "max_epochs" not in o]
+    ordinary = ordinary._replace(settings=[*cheap, "trainer.max_epochs=1", *short])
+    for run in (ordinary, frozen._replace(after=ordinary)):
+        line = frontier.finish(run, small)
+        assert line.startswith(f"{run.folder.name}: "), line
+        assert line.endswith(" %"), line
+        assert frontier.finish(run, small) == line  # nothing is done again
+    frontier.write(runs, "COMMAND")
+    text = (tmp_path / "results" / "frontier.md").read_text()
+    assert text.count("| Conv4-20 | pre-trained | SimpleShot |") == 2
+    assert text.count("| Conv4-20 | pre-trained | RFS |") == 4
+    assert "Not finished: Conv4-20_pre-trained_Baseline++, " in text
+    assert (tmp_path / "results" / "frontier.csv").read_text().count("\n") == 1 + 2 * 2 * 2
+    assert (tmp_path / "results" / "frontier.png").stat().st_size > 1000

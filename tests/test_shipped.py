@@ -1,5 +1,6 @@
 """The checkpoint that comes with metadraw, in use, on real drawings of classes new to it."""
 
+import math
 import re
 from functools import cache
 
@@ -102,10 +103,12 @@ def test_readme_example_runs(own_pictures):
 
 def test_it_is_what_its_card_says():
     """Small, from the named command, and without any trace of the machine that made it."""
-    assert SHIPPED.stat().st_size < 2**20
+    assert SHIPPED.stat().st_size < 5_000_000
     saved = read_checkpoint(SHIPPED)
-    assert saved.keys() == {"state_dict", "metadraw_config"}
-    named = portable(metadraw.compose("experiment=best", "data.source=npm"))
+    assert saved.keys() == {"state_dict", "metadraw_config", "metadraw_calibration"}
+    assert math.isfinite(saved["metadraw_calibration"]["threshold"])
+    mirrored = "algorithm.mirror_images=true"
+    named = portable(metadraw.compose("experiment=best", "data.source=npm", mirrored))
     for part, values in saved["metadraw_config"].items():
         if isinstance(values, dict):
             assert values.items() <= named[part].items()
