@@ -66,6 +66,7 @@ RUN = {
     },
     "docs/in-use.md": {
         "from metadraw import Classifier, FewShot": "test_a_classifier_of_own_classes",
+        "from metadraw import FewShot": "test_a_picture_of_none_of_the_classes",
         "import metadraw": "test_a_checkpoint_in_python",
     },
 }
@@ -96,6 +97,13 @@ def test_a_classifier_of_own_classes(own_pictures):
     assert names["classifier"].probabilities(["new.png"]).shape == (1, 2)
 
 
+def test_a_picture_of_none_of_the_classes(own_pictures):
+    names: dict = {}
+    exec(block_of("docs/in-use.md", "from metadraw import FewShot"), names)
+    assert names["answer"].probabilities.shape == (1, 2)
+    assert names["answer"].none.tolist() == names["classifier"].none_of_these(["new.png"])
+
+
 def test_a_checkpoint_in_python(synthetic_folder, monkeypatch, capsys):
     block = block_of("docs/in-use.md", "import metadraw")
     own = ["data.source=path", f"data.path={synthetic_folder}", "data.samples_per_class=20"]
@@ -103,7 +111,7 @@ def test_a_checkpoint_in_python(synthetic_folder, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     names: dict = {}
     exec(block.replace('"data.shots=5"', f'"data.shots=5", *{own}'), names)
-    assert len(capsys.readouterr().out.splitlines()) == 11  # before, and after each of ten steps
+    assert len(capsys.readouterr().out.splitlines()) == 2  # before and after, without an inner loop
     assert names["outcome"].after.shape == (25, 25, 5)
 
 

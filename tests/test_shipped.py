@@ -108,7 +108,9 @@ def test_it_is_what_its_card_says():
     assert saved.keys() == {"state_dict", "metadraw_config", "metadraw_calibration"}
     assert math.isfinite(saved["metadraw_calibration"]["threshold"])
     mirrored = "algorithm.mirror_images=true"
-    named = portable(metadraw.compose("experiment=best", "data.source=npm", mirrored))
+    named = portable(
+        metadraw.compose("experiment=best", "data.source=npm", "trainer=cpu", mirrored)
+    )
     for part, values in saved["metadraw_config"].items():
         if isinstance(values, dict):
             assert values.items() <= named[part].items()
