@@ -1,8 +1,7 @@
 """The checkpoint that comes with metadraw, made from a finished run, and its meta-test.
 
-python train.py experiment=best data.source=npm trainer=cpu trainer.precision=bf16-mixed \\
-    hydra.run.dir=logs/best
-python benchmarks/shipped.py logs/best/checkpoints/best.ckpt
+python train.py experiment=best data.source=npm trainer=cpu trainer.precision=bf16-mixed
+python benchmarks/shipped.py RUN/checkpoints/best.ckpt
 
 It keeps what is needed for use, parameters and config, in half precision, and averages features
 over mirror images. It is calibrated, then tested with all of the report's ways and shots, each
