@@ -125,11 +125,13 @@ def test_a_checkpoint_is_calibrated(tiny_for, tmp_path):
     torch.testing.assert_close(calibrated.probabilities(pictures), expected)
     assert calibrated.answer([]).none.shape == (0,)
     calibrated.save(tmp_path / "classifier.pt")
-    again = Classifier.load(tmp_path / "classifier.pt")
-    assert again.meta_learner.calibration == after.calibration
-    torch.testing.assert_close(again.answer(pictures), calibrated.answer(pictures))
+    loaded = Classifier.load(tmp_path / "classifier.pt")
+    assert loaded.meta_learner.calibration == after.calibration
+    torch.testing.assert_close(loaded.answer(pictures), calibrated.answer(pictures))
     # Calibrating again gives the same.
-    assert calibrate(cfg) == results
+    again = calibrate(cfg)
+    for part, values in results.items():
+        assert again[part] == pytest.approx(values, rel=1e-5)
 
 
 def test_what_is_like_no_class(checkpoint_of):

@@ -266,6 +266,8 @@ def test_every_key_of_the_train_config_is_read(tiny, monkeypatch):
         argument = any(path.startswith(f"{parent}.") for parent in instantiated)
         # These two determine Hydra's run folder, see the test of whole commands.
         elsewhere = path in ("task_name", "paths.log_dir")
+        # And these two are read once there is a teacher (test_pretrain.py).
+        elsewhere |= path in ("teacher.share", "teacher.temperature")
         assert argument or elsewhere or path in read | interpolated, path
 
 

@@ -11,11 +11,9 @@ from conftest import ROOT
 import metadraw
 from metadraw.command.older import modern
 from metadraw.results.published import setting_of
-from metadraw.training.factory import read_checkpoint
 from metadraw.training.train import train
 
 #: Config of 0.1.0: the head is in the network, and there are neither objectives nor rooms.
-SHIPPED = ROOT / "checkpoints" / "best.ckpt"
 RUNS = ROOT / "results" / "report"
 
 
@@ -30,12 +28,6 @@ def as_before(checkpoint, algorithm):
     if algorithm == "anil":  # whose head was not in the network even then
         return checkpoint
     return checkpoint | {"state_dict": {names[name]: value for name, value in state.items()}}
-
-
-def test_the_shipped_checkpoint_is_of_an_older_version():
-    saved = torch.load(SHIPPED, weights_only=True)
-    assert "objective" not in saved["metadraw_config"]
-    assert read_checkpoint(SHIPPED)["metadraw_config"]["objective"]["ways"] == 5
 
 
 @pytest.mark.parametrize("algorithm", ["maml", "anil", "maml_pp"])

@@ -145,10 +145,12 @@ def batch_statistics(
             # Under bf16-mixed the input is bfloat16, too coarse for averaging many values.
             x = args[0].to(torch.promote_types(args[0].dtype, torch.float32))
             values: Tensor | float = x[:, 0].numel()
-            if weight is None:  # by batch norm itself, which is five times as fast as var_mean
+            if weight is None and x.is_cpu:  # by batch norm itself, five times as fast as var_mean
                 x = x.detach()
                 _, mean, scale = torch.native_batch_norm(x, None, None, None, None, True, 0.0, 0.0)
-                biased = scale.square().reciprocal()
+                biased = scale.square().reciprocal().nan_to_num(posinf=0.0)  # it has no 1 / 0
+            elif weight is None:
+                biased, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
             else:
                 mean, biased, values = _weighted(x, weight)
             mean, variance = mean.flatten(), biased.flatten() * values / (values - 1)
