@@ -17,7 +17,9 @@ import multiprocessing
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +28,8 @@ from matplotlib.figure import Figure
 
 import metadraw
 from metadraw.command.cli import explain
-from metadraw.results.compare import compare
+from metadraw.results.compare import read
+from metadraw.results.metrics import confidence_interval
 from metadraw.training.evaluate import evaluate
 from metadraw.training.train import train
 
@@ -142,7 +145,7 @@ def tested(run: Run, ways: int, shots: int, statistics: str) -> Path:
 def test(run: Run, ways: int, shots: int, statistics: str) -> None:
     """One meta-test, unless its results exist."""
     folder = tested(run, ways, shots, statistics)
-    if (folder / "tasks.csv").exists():
+    if found(run, ways, shots, statistics):
         return
     trained = json.loads((run.folder / "results.json").read_text())["config"]["learner"]
     running = trained["query_statistics"] == "running"
@@ -156,28 +159,45 @@ def test(run: Run, ways: int, shots: int, statistics: str) -> None:
     evaluate(cfg)
 
 
+def found(run: Run, ways: int, shots: int, statistics: str) -> dict[str, float] | None:
+    """The results of one test, if there are any."""
+    path = tested(run, ways, shots, statistics) / "results.json"
+    return json.loads(path.read_text())["test"] if path.exists() else None
+
+
 def accuracy(run: Run, ways: int, shots: int, statistics: str) -> str:
     """Per cent, ± half the 95 % interval; empty if not tested."""
-    path = tested(run, ways, shots, statistics) / "results.json"
-    if not path.exists():
-        return ""
-    found = json.loads(path.read_text())["test"]
-    return f"{100 * found['acc']:.1f} ± {100 * found['acc_ci95']:.1f}"
+    result = found(run, ways, shots, statistics)
+    return f"{100 * result['acc']:.1f} ± {100 * result['acc_ci95']:.1f}" if result else ""
 
 
 def difference(run: Run, base: Run, ways: int, shots: int, statistics: str) -> str:
-    """Of accuracy from another run's, in points, paired by task."""
+    """Of accuracy from another run's, in points, paired by task; empty if not tested."""
     folders = [tested(each, ways, shots, statistics) for each in (base, run)]
-    if run == base or not all((folder / "tasks.csv").exists() for folder in folders):
+    if not all((folder / "tasks.csv").exists() for folder in folders):
         return ""
-    return compare(folders).splitlines()[3].split(" | ")[2].strip(" |")
+    theirs, ours = (read(folder).values for folder in folders)
+    points = torch.tensor([100 * (ours[number] - theirs[number]) for number in ours])
+    return f"{points.mean():+.1f} ± {confidence_interval(points):.1f}"
+
+
+def table(runs: list[Run], cell: Callable[..., str]) -> list[str]:
+    """The lines of a table; ``cell`` takes a run, ways and shots."""
+    head = ["network", "start", "algorithm", "minutes"]
+    head += [f"{ways}-way {shots}-shot" for ways, shots in SETTINGS]
+    rule = [*["---"] * 3, *["---:"] * (len(head) - 3)]
+    rows = [
+        [*run[:3], f"{run.minutes:.1f}", *(cell(run, *setting) for setting in SETTINGS)]
+        for run in runs
+    ]
+    return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
 
 
 def write(runs: list[Run], command: str) -> None:
     """Tables, figure and CSV of the finished runs."""
-    done = [run for run in runs if (tested(run, 5, 1, "query") / "tasks.csv").exists()]
+    done = [run for run in runs if found(run, 5, 1, "query")]
     base = {run.network: run for run in done if run.algorithm == "SimpleShot"}
-    rows = []
+    others = [run for run in done if run.network in base and run != base[run.network]]
     text = [
         "# What meta-learning buys",
         "",
@@ -186,28 +206,19 @@ def write(runs: list[Run], command: str) -> None:
         "difference from SimpleShot on the same network in points, each ± half its 95 % interval. "
         "Minutes are those of one core, pre-training included. One seed per run.",
     ]
+    rows = []
     for statistics, title in STATISTICS.items():
-        head = [f"{ways}-way {shots}-shot" for ways, shots in SETTINGS]
-        for title_of, cell in (("", accuracy), (": difference from SimpleShot", None)):
-            text += ["", f"## {title[0].upper()}{title[1:]}{title_of}", ""]
-            text.append(f"| network | start | algorithm | minutes | {' | '.join(head)} |")
-            text.append("| --- | --- | --- | ---: |" + " ---: |" * len(head))
-            for run in done:
-                if cell:
-                    cells = [cell(run, *setting, statistics) for setting in SETTINGS]
-                elif run.network not in base or run.algorithm == "SimpleShot":
-                    continue
-                else:
-                    of = base[run.network]
-                    cells = [difference(run, of, *setting, statistics) for setting in SETTINGS]
-                start = [run.network, run.start, run.algorithm, f"{run.minutes:.1f}"]
-                text.append(f"| {' | '.join([*start, *cells])} |")
+        title = title.capitalize()
+        text += ["", f"## {title}", "", *table(done, partial(accuracy, statistics=statistics))]
+
+        def ahead(run: Run, ways: int, shots: int, statistics: str = statistics) -> str:
+            return difference(run, base[run.network], ways, shots, statistics)
+
+        text += ["", f"## {title}: difference from SimpleShot", "", *table(others, ahead)]
         for run in done:
             for ways, shots in SETTINGS:
-                path = tested(run, ways, shots, statistics) / "results.json"
-                if path.exists():
-                    found = json.loads(path.read_text())["test"]
-                    values = [found["acc"], found["acc_ci95"], found["tasks"]]
+                if result := found(run, ways, shots, statistics):
+                    values = [result[key] for key in ("acc", "acc_ci95", "tasks")]
                     rows.append([*run[:3], run.minutes, statistics, ways, shots, *values])
     missing = [run.folder.name for run in runs if run not in done]
     if missing:
@@ -215,10 +226,9 @@ def write(runs: list[Run], command: str) -> None:
     OUT.parent.mkdir(exist_ok=True)
     OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
     with OUT.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
+        lines = csv.writer(file, lineterminator="\n")
         columns = ["network", "start", "algorithm", "minutes", "statistics", "ways", "shots"]
-        table.writerow([*columns, "acc", "acc_ci95", "tasks"])
-        table.writerows(rows)
+        lines.writerows([[*columns, "acc", "acc_ci95", "tasks"], *rows])
     draw(done)
 
 
@@ -231,9 +241,8 @@ def draw(runs: list[Run]) -> None:
     for axes, (ways, shots) in zip(figure.subplots(1, 2), ((5, 1), (10, 5)), strict=True):
         points = []
         for run in runs:
-            path = tested(run, ways, shots, "alone") / "results.json"
-            if path.exists():
-                value = 100 * json.loads(path.read_text())["test"]["acc"]
+            if result := found(run, ways, shots, "alone"):
+                value = 100 * result["acc"]
                 colour = colours[run.network]
                 filled = colour if run.start == "pre-trained" else "none"
                 axes.plot(

@@ -6,18 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ALGORITHMS, sampler_of
+from conftest import ALGORITHMS, ANY_WAYS, sampler_of
 
 import metadraw
 from metadraw import InputError
 from metadraw.data.episode import Examples
 from metadraw.training.evaluate import evaluate
 from metadraw.training.train import train
-
-ANY_WAYS = [
-    *("baseline_pp", "finetune", "logistic_regression", "matching_net", "meta_baseline"),
-    *("proto_maml", "protonet", "r2d2", "simple_shot", "unicorn_maml"),
-]
 
 
 @pytest.fixture

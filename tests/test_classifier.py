@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ALGORITHMS, run
+from conftest import ALGORITHMS, ANY_WAYS, run
 from hydra.utils import get_class, instantiate
 from PIL import Image, ImageDraw, ImageOps
 
@@ -16,11 +16,6 @@ from metadraw.command.config import CONFIGS
 from metadraw.data.bitmap import to_bitmap
 from metadraw.training.evaluate import evaluate
 from metadraw.use.adapt import adapt, confusion
-
-ANY_WAYS = [
-    *("baseline_pp", "finetune", "logistic_regression", "matching_net", "meta_baseline"),
-    *("proto_maml", "protonet", "r2d2", "simple_shot", "unicorn_maml"),
-]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -1,4 +1,6 @@
-"""Errors that are reported in one line."""
+"""Errors that are reported in one line, and the check of a number that they share."""
+
+from __future__ import annotations
 
 
 class InputError(ValueError):
@@ -11,3 +13,8 @@ class InputError(ValueError):
 
 class DivergedError(RuntimeError):
     """Meta-training reached a non-finite loss; one line says where, and what was saved."""
+
+
+def is_number(value: object) -> bool:
+    """Whether a config's value is a number, which ``true`` and ``half`` are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -53,12 +53,13 @@ class BaselinePlusPlus(FineTune):
         start = F.normalize(self.classifier.weight[:ways], dim=1)
 
         def loss(head: State) -> Tensor:
-            return self.objective.loss(
-                self.scale * cosine(features, head["head.weight"]), task.support
-            )
+            return self.objective.loss(self._logits(features, head), task.support)
 
         return self.inner.path(loss, {"head.weight": start}, steps)
 
     def predict(self, state: State, x: Tensor) -> Tensor:
         """Logits ``[B, N]`` of images ``[B, C, H, W]``."""
-        return self.scale * cosine(self.features(x), state["head.weight"])
+        return self._logits(self.features(x), state)
+
+    def _logits(self, features: Tensor, head: State) -> Tensor:
+        return self.scale * cosine(features, head["head.weight"])

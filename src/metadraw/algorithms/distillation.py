@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metadraw.data.episode import Examples
-from metadraw.errors import InputError
+from metadraw.errors import InputError, is_number
 from metadraw.objectives.base import mean
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class Teacher:
     temperature: float
 
     def __post_init__(self) -> None:
-        if not _is_number(self.share) or not 0 <= self.share <= 1:
+        if not is_number(self.share) or not 0 <= self.share <= 1:
             raise InputError(f"teacher.share={self.share}: must be a number in 0..1")
-        if not _is_number(self.temperature) or not self.temperature > 0:
+        if not is_number(self.temperature) or not self.temperature > 0:
             raise InputError(f"teacher.temperature={self.temperature}: must be a number above 0")
 
     def loss(self, own: Tensor, logits: Tensor, examples: Examples) -> Tensor:
@@ -59,7 +59,3 @@ class Teacher:
         # Section 2: by the square, both gradients keep their sizes as the temperature changes.
         imitation = self.temperature**2 * mean(divergence, examples)
         return (1 - self.share) * own + self.share * imitation
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

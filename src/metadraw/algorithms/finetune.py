@@ -10,6 +10,7 @@ from torch import nn
 from metadraw.algorithms.anil import head_path
 from metadraw.algorithms.base import State
 from metadraw.algorithms.inner_loop import InnerLoop
+from metadraw.algorithms.inner_optimizers import InnerOptimizer
 from metadraw.algorithms.pretrained import Pretrained
 from metadraw.data.episode import Episode
 from metadraw.objectives import Objective
@@ -25,12 +26,12 @@ class FineTune(Pretrained):
         network: see `Algorithm`.
         head: only its number of input features is used.
         objective: classification.
-        classes: see `Pretrained`.
-        label_smoothing: see `Pretrained`.
-        running_statistics: see `Pretrained`.
-        mirror_images: see `Pretrained`.
         frozen: adapt the head alone, on fixed features.
-        **inner: see `InnerLoop`; used to adapt to a task, not in pre-training.
+        inner_lr: see `InnerLoop`; used to adapt to a task, not in pre-training, as the next three.
+        inner_steps: see `InnerLoop`.
+        eval_inner_steps: see `InnerLoop`.
+        inner_optimizer: see `InnerLoop`.
+        **pretraining: see `Pretrained`.
 
     Raises:
         InputError: see `Pretrained` and `InnerLoop`.
@@ -44,23 +45,15 @@ class FineTune(Pretrained):
         head: nn.Linear,
         objective: Objective,
         *,
-        classes: int,
-        label_smoothing: float,
-        running_statistics: bool,
-        mirror_images: bool = False,
         frozen: bool,
-        **inner: Any,
+        inner_lr: float,
+        inner_steps: int,
+        eval_inner_steps: int,
+        inner_optimizer: InnerOptimizer = InnerLoop.inner_optimizer,
+        **pretraining: Any,
     ) -> None:
-        super().__init__(
-            network,
-            head,
-            objective,
-            classes=classes,
-            label_smoothing=label_smoothing,
-            running_statistics=running_statistics,
-            mirror_images=mirror_images,
-            inner=InnerLoop(**inner, first_order=True),
-        )
+        inner = InnerLoop(inner_lr, inner_steps, eval_inner_steps, True, inner_optimizer)
+        super().__init__(network, head, objective, inner=inner, **pretraining)
         self.frozen = frozen
 
     def start(self, task: Episode) -> State:

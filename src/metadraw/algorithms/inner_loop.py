@@ -11,7 +11,7 @@ from torch import Tensor
 from metadraw.algorithms.gradient import grad
 from metadraw.algorithms.inner_optimizers import KEPT, GradientDescent, InnerOptimizer
 from metadraw.algorithms.recompute import Params, can_be_recomputed
-from metadraw.errors import InputError
+from metadraw.errors import InputError, is_number
 
 _PLAIN = GradientDescent()
 
@@ -143,6 +143,6 @@ def positive(**setting: float) -> float:
         InputError: it is not above 0.
     """
     ((key, value),) = setting.items()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    if not is_number(value) or not value > 0:
         raise InputError(f"algorithm.{key}={value}: must be a number above 0")
     return value

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from metadraw.algorithms.base import State
 from metadraw.algorithms.feature_based import FeatureBased
 from metadraw.data.episode import Episode
+from metadraw.models.head import cosine
 
 
 class MatchingNet(FeatureBased):
@@ -42,9 +42,8 @@ class MatchingNet(FeatureBased):
 
     def predict(self, state: State, x: Tensor) -> Tensor:
         """Log-probabilities ``[B, N]`` of images ``[B, C, H, W]``."""
-        features = F.normalize(self.features(x), dim=1)
         # Section 2.1.1: a softmax over cosine distances c(f(x), g(x_i)) to the support examples.
-        similarity = features @ F.normalize(state["features"], dim=1).T
+        similarity = cosine(self.features(x), state["features"])
         if "weight" in state:
             similarity = similarity + state["weight"].log()
         # Equation 1: the attention to each class. Its logarithm is a logit.

@@ -14,7 +14,7 @@ from metadraw.algorithms.distillation import Teacher
 from metadraw.algorithms.inner_loop import InnerLoop
 from metadraw.algorithms.recompute import Params
 from metadraw.data.episode import Episode, Examples, joined
-from metadraw.errors import InputError
+from metadraw.errors import InputError, is_number
 from metadraw.models.batch_norm import batch_statistics
 from metadraw.objectives import Objective
 from metadraw.objectives.base import mean
@@ -65,7 +65,7 @@ class Pretrained(Algorithm):
         super().__init__(network, head, objective, inner)
         if type(classes) is not int or classes < 1:
             raise InputError(f"algorithm.classes={classes}: must be a whole number of at least 1")
-        if not 0 <= label_smoothing < 1:
+        if not is_number(label_smoothing) or not 0 <= label_smoothing < 1:
             raise InputError(
                 f"algorithm.label_smoothing={label_smoothing}: must be at least 0, below 1"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -12,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from metadraw.command import keys
+from metadraw.errors import InputError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: In the package if it is installed, else at the top of the checkout.
@@ -37,6 +39,29 @@ def compose(*overrides: str, config: str = "train") -> DictConfig:
             cfg.algorithm_name = choices["algorithm"]
     keys.check(cfg, known)
     return cfg
+
+
+def given(node: DictConfig) -> dict[str, Any]:
+    """The keys that the user has set: those that are not null."""
+    return {str(key): value for key, value in node.items() if value is not None}
+
+
+def check_path(cfg: DictConfig, key: str, what: str) -> None:
+    """Check that the user has given a path.
+
+    Args:
+        cfg: the config.
+        key: of the path.
+        what: what should be there, such as ``a checkpoint``.
+
+    Raises:
+        InputError: it is missing, null or no text.
+    """
+    if OmegaConf.is_missing(cfg, key):
+        raise InputError(f"{key} is missing: expected {key}=PATH of {what}")
+    if not isinstance(cfg[key], str):
+        value = "null" if cfg[key] is None else cfg[key]
+        raise InputError(f"{key}={value}: expected {key}=PATH of {what}")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from metadraw.data.mapped import MappedImages
 from metadraw.data.sampling import EpisodeSampler
 from metadraw.data.splits import Names, chosen_classes, named_splits, split_classes
 from metadraw.data.tasks import Count, TaskDataModule, check_split, count, most, whole
-from metadraw.errors import InputError
+from metadraw.errors import InputError, is_number
 
 
 class EpisodeDataModule(TaskDataModule):
@@ -97,7 +97,7 @@ class EpisodeDataModule(TaskDataModule):
             ("zoom", zoom, 0.9),
             ("shear", shear, 60),
         ):
-            if isinstance(value, bool) or not 0 <= value <= largest:
+            if not is_number(value) or not 0 <= value <= largest:
                 raise InputError(f"data.{key}={value}: must be a number in 0..{largest}")
         # Known if all tasks have the same number of ways.
         self.chance = 1 / self.ways if isinstance(self.ways, int) else None

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from metadraw.errors import InputError
+from metadraw.errors import InputError, is_number
 from metadraw.models.batch_norm import TaskBatchNorm2d
 from metadraw.models.drop_block import DropBlock2d
 
@@ -92,7 +92,7 @@ class ResNet12(nn.Sequential):
             raise InputError(
                 f"model.image_size={image_size}: {pools} poolings need at least {2**pools} pixels"
             )
-        if not 0 <= dropout < 1:
+        if not is_number(dropout) or not 0 <= dropout < 1:
             raise InputError(f"model.dropout={dropout}: must be at least 0, below 1")
         if type(drop_block) is not int or drop_block < 0:
             raise InputError(

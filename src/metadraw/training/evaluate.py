@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from metadraw.command import keys
+from metadraw.command.config import given
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.tasks import TaskDataModule, check_split
 from metadraw.errors import InputError
@@ -42,8 +43,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             "ckpt_path is missing: name a checkpoint, e.g. ckpt_path=RUN/checkpoints/best.ckpt"
         )
     check_split(cfg.split)
-    changes = {group: _given(cfg[group]) for group in ("algorithm", "learner", "trainer")}
-    changes["data"] = _given(cfg.data)
+    changes = {group: given(cfg[group]) for group in ("algorithm", "learner", "trainer")}
+    changes["data"] = given(cfg.data)
     if "_target_" in cfg.data:  # null is a value for another data set
         takes = keys.arguments(cfg.data._target_)
         changes["data"] = {
@@ -97,8 +98,3 @@ def _warn_of_white_ground(cfg: DictConfig, data: TaskDataModule) -> None:
             "these pictures are mostly white, but the checkpoint was trained on light ink on "
             "black: data.prepare=ink converts them"
         )
-
-
-def _given(node: DictConfig) -> dict[str, Any]:
-    """The keys that the user has set: those that are not null."""
-    return {str(key): value for key, value in node.items() if value is not None}

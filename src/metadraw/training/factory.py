@@ -315,6 +315,30 @@ def start_from(path: str | Path, learner: MetaLearner) -> None:
     learner.load_state_dict(start, strict=False)
 
 
+def trained(
+    checkpoint: dict[str, Any],
+    path: str | Path,
+    cfg: DictConfig | None = None,
+    data: TaskDataModule | None = None,
+) -> MetaLearner:
+    """The learner of a checkpoint, without its data.
+
+    Args:
+        checkpoint: its contents.
+        path: of the checkpoint.
+        cfg: to build it with; the checkpoint's own if `None`.
+        data: see `build_learner`.
+
+    Raises:
+        InputError: parameters that do not fit.
+    """
+    own = OmegaConf.create(checkpoint["metadraw_config"]) if cfg is None else cfg
+    learner = build_learner(own, data, restored=True)
+    check_parameters(path, checkpoint, learner)
+    learner.load_state_dict(checkpoint["state_dict"])
+    return learner
+
+
 def imitate(cfg: DictConfig, learner: MetaLearner) -> None:
     """Give a learner the classifier of a checkpoint as its teacher.
 
@@ -329,7 +353,7 @@ def imitate(cfg: DictConfig, learner: MetaLearner) -> None:
     path = cfg.ckpt_path
     checkpoint = read_checkpoint(path, "teacher.ckpt_path")
     with isolate_rng(include_cuda=False):
-        teacher = build_learner(OmegaConf.create(checkpoint["metadraw_config"]), restored=True)
+        teacher = trained(checkpoint, path)
     student, classifier = learner.algorithm, teacher.algorithm
     if not (isinstance(student, Pretrained) and isinstance(classifier, Pretrained)):
         names = " and ".join(type(each).__name__ for each in (student, classifier))
@@ -337,8 +361,6 @@ def imitate(cfg: DictConfig, learner: MetaLearner) -> None:
             f"teacher.ckpt_path={path}: student and teacher must be classifiers of all classes, as "
             f"experiment=pretrain trains them, but are {names}"
         )
-    check_parameters(path, checkpoint, teacher)
-    teacher.load_state_dict(checkpoint["state_dict"])
     classifier.float().eval().requires_grad_(False)
     student.learn_from(Teacher(classifier, cfg.share, cfg.temperature))
 

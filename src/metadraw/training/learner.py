@@ -19,7 +19,7 @@ from metadraw.algorithms.gradient import twice_differentiable
 from metadraw.algorithms.inner_loop import Params
 from metadraw.command.older import modernise
 from metadraw.data.episode import Episode
-from metadraw.errors import DivergedError, InputError
+from metadraw.errors import DivergedError, InputError, is_number
 from metadraw.models.batch_norm import batch_norms
 from metadraw.objectives import Objective
 from metadraw.results.metrics import task_metrics
@@ -102,7 +102,9 @@ class MetaLearner(L.LightningModule):
                 "learner.cuda_graph=true: a graph cannot repeat random numbers, which "
                 "learner.recompute_steps=true requires: one of them must be false"
             )
-        if gradient_clip_norm is not None and not gradient_clip_norm > 0:
+        if gradient_clip_norm is not None and not (
+            is_number(gradient_clip_norm) and gradient_clip_norm > 0
+        ):
             raise InputError(
                 f"learner.gradient_clip_norm={gradient_clip_norm}: must be above 0, or null for "
                 "no limit"

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from metadraw.command.config import check_path
 from metadraw.data.figures import draw_confusion, draw_predictions
 from metadraw.data.pictures import SUFFIXES
 from metadraw.errors import InputError
@@ -41,11 +42,7 @@ def adapt(cfg: DictConfig) -> Classifier:
         "support": "a folder with one sub-folder of pictures for each class",
         "query": "a picture or a folder of pictures",
     }.items():
-        if OmegaConf.is_missing(cfg, key):
-            raise InputError(f"{key} is missing: expected {key}=PATH of {what}")
-        if not isinstance(cfg[key], str):
-            given = "null" if cfg[key] is None else cfg[key]
-            raise InputError(f"{key}={given}: expected {key}=PATH of {what}")
+        check_path(cfg, key, what)
     support = {
         folder.name: [str(path) for path in pictures_in(folder)]
         for folder in _folders(Path(cfg.support))

@@ -10,9 +10,10 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from metadraw.command.config import check_path, given
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.tasks import least, most
-from metadraw.errors import InputError
+from metadraw.errors import InputError, is_number
 from metadraw.files import WholeCheckpoints, write_whole
 from metadraw.training.factory import read_checkpoint
 from metadraw.use.calibration import answers, fit, measure
@@ -33,17 +34,13 @@ def calibrate(cfg: DictConfig) -> dict[str, dict[str, float]]:
     Raises:
         InputError: no such checkpoint, an impossible value, or too few classes.
     """
-    if OmegaConf.is_missing(cfg, "ckpt_path"):
-        raise InputError(
-            "ckpt_path is missing: name a checkpoint, e.g. ckpt_path=RUN/checkpoints/best.ckpt"
-        )
+    check_path(cfg, "ckpt_path", "a checkpoint")
     if type(cfg.tasks) is not int or cfg.tasks < 1:
         raise InputError(f"tasks={cfg.tasks}: must be a whole number of at least 1")
-    if isinstance(cfg.refused, bool) or not 0 <= cfg.refused < 1:
+    if not is_number(cfg.refused) or not 0 <= cfg.refused < 1:
         raise InputError(f"refused={cfg.refused}: must be a share, at least 0 and below 1")
     few_shot = FewShot(cfg.ckpt_path)
-    given = {key: value for key, value in cfg.data.items() if value is not None}
-    data = with_one_more_class(few_shot, given)
+    data = with_one_more_class(few_shot, given(cfg.data))
     found = {
         split: answers(few_shot.learner, data.episodes(split), cfg.tasks)
         for split in ("val", "test")
@@ -74,13 +71,17 @@ def calibrate(cfg: DictConfig) -> dict[str, dict[str, float]]:
     return results
 
 
-def with_one_more_class(few_shot: FewShot, given: dict[Any, Any]) -> EpisodeDataModule:
-    """Tasks as in training, except for what is given, with one class more than is to be learned.
+def with_one_more_class(few_shot: FewShot, changes: dict[str, Any]) -> EpisodeDataModule:
+    """Tasks as in training, with one class more than is to be learned.
+
+    Args:
+        few_shot: which learns them.
+        changes: to the config of its data.
 
     Raises:
         InputError: ways that the checkpoint cannot learn, or impossible values.
     """
-    cfg = OmegaConf.merge(few_shot.config["data"], given)
+    cfg = OmegaConf.merge(few_shot.config["data"], changes)
     learned: EpisodeDataModule = instantiate(cfg)  # which checks the values
     few, many = (pick(learned.ways) for pick in (least, most))
     for ways in (few, many):

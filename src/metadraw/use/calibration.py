@@ -85,7 +85,8 @@ def fit(found: Iterable[Answers], refused: float) -> Calibration:
     """
     by_shots: dict[float, list[Answers]] = {}
     for each in found:
-        by_shots.setdefault(each.inverse_shots, []).append(each)
+        exact = each._replace(logits=each.logits.double())
+        by_shots.setdefault(each.inverse_shots, []).append(exact)
     inverses = torch.tensor(list(by_shots), dtype=torch.float64)
     # Without different shots there is no slope to fit.
     powers = 2 if len(by_shots) > 1 else 1
@@ -97,7 +98,7 @@ def fit(found: Iterable[Answers], refused: float) -> Calibration:
     def loss() -> Tensor:
         optimizer.zero_grad()
         losses = [
-            F.cross_entropy(each.logits.double() / temperature, each.labels)
+            F.cross_entropy(each.logits / temperature, each.labels)
             for temperature, group in zip((design @ line).exp(), by_shots.values(), strict=True)
             for each in group
         ]
@@ -109,7 +110,8 @@ def fit(found: Iterable[Answers], refused: float) -> Calibration:
         optimizer.step(loss)
 
     highest = [torch.cat([a.logits.amax(dim=1) for a in group]) for group in by_shots.values()]
-    thresholds = torch.stack([torch.quantile(each.double(), refused) for each in highest])
+    thresholds = torch.stack([torch.quantile(each, refused) for each in highest])
+    # Least squares, each number of shots by its tasks.
     tasks = torch.tensor([len(group) for group in by_shots.values()], dtype=torch.float64)
     weight = tasks.sqrt()
     of_threshold = torch.linalg.lstsq(weight[:, None] * design, weight * thresholds).solution

@@ -26,7 +26,7 @@ from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.episode import Episode, Examples
 from metadraw.data.pictures import FORMATS
 from metadraw.errors import InputError
-from metadraw.training.factory import build_learner, check_parameters, read_checkpoint
+from metadraw.training.factory import read_checkpoint, trained
 from metadraw.training.learner import MetaLearner
 from metadraw.use.calibration import Calibration
 
@@ -56,7 +56,7 @@ class FewShot:
         self.checkpoint, self.config = str(checkpoint), saved["metadraw_config"]
         self.state = saved["state_dict"]
         self.calibration = Calibration(**saved.get("metadraw_calibration", {}))
-        self.data, self.learner = _restore(self.config, self.state, self.checkpoint)
+        self.data, self.learner = _restore(saved, self.checkpoint)
 
     @property
     def ways(self) -> tuple[int, int] | None:
@@ -266,11 +266,9 @@ class Classifier:
         return Classifier(tuple(saved["classes"]), saved["about"], meta_learner, *parts)
 
 
-def _restore(
-    config: dict[str, Any], state: dict[str, Any], path: str
-) -> tuple[EpisodeDataModule, MetaLearner]:
+def _restore(saved: dict[str, Any], path: str) -> tuple[EpisodeDataModule, MetaLearner]:
     """A data module, whose drawings are not loaded, and the trained learner."""
-    cfg = OmegaConf.create(config)
+    cfg = OmegaConf.create(saved["metadraw_config"])
     if cfg.learner.query_statistics != "running":  # by which pictures come one by one, too
         cfg.learner.query_statistics = "support"
     if cfg.data.get("samples_per_class") == "all":  # a few real drawings to show need no 39 GB
@@ -278,10 +276,7 @@ def _restore(
     data = instantiate(cfg.data)
     if not isinstance(data, EpisodeDataModule):
         raise InputError(f"{path}: was trained on tasks without classes ({type(data).__name__})")
-    learner = build_learner(cfg, data, restored=True)
-    check_parameters(path, {"state_dict": state}, learner)
-    learner.load_state_dict(state)
-    return data, learner.float().eval()
+    return data, trained(saved, path, cfg, data).float().eval()
 
 
 def _task(support_x: Tensor, support_y: Tensor, query_x: Tensor, ways: int) -> Episode:

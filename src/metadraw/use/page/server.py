@@ -28,9 +28,10 @@ from urllib.parse import urlsplit
 
 import torch
 from aiohttp import web
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 
+from metadraw.command.config import check_path
 from metadraw.errors import InputError
 from metadraw.use.classifier import Answer, Classifier, FewShot
 
@@ -60,11 +61,7 @@ def serve(cfg: DictConfig) -> None:
     Raises:
         InputError: no such checkpoint, no such address, or the port is taken.
     """
-    if OmegaConf.is_missing(cfg, "ckpt_path"):
-        raise InputError("ckpt_path is missing: expected ckpt_path=PATH of a checkpoint")
-    if not isinstance(cfg.ckpt_path, str):
-        given = "null" if cfg.ckpt_path is None else cfg.ckpt_path
-        raise InputError(f"ckpt_path={given}: expected ckpt_path=PATH of a checkpoint")
+    check_path(cfg, "ckpt_path", "a checkpoint")
     if type(cfg.port) is not int or not 0 <= cfg.port < 65536:
         raise InputError(
             f"port={cfg.port}: must be a whole number from 1 to 65535, or 0 for any free port"
