@@ -18,7 +18,7 @@ TASKS, WAYS = 4, 5
 def episodes(seed):
     random = torch.Generator().manual_seed(seed)
     images = torch.rand(2, TASKS, WAYS, 1, 28, 28, generator=random)
-    return tasks_of(*images.cuda(), WAYS)
+    return tasks_of(*images.double().cuda(), WAYS)
 
 
 @pytest.mark.parametrize("algorithm", ["maml", "fomaml", "maml_pp", "protonet", "unicorn_maml"])
@@ -27,7 +27,7 @@ def test_same_gradients(algorithm):
     for graph in ("false", "true"):
         cfg = metadraw.compose(f"algorithm={algorithm}", f"learner.cuda_graph={graph}")
         torch.manual_seed(0)
-        learners.append(build_learner(cfg).cuda())
+        learners.append(build_learner(cfg).double().cuda())
     plain, graphed = learners
     kept = []
     for epoch in (0, 1000):  # MAML++ starts at first order
@@ -38,8 +38,8 @@ def test_same_gradients(algorithm):
             right, right_values = plain.meta_gradients(episodes(seed))
             found, values = graphed.meta_gradients(episodes(seed))
             kept.append((found, {name: g.clone() for name, g in found.items()}))
-            torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-5)
-            torch.testing.assert_close(values, right_values, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-9)
+            torch.testing.assert_close(values, right_values, rtol=1e-6, atol=1e-9)
             with torch.no_grad():  # as an outer step changes them
                 for learner in learners:
                     for parameter in learner.parameters():
@@ -52,6 +52,6 @@ def test_random_numbers_are_new_in_each_replay():
     network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5))
     settings = {"inner_lr": 0.1, "inner_steps": 2, "eval_inner_steps": 2}
     algorithm = MAML(network, nn.Linear(784, WAYS), Classification(ways=WAYS), **settings)
-    learner = MetaLearner(algorithm, torch.optim.SGD, cuda_graph=True).cuda()
+    learner = MetaLearner(algorithm, torch.optim.SGD, cuda_graph=True).double().cuda()
     first, second = (learner.meta_gradients(episodes(0))[0] for _ in range(2))
     assert any(not torch.equal(first[name], second[name]) for name in first)

@@ -238,6 +238,16 @@ def test_a_folder_of_an_older_version_goes_on(run):
         run("run", "+trainer.max_steps=3", algorithm="maml")
 
 
+def test_a_folder_of_a_gpu_goes_on_on_a_cpu(run):
+    """A step as a CUDA graph is the same step."""
+    _, folder = run("run")
+    config, text = folder / "config.yaml", (folder / "config.yaml").read_text()
+    assert "cuda_graph: false" in text
+    config.write_text(text.replace("cuda_graph: false", "cuda_graph: true"))
+    (folder / "results.json").unlink()
+    assert run("run")[0]["test"]
+
+
 # ---- which weights a result belongs to -------------------------------------------------------
 
 

@@ -74,16 +74,15 @@ def test_outer_steps(name, experiment):
     loop = ["algorithm=maml", "algorithm.inner_steps=1"] if experiment == "maml" else [experiment]
     learner, batch = learner_of(name, *loop)
     optimizer = torch.optim.SGD(learner.algorithm.parameters(), lr=0.01)
-    before = {name: p.clone() for name, p in learner.algorithm.meta_parameters().items()}
+    learned = set()
     for _ in range(2):  # some layers of timm start at zero, and hide others in the first step
         means, values = learner.meta_gradients(batch)
         assert values["loss"].isfinite().all()
         for name, parameter in learner.algorithm.meta_parameters().items():
             parameter.grad = means[name]
+            learned |= {name} if means[name].any() else set()
         learner.algorithm.outer_step(means, optimizer)
-    after = learner.algorithm.meta_parameters()
-    moved = [not torch.equal(before[name], p) for name, p in after.items()]
-    assert sum(moved) > 0.9 * len(moved)
+    assert len(learned) > 0.9 * len(means)
     assert learner.evaluate(batch).after.isfinite().all()
 
 
@@ -211,7 +210,7 @@ def test_one_line(options, says):
 
 def test_weights_that_do_not_fit(file_of, tmp_path):
     path = file_of("test_convnext")
-    with pytest.raises(InputError, match=r'test_resnet cannot .* Missing key.*: "conv1.0.weight"'):
+    with pytest.raises(InputError, match=r"test_resnet cannot .*conv1.0.weight"):
         ours.create(name="test_resnet", weights=path)
     state = safetensors.load_file(file_of("test_resnet"))
     state["layer1.0.conv1.weight"] = torch.zeros(1, 2, 3, 3)

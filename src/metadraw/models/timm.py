@@ -110,6 +110,8 @@ def _read(timm: Any, path: str | Path, heads: Any) -> dict[str, Tensor]:
 
 def _line(error: Exception) -> str:
     """The start of an error, without PyTorch's heading of a list of differences."""
+    if isinstance(error, KeyError):
+        return f"there is no {error.args[0]}"
     lines = [" ".join(line.split()) for line in str(error).strip().splitlines()]
     if len(lines) > 1 and lines[0].startswith("Error(s) in loading"):
         del lines[0]

@@ -25,6 +25,7 @@ _ELSEWHERE = (
     *("defaults", "hydra", "paths", "callbacks", "logger", "task_name", "ckpt_path"),
     *("algorithm_name", "tags", "notes"),
     *("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.cache_dir"),
+    "learner.cuda_graph",
 )
 #: How keys begin that decide how a checkpoint is evaluated, except `_TRAINING`, used in
 #: meta-training only.
@@ -34,7 +35,7 @@ _TRAINING = (
     *("data.shift", "data.mirror", "data.rotation", "data.zoom", "data.shear"),
     *("algorithm.inner_steps", "algorithm.first_order"),
     *("learner.recompute_steps", "learner.tasks_per_chunk"),
-    *("learner.gradient_clip_norm", "learner.map_tasks", "learner.cuda_graph", "model.fused"),
+    *("learner.gradient_clip_norm", "learner.map_tasks", "model.fused"),
 )
 
 
