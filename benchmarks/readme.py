@@ -3,7 +3,9 @@
 python benchmarks/readme.py
 
 A block begins with ``<!-- made by benchmarks/readme.py: NAME -->`` and ends with ``<!-- end -->``.
-The function of that name writes it; each is used once, on any page. These commands make the files:
+The function of that name writes it; each is used once, on any page. A name without a function is
+that of a file, whose text after its title is the block: benchmarks/results/NAME.md. These commands
+make the files:
 
     python benchmarks/algorithms.py --jobs 2 data.source=npm
     python benchmarks/label_permutations.py CHECKPOINTS  # of maml, anil, proto_maml, unicorn_maml
@@ -542,6 +544,15 @@ _MAKERS: Sequence[Callable[[], list[str]]] = (
     costs,
 )
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
+_RESULTS = "benchmarks/results"
+
+
+def committed(name: str) -> list[str]:
+    """The text of a file of results after its title."""
+    title, *lines = (ROOT / _RESULTS / f"{name}.md").read_text().splitlines()
+    assert title.startswith("# "), f"{_RESULTS}/{name}.md has no title"
+    text = "\n".join(lines).strip("\n")
+    return _LINK.sub(lambda link: posixpath.normpath(f"{_RESULTS}/{link[0]}"), text).split("\n")
 
 
 # ---- writing ---------------------------------------------------------------------------------
@@ -566,9 +577,8 @@ def block(name: str, page: str) -> str:
             line, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
         )
 
-    lines = [
-        _LINK.sub(lambda link: posixpath.relpath(link[0], start), line) for line in BLOCKS[name]()
-    ]
+    made = BLOCKS[name]() if name in BLOCKS else committed(name)
+    lines = [_LINK.sub(lambda link: posixpath.relpath(link[0], start), line) for line in made]
     return "\n".join(line if line.startswith("|") else wrapped(line) for line in lines) + "\n"
 
 
