@@ -50,7 +50,8 @@ def test_the_frontier_in_small(monkeypatch, synthetic_folder, tmp_path):
 
     monkeypatch.setattr(frontier, "LOGS", tmp_path / "logs")
     monkeypatch.setattr(frontier, "OUT", tmp_path / "results" / "frontier")
-    monkeypatch.setattr(frontier, "TESTED", ["data.queries=2", "data.test_batches=1"])
+    monkeypatch.setattr(frontier, "TESTED", ["data.queries=2"])
+    monkeypatch.setattr(frontier, "TESTS", dict.fromkeys(frontier.NETWORKS, (1, 1)))
     runs = frontier.planned()
     assert len({run.folder for run in runs}) == len(runs) == 3 * (3 + 2 * 5)
     for run in runs:
