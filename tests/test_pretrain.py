@@ -243,6 +243,7 @@ def test_a_run_and_what_starts_from_it(pretrain, tiny, tmp_path):
     zero = [f"init_from={best}", "trainer.max_epochs=0", f"paths.output_dir={tmp_path / 'zero'}"]
     other = train(metadraw.compose(*own, "algorithm=logistic_regression", *zero))
     assert other["train"]["epochs"] == other["train"]["outer_steps"] == 0
+    assert other["init_from"] == str(best)
     assert 0 < other["val"]["acc"] < 1
     kept = torch.load(tmp_path / "zero" / "checkpoints" / "best.ckpt", weights_only=True)
     for name, value in kept["state_dict"].items():

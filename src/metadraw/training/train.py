@@ -143,6 +143,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
                 "seconds_with_validation": round(trained - began, 3),
             },
             checkpoint=_within(folder, path),
+            init_from=init_from,
+            teacher=(cfg.get("teacher") or {}).get("ckpt_path"),
             git=git,
             tags=list(cfg.get("tags") or []),
             notes=cfg.get("notes"),

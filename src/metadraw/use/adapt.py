@@ -85,6 +85,7 @@ def adapt(cfg: DictConfig) -> Classifier:
         note += "  (like none of these)" if unlike else ""
         log.info("%-*s  %s %.0f %%%s", width, name, guess, 100 * chance, note)
     written = "predictions, their picture"
+    (folder / "confusion.png").unlink(missing_ok=True)  # of an earlier query set
     if any(actual):
         counts = confusion(actual, predicted, classifier.classes)
         draw_confusion(counts, classifier.classes, folder / "confusion.png")
