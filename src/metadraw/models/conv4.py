@@ -13,7 +13,7 @@ from metadraw.errors import InputError
 from metadraw.models.batch_norm import TaskBatchNorm2d
 from metadraw.models.fused.conv_blocks import conv_blocks
 
-_NORMS: dict[str, Callable[[int], nn.Module]] = {
+NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": TaskBatchNorm2d,
     "layer": lambda channels: nn.GroupNorm(1, channels),
     "none": lambda channels: nn.Identity(),
@@ -51,8 +51,8 @@ class Conv4(nn.Sequential):
         norm: str = "batch",
         fused: bool = True,
     ) -> None:
-        if norm not in _NORMS:
-            raise InputError(f"model.norm={norm}: must be one of {', '.join(_NORMS)}")
+        if norm not in NORMS:
+            raise InputError(f"model.norm={norm}: must be one of {', '.join(NORMS)}")
         if hidden_channels < 1:
             raise InputError(f"model.hidden_channels={hidden_channels}: must be at least 1")
         if image_size < 16:
@@ -63,7 +63,7 @@ class Conv4(nn.Sequential):
         blocks = [
             nn.Sequential(
                 nn.Conv2d(before, after, kernel_size=3, padding=1),
-                _NORMS[norm](after),
+                NORMS[norm](after),
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             )
