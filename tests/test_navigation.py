@@ -173,6 +173,20 @@ def test_equals_per_task_autograd(algorithm, how):
     assert relative_error(found, mean) < 1e-9
 
 
+def test_nothing_is_read_back_or_made_elsewhere():
+    """On PyTorch's meta device that raises."""
+    data, learner = build(*SMALL)
+    batch = data.episodes("train")(torch.arange(3)).to("meta")
+    gradients, metrics = learner.to("meta").meta_gradients(batch)
+    assert {value.device.type for value in [*gradients.values(), *metrics.values()]} == {"meta"}
+
+
+def test_half_precision_rolls_out_and_learns(tmp_path):
+    small = ["data.train_batches=2", "data.val_batches=1", "trainer.max_epochs=1"]
+    found = train(tiny(tmp_path, *small, "trainer.precision=bf16-mixed"))
+    assert found["test"]["return"] != found["test"]["return_before"]
+
+
 def test_rollouts_of_weight_zero_change_nothing():
     data, learner = build(*SMALL)
     objective, task = learner.objective, data.episodes("train")(torch.arange(1)).task(0)

@@ -160,17 +160,20 @@ class PolicyGradient(Objective):
         reward, observed = outputs[..., 1], outputs[..., 3:]
         time = torch.arange(reward.shape[1], dtype=reward.dtype, device=reward.device)
         later = time - time[:, None]  # [H, H], of the columns' steps after the rows'
-        return_to_go = reward @ (self.discount**later * (later >= 0)).T
+        # Sums instead of matrix products, which mixed precision would round.
+        weight = self.discount**later * (later >= 0)
+        return_to_go = (reward[:, None] * weight).sum(dim=-1)
         # Duan et al. 2016 ("Benchmarking deep reinforcement learning"), section 6: linear in
         # observation, its square, and powers of time.
         powers = (time / len(time))[:, None] ** torch.arange(4, device=time.device)  # [H, 4]
         parts = [observed, observed.square(), powers.expand(*reward.shape, 4)]
-        features = torch.cat(parts, dim=-1).flatten(0, 1)  # [R*H, F]
-        weighted = (features * share.flatten()[:, None]).T
-        ridge = _RIDGE * torch.eye(features.shape[1], dtype=time.dtype, device=time.device)
-        fit = torch.linalg.solve(
-            weighted @ features + ridge, weighted @ return_to_go.flatten()[:, None]
-        )
-        advantage = return_to_go - (features @ fit).view_as(reward)
+        features = torch.cat(parts, dim=-1)  # [R, H, F]
+        weighted = features * share[..., None]
+        gram = (features[..., None] * weighted[..., None, :]).sum(dim=(0, 1))  # [F, F]
+        ridge = _RIDGE * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        projected = (weighted * return_to_go[..., None]).sum(dim=(0, 1))
+        # `solve_ex` reads nothing back from a GPU.
+        fit, _ = torch.linalg.solve_ex(gram + ridge, projected)
+        advantage = return_to_go - (features * fit).sum(dim=-1)
         advantage = advantage - (advantage * share).sum()
         return advantage / ((advantage.square() * share).sum().sqrt() + 1e-8)
