@@ -94,6 +94,9 @@ def test_a_run_and_its_checkpoint_with_more_known_pixels(tiny, tmp_path, caplog,
     assert data.drawings.options["cache_dir"] == str(tmp_path / "cache")
     task = data.episodes("test")(torch.arange(1)).task(0)
     assert learner.predict(learner.adapt(task), task.query.x).shape == (784, 1)
+    others, _ = metadraw.load(checkpoint, "data.eval_seed=1")
+    other = others.episodes("test")(torch.arange(1)).task(0)
+    assert not torch.equal(other.query.y.sort(dim=0).values, task.query.y.sort(dim=0).values)
     with pytest.raises(InputError, match=r"tasks without classes \(Completion\)"):
         metadraw.FewShot(checkpoint)
 

@@ -256,6 +256,7 @@ def test_the_oracle_sees_the_goal():
             ["algorithm=r2d2", "~algorithm.inner_lr", "~algorithm.inner_steps"],
             "PolicyGradient has no targets that a network could read",
         ),
+        (["algorithm=anil"], r"outputs of shape \[20, 2\] are no rollouts"),
         (["experiment=sinusoids", "objective=policy_gradient"], "these tasks have no rollouts"),
     ],
 )

@@ -22,7 +22,8 @@ class Completion(TaskDataModule):
 
     Garnelo et al. 2018 ("Conditional neural processes"), section 4.2. The drawing of task i is the
     first support drawing of episode i of ``drawings``, whose loading, class split and augmentation
-    thus apply: the drawings of meta-test are of classes that meta-training has not seen.
+    thus apply: the drawings of meta-test are of classes that meta-training has not seen. Seeds are
+    those of this data set.
 
     Support pixels are drawn at random without replacement; query pixels likewise, from those that
     are left, as long as there are any: as many queries as pixels are the whole picture.
@@ -42,6 +43,7 @@ class Completion(TaskDataModule):
         if not isinstance(drawings, EpisodeDataModule):
             raise InputError("data.drawings: must be a data set with classes, such as quickdraw")
         self.drawings = drawings
+        drawings.seeds = self.seeds
         for split in ("test", "train"):
             for name, number in zip(("shots", "queries"), self.sizes_of(split), strict=True):
                 if most(number) > self.pixels:

@@ -16,7 +16,7 @@ class Fourier(nn.Sequential):
     """Sines and cosines of coordinates at random frequencies, then an `MLP`.
 
     Tancik et al. 2020 ("Fourier features let networks learn high frequency functions in low
-    dimensional domains"), section 5: without them, such a network learns only smooth functions.
+    dimensional domains"): without them, such a network learns only smooth functions.
 
     Args:
         coordinates: how many numbers an input has.

@@ -135,7 +135,17 @@ class PolicyGradient(Objective):
         )
 
     def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
-        """Minus the mean over steps of log-probability times advantage."""
+        """Minus the mean over steps of log-probability times advantage.
+
+        Raises:
+            InputError: the outputs are not those of rollouts.
+        """
+        if outputs.ndim != 3:
+            raise InputError(
+                f"objective: outputs of shape {list(outputs.shape)} are no rollouts: PolicyGradient "
+                "acts with the policy of each step, so that features cannot be computed once: "
+                "choose another algorithm, e.g. algorithm=maml"
+            )
         counts = outputs[..., 2].detach()
         if examples.weight is not None:
             counts = counts * examples.weight[:, None]
@@ -163,8 +173,8 @@ class PolicyGradient(Objective):
         # Sums instead of matrix products, which mixed precision would round.
         weight = self.discount**later * (later >= 0)
         return_to_go = (reward[:, None] * weight).sum(dim=-1)
-        # Duan et al. 2016 ("Benchmarking deep reinforcement learning"), section 6: linear in
-        # observation, its square, and powers of time.
+        # Duan et al. 2016 ("Benchmarking deep reinforcement learning"): linear in the observation,
+        # its square, and powers of time.
         powers = (time / len(time))[:, None] ** torch.arange(4, device=time.device)  # [H, 4]
         parts = [observed, observed.square(), powers.expand(*reward.shape, 4)]
         features = torch.cat(parts, dim=-1)  # [R, H, F]
