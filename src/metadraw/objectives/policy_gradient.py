@@ -142,9 +142,9 @@ class PolicyGradient(Objective):
         """
         if outputs.ndim != 3:
             raise InputError(
-                f"objective: outputs of shape {list(outputs.shape)} are no rollouts: PolicyGradient "
-                "acts with the policy of each step, so that features cannot be computed once: "
-                "choose another algorithm, e.g. algorithm=maml"
+                f"objective: outputs of shape {list(outputs.shape)} are no rollouts: where a "
+                "policy leads depends on each step, so features cannot be computed once: choose "
+                "another algorithm, e.g. algorithm=maml"
             )
         counts = outputs[..., 2].detach()
         if examples.weight is not None:
