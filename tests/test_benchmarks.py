@@ -1,5 +1,6 @@
 """Benchmarks: what they compare is the same, and what cannot be run here says so."""
 
+import importlib
 import subprocess
 import sys
 
@@ -79,3 +80,68 @@ def test_the_frontier_in_small(monkeypatch, synthetic_folder, tmp_path):
     assert "Not finished: Conv4-20_pre-trained_Baseline++, " in text
     assert (tmp_path / "results" / "frontier.csv").read_text().count("\n") == 1 + 2 * 2 * 2
     assert (tmp_path / "results" / "frontier.png").stat().st_size > 1000
+
+
+@pytest.fixture
+def study_in(monkeypatch, tmp_path):
+    """Import a study of benchmarks/, with its folders elsewhere and other settings."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+    def load(name, **settings):
+        study = importlib.import_module(name)
+        folders = {"LOGS": tmp_path / "logs", "OUT": tmp_path / "results" / name}
+        for key, value in {**folders, **settings}.items():
+            monkeypatch.setattr(study, key, value)
+        return study
+
+    return load
+
+
+SHORT = ["data.train_batches=2", "trainer.max_epochs=1", "data.val_batches=1"]
+SHORT += ["data.test_batches=1", "callbacks.progress_bar.refresh_rate=0"]
+
+
+def test_sinusoids_in_small(study_in, tmp_path):
+    study = study_in("sinusoids", TASKS=20, SHOTS=(5, 10), RATES=(0.01, 0.5))
+    errors, rates = study.study(SHORT)
+    assert rates == {5: 0.01, 10: 0.01}  # the other is far too large
+    path = tmp_path / "logs" / "MAML" / "checkpoints" / "last.ckpt"
+    data, learner = metadraw.load(path, *study.tested(5), "algorithm.eval_inner_steps=10")
+    batch = data.episodes("test")(torch.arange(20))
+    for step, outputs in zip((0, 10), learner.evaluate(batch), strict=True):
+        expected = (outputs - batch.query.y).square().mean(dim=(1, 2))
+        torch.testing.assert_close(errors["MAML", 5][:, step], expected)
+    study.write(errors, rates, "COMMAND")
+    study.draw(errors, rates)
+    text = (tmp_path / "results" / "sinusoids.md").read_text()
+    assert f"| 5 | MAML | {errors['MAML', 5][:, 0].mean():.3f} ± " in text
+    assert "2 outer steps on 25 tasks each" in text
+    assert (tmp_path / "results" / "sinusoids.csv").read_text().count("\n") == 1 + 2 * (2 * 11 + 1)
+    assert (tmp_path / "results" / "sinusoids.png").stat().st_size > 10_000
+
+
+def test_navigation_in_small(study_in, tmp_path):
+    study = study_in("navigation", TASKS=8, ROLLOUTS=5, RATES=(0.1,))
+    short = [*SHORT, "data.horizon=5", "data.shots=5", "data.tasks_per_batch=4"]
+    returns, rate = study.study(short)
+    again, _ = study.study(short)  # nothing is trained again
+    assert all(torch.equal(returns[name], again[name]) for name in returns)
+    study.write(returns, rate, "COMMAND")
+    study.draw(returns, rate)
+    text = (tmp_path / "results" / "navigation.md").read_text()
+    assert f"| MAML | {returns['MAML'][:, 0].mean():.2f} ± " in text
+    assert (tmp_path / "results" / "navigation.csv").read_text().count("\n") == 1 + 2 * 4 + 1
+    assert (tmp_path / "results" / "navigation.png").stat().st_size > 10_000
+
+
+def test_completion_in_small(study_in, synthetic_folder, tmp_path):
+    study = study_in("completion", TASKS=5, PICTURES=2, SHOTS=(20, 784))
+    drawings = {"source": "path", "path": synthetic_folder, "samples_per_class": 20}
+    errors = study.study([*SHORT, *(f"data.drawings.{k}={v}" for k, v in drawings.items())])
+    # The nearest of all pixels is the pixel itself.
+    assert errors["nearest", 784].max() == 0 < errors["nearest", 20].min()
+    study.write(errors, "COMMAND")
+    study.draw()
+    text = (tmp_path / "results" / "completion.md").read_text()
+    assert f"| MAML, adapted | {errors['after', 20].mean():.4f} ± " in text
+    assert (tmp_path / "results" / "completion.png").stat().st_size > 10_000

@@ -184,11 +184,14 @@ def test_help_offers_what_can_be_chosen():
     train, evaluation = (
         command("--help", program=f"{name}.py").stdout for name in ("train", "eval")
     )
-    assert "\ndata: image_folder, quickdraw, sinusoids\n" in train
+    assert "\ndata: completion, image_folder, navigation, quickdraw, sinusoids\n" in train
     assert "\nscheduler: cosine, none, one_cycle, plateau\n" in train
     assert "\nlogger: csv, many, none, tensorboard, wandb\n" in train
-    assert "\nexperiment: best, best_conv4, debug, overfit, pretrain, quickstart" in train
-    assert "\ndata: as_trained, image_folder, quickdraw, sinusoids\n" in evaluation
+    assert "\nexperiment: best, best_conv4, completion, debug, navigation, overfit, pre" in train
+    assert (
+        "\ndata: as_trained, completion, image_folder, navigation, quickdraw, sinusoids\n"
+        in evaluation
+    )
     assert "\nmodel: " not in evaluation
 
 
@@ -314,10 +317,11 @@ def choices():
     for path in sorted(CONFIGS.glob("*/*.yaml")):
         group = path.parent.name
         # Of data, the others are no data sets, or need a folder (test_image_folder.py has it) or
-        # no folder (test_sinusoids.py).
+        # no folder (test_sinusoids.py, test_navigation.py, test_completion.py).
         others = group == "data" and path.stem != "quickdraw"
         # These have tests of their own.
         others |= path.stem in ("squared_error", "sinusoids", "timm")
+        others |= path.stem in ("policy_gradient", "navigation", "completion", "fourier")
         others |= path.stem in ("pretrain", "best", "best_conv4")
         if group not in ("hydra", "paths", "sweep") and not others:
             yield f"{'' if group != 'experiment' else '+'}{group}={path.stem}".lstrip("+")

@@ -68,6 +68,29 @@ def test_a_task_depends_on_nothing_but_seed_split_and_index():
     assert torch.equal(more.support.x[:, :10], together.support.x)
 
 
+def test_the_oracle_knows_amplitude_and_phase():
+    told, plain = (build(f"data.oracle={on}")[0].episodes("train") for on in ("true", "false"))
+    told, plain = told(torch.arange(5)), plain(torch.arange(5))
+    assert torch.equal(told.query.x[..., :1], plain.query.x)
+    assert torch.equal(told.query.y, plain.query.y)
+    known = torch.stack([plain.about["amplitude"], plain.about["phase"]], dim=-1)
+    assert torch.equal(told.query.x[..., 1:], known[:, None].expand(-1, 10, -1))
+
+
+def test_reptile_with_one_step_is_training_on_all_tasks_at_once():
+    """So it is the pre-training of the MAML paper, on support and query points together."""
+    data, learner = build("algorithm=reptile", "algorithm.inner_steps=1")
+    learner = learner.double()
+    batch = data.episodes("train")(torch.arange(4)).to(torch.float64)
+    found, _ = learner.meta_gradients(batch)
+    points = [torch.cat([getattr(e, name) for e in batch[:2]], dim=1) for name in "xy"]
+    algorithm = learner.algorithm
+    named = dict(algorithm.named_parameters())
+    loss = (outputs(algorithm, named, points[0].flatten(0, 1)) - points[1].flatten(0, 1)).square()
+    slopes = torch.autograd.grad(loss.mean(), list(named.values()))
+    assert relative_error(found, dict(zip(named, slopes, strict=True))) < 1e-9
+
+
 def test_meta_training_alone_has_tasks_of_its_own_size():
     data, _ = build("data.train_shots=20", "data.train_queries=3", "data.shots=5")
     sizes = {split: data.episodes(split)(torch.arange(2)) for split in ("train", "test")}
@@ -83,6 +106,7 @@ def test_meta_training_alone_has_tasks_of_its_own_size():
         ("data.phase=3", "data.phase=3: must be two numbers"),
         ("data.shots=[1,5]", r"data.shots=\[1, 5\]: must be one whole number"),
         ("data.train_queries=[1,5]", r"data.train_queries=\[1, 5\]: must be one whole number"),
+        ("data.oracle=1", "data.oracle=1: must be true or false"),
         ("data.shots=0", "data.shots=0: must be a whole number of at least 1"),
         ("objective.size=0", "objective.size=0"),
         ("objective.monitor=acc", "objective.monitor=acc: must be one of loss"),

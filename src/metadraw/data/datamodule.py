@@ -23,7 +23,7 @@ from metadraw.data.figures import draw_episode
 from metadraw.data.mapped import MappedImages
 from metadraw.data.sampling import EpisodeSampler
 from metadraw.data.splits import Names, chosen_classes, named_splits, split_classes
-from metadraw.data.tasks import Count, TaskDataModule, check_split, count, most, whole
+from metadraw.data.tasks import Count, TaskDataModule, check_split, count, most, switch, whole
 from metadraw.errors import InputError, is_number
 
 
@@ -117,8 +117,7 @@ class EpisodeDataModule(TaskDataModule):
             raise InputError(
                 f"data.new_classes={new_classes}: must be one of {', '.join(ORIENTATIONS)}"
             )
-        if not isinstance(mirror, bool):
-            raise InputError(f"data.mirror={mirror}: must be true or false")
+        switch(mirror=mirror)
         if mirror and new_classes == "rotations_mirrors":
             raise InputError(
                 "data.mirror=true with data.new_classes=rotations_mirrors: mirrored drawings are "

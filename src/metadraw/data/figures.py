@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from metadraw.data.episode import Episode
 
 _BEFORE, _AFTER, _RIGHT, _WRONG = "#4c78a8", "#e4572e", "#2e7d32", "#c0392b"
+_EMPTY = "#cfe0ee"  # unknown pixels
 _MOST_SHOWN = 3  # drawings of a class
 _LONGEST = 30  # characters of a name beside a matrix
 
@@ -210,3 +211,67 @@ def draw_fit(task: Episode, before: Tensor, after: Tensor, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
+
+
+def draw_paths(rollouts: Mapping[str, Tensor], goal: Tensor, path: Path) -> None:
+    """Paths through the plane, in one panel for each title.
+
+    Args:
+        rollouts: by title, ``[R, H, 3 + O]``, as `PolicyGradient.outputs` returns them; an
+            observation begins with the position.
+        goal: ``[2]``.
+        path: the picture to write.
+    """
+    figure = Figure(figsize=(4 * len(rollouts), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(rollouts), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (title, found) in zip(panels, rollouts.items(), strict=True):
+        show_paths(axes, found, goal)
+        total = found[..., 1].sum(dim=1).mean().item()
+        axes.set_title(f"{title}: mean return {total:.2f}", fontsize=10)
+    figure.savefig(path, dpi=110)
+
+
+def show_paths(axes: Axes, rollouts: Tensor, goal: Tensor) -> None:
+    """The paths of rollouts from the origin, each until it ends, and their goal."""
+    for rollout in rollouts.detach().float().cpu():
+        steps = rollout[rollout[:, 2] > 0]
+        axes.plot(steps[:, 3], steps[:, 4], color=_BEFORE, alpha=0.4, lw=0.8)
+    axes.plot(0, 0, "o", color="black", markersize=5)
+    axes.plot(*goal.cpu().tolist(), "*", color=_AFTER, markersize=14, zorder=3)
+    axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
+    axes.grid(alpha=0.3)
+
+
+def draw_completion(
+    rows: Sequence[tuple[Episode, Mapping[str, Tensor]]], size: int, path: Path, ink: bool = True
+) -> None:
+    """A row per task: its known pixels, completions by title, and the truth.
+
+    Args:
+        rows: tasks, x ``[B, 2]`` in -1..1 (column, row) and y ``[B, channels]``, with outputs
+            ``[Q, channels]`` for their query pixels by title, the same titles for all.
+        size: height and width in pixels.
+        path: the picture to write.
+        ink: whether 1 is ink, shown in black, rather than light.
+    """
+    columns = 2 + len(rows[0][1])
+    figure = Figure(figsize=(1.7 * columns, 1.85 * len(rows)), layout="constrained")
+    for line, (task, completions) in zip(
+        figure.subplots(len(rows), columns, squeeze=False), rows, strict=True
+    ):
+        known = f"{len(task.support.x)} known pixels"
+        shown = {known: task.support.y, **completions, "truth": task.query.y}
+        for axes, (title, values) in zip(line, shown.items(), strict=True):
+            x = task.support.x if title == known else task.query.x
+            column, row = ((x.cpu() + 1) * size / 2).floor().long().unbind(-1)
+            filled = values.detach().float().cpu().clamp(0, 1)
+            picture = filled.new_full((size, size, 3), float("nan"))
+            picture[row, column] = 1 - filled if ink else filled  # one channel is broadcast
+            empty = picture.isnan()
+            picture = picture.where(~empty, picture.new_tensor(to_rgba(_EMPTY)[:3]))
+            axes.imshow(picture.numpy())
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_color("#cccccc")
+            if axes in figure.axes[:columns]:
+                axes.set_title(title, fontsize=9)
+    figure.savefig(path, dpi=110)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from torch import Tensor
 from metadraw.data.episode import Episode, Examples
 from metadraw.data.figures import draw_fit
 from metadraw.data.hashing import fold, start, uniform
-from metadraw.data.tasks import SPLITS, TaskDataModule, check_split
-from metadraw.errors import InputError
+from metadraw.data.tasks import SPLITS, TaskDataModule, check_split, interval, switch
 
 
 class Sinusoids(TaskDataModule):
@@ -29,6 +27,8 @@ class Sinusoids(TaskDataModule):
         amplitude: minimum and maximum.
         phase: minimum and maximum, in radians.
         x: minimum and maximum.
+        oracle: inputs also hold amplitude and phase, so that there is nothing to find out: the
+            paper's upper bound.
         **tasks: see `TaskDataModule`; shots and queries are numbers, not ranges.
 
     Raises:
@@ -41,16 +41,14 @@ class Sinusoids(TaskDataModule):
         amplitude: Sequence[float],
         phase: Sequence[float],
         x: Sequence[float],
+        oracle: bool = False,
         **tasks: Any,
     ) -> None:
         super().__init__(**tasks)
-        for split in ("test", "train"):
-            for name, number in zip(("shots", "queries"), self.sizes_of(split), strict=True):
-                if not isinstance(number, int):
-                    key = self.key(name, split)
-                    raise InputError(f"{key}={list(number)}: must be one whole number")
-        self.amplitude = _range(amplitude=amplitude)
-        self.phase, self.x = _range(phase=phase), _range(x=x)
+        self.refuse_ranges()
+        self.oracle = switch(oracle=oracle)
+        self.amplitude = interval(amplitude=amplitude)
+        self.phase, self.x = interval(phase=phase), interval(x=x)
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -58,7 +56,8 @@ class Sinusoids(TaskDataModule):
         ranges = {"amplitude": self.amplitude, "phase": self.phase, "x": self.x}
         shown = {name: list(ends) for name, ends in ranges.items()}
         digest = hashlib.sha256(repr(sorted(shown.items())).encode()).hexdigest()
-        return {"source": "sinusoids (synthetic)", **shown, "sha256": digest}
+        told = {"oracle": True} if self.oracle else {}
+        return {"source": "sinusoids (synthetic)", **shown, "sha256": digest, **told}
 
     def episodes(self, split: str, device: torch.device | str = "cpu") -> SinusoidSampler:
         """See `TaskDataModule.episodes`."""
@@ -97,8 +96,8 @@ class SinusoidSampler:
             number: ``[T]`` int64, each at least 0.
 
         Returns:
-            T tasks, float32 x and y ``[T, K, 1]`` and ``[T, Q, 1]``; ``about`` has ``amplitude``
-            and ``phase``, ``[T]``.
+            T tasks, float32 x and y ``[T, K, 1]`` and ``[T, Q, 1]``, with ``oracle`` x
+            ``[T, K, 3]``; ``about`` has ``amplitude`` and ``phase``, ``[T]``.
         """
         data, number = self.data, number.to(self.device)
         task = fold(self._state, number)  # [T]
@@ -118,27 +117,11 @@ class SinusoidSampler:
             points = torch.arange(count, device=self.device)
             x = draw(data.x, places[which : which + 1], points)[:, 0]  # [T, count]
             y = amplitude * (x - phase).sin()
-            return Examples(x.float()[..., None], y.float()[..., None])
+            told = [each.expand_as(x) for each in (amplitude, phase)] if data.oracle else []
+            return Examples(torch.stack([x, *told], dim=-1).float(), y.float()[..., None])
 
         assert isinstance(self.shots, int)
         assert isinstance(self.queries, int)
         about = {"amplitude": amplitude[:, 0].float(), "phase": phase[:, 0].float()}
         support, query = examples(2, self.shots), examples(3, self.queries)
         return Episode(support, query, number, about=about)
-
-
-def _range(**setting: Sequence[float]) -> tuple[float, float]:
-    """Return the two numbers of the one setting given.
-
-    Raises:
-        InputError: it is not two numbers in ascending order.
-    """
-    ((key, value),) = setting.items()
-    ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
-    if not (
-        len(ends) == 2
-        and all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends)
-        and ends[0] <= ends[1]
-    ):
-        raise InputError(f"data.{key}={value}: must be two numbers, minimum and maximum")
-    return float(ends[0]), float(ends[1])

@@ -77,6 +77,10 @@ class Objective(ABC):
         """The number of outputs for an example of this task, at most ``size``."""
         return self.size
 
+    def shape(self, task: Episode) -> tuple[int, ...]:
+        """The shape of what `outputs` returns for this task's query set: ``[Q, width]``."""
+        return len(task.query.x), self.width(task)
+
     def outputs(self, predict: Callable[[Tensor], Tensor], examples: Examples) -> Tensor:
         """The outputs for examples; ``predict`` maps inputs ``[B, ...]`` to ``[B, width]``."""
         return predict(examples.x)

@@ -273,8 +273,10 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
 
 
 def _use_own_cache(config: dict[str, Any]) -> None:
-    if "cache_dir" in config["data"]:
-        config["data"]["cache_dir"] = _CACHE
+    # Also that of a data set within another one.
+    for node in (config["data"], *config["data"].values()):
+        if isinstance(node, dict) and "cache_dir" in node:
+            node["cache_dir"] = _CACHE
 
 
 def start_from(path: str | Path, learner: MetaLearner) -> None:

@@ -25,6 +25,7 @@ _ELSEWHERE = (
     *("defaults", "hydra", "paths", "callbacks", "logger", "task_name", "ckpt_path"),
     *("algorithm_name", "tags", "notes"),
     *("trainer.accelerator", "trainer.devices", "trainer.strategy", "data.cache_dir"),
+    "data.drawings.cache_dir",
     "learner.cuda_graph",
 )
 #: How keys begin that decide how a checkpoint is evaluated, except `_TRAINING`, used in

@@ -53,7 +53,7 @@ def try_step(make: Callable[[dict[str, Any]], MetaLearner], batch: Episode) -> N
             raise
         except Exception as error:
             raise InputError(_line(error, learner.algorithm.network, learner.algorithm)) from error
-        expected = [len(task.query.x), learner.objective.width(task)]
+        expected = list(learner.objective.shape(task))
         if list(outputs.shape) != expected:
             raise InputError(
                 f"algorithm: {type(learner.algorithm).__name__} gives outputs of shape "

@@ -1,0 +1,175 @@
+"""Figure 4 (2D navigation) of the MAML paper: MAML, pre-training on all goals, and an oracle.
+
+python benchmarks/navigation.py
+
+Three policies of the same size, each trained on 20 goals and 20 rollouts of each a step: MAML with
+one inner step; one policy for all goals (Reptile with one step, which is plain training on the
+rollouts of all tasks), then fine-tuned; and the same with the goal as a further input, an oracle.
+All are tested on the same meta-test goals after 0 to 3 gradient steps on 40 rollouts. MAML keeps
+its rate, and fine-tuning has the best of several on meta-validation goals after three steps.
+
+Runs are in logs/navigation; finished ones are kept. The results go to
+benchmarks/results/navigation.{md,csv,png}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+
+import torch
+from by_step import (  # beside this file
+    RESULTS,
+    ROOT,
+    best_rate,
+    checkpoint,
+    measured,
+    minutes,
+    outer_steps,
+    shown,
+    table,
+    write_csv,
+)
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import metadraw
+from metadraw.results.metrics import confidence_interval
+
+LOGS, OUT = ROOT / "logs" / "navigation", RESULTS / "navigation"
+STEPS, TASKS, ROLLOUTS = 3, 200, 40  # of the test
+RATES = (0.01, 0.03, 0.1, 0.3)
+#: By name: the settings of its run.
+NETWORKS = {
+    "MAML": ["algorithm=maml"],
+    "pre-trained": ["algorithm=reptile"],
+    "oracle": ["algorithm=reptile", "data.oracle=true"],
+}
+COLOURS = {"MAML": "#e4572e", "pre-trained": "#4c78a8", "oracle": "black"}
+MARKERS = {"MAML": "o", "pre-trained": "s", "oracle": ""}
+GOALS = ("#4c78a8", "#e4572e", "#59a14f", "#b07aa1")  # those whose paths are drawn
+
+
+def tested() -> list[str]:
+    """The settings of a test."""
+    return [f"data.shots={ROLLOUTS}", f"data.queries={ROLLOUTS}"]
+
+
+def study(overrides: list[str]) -> tuple[dict[str, Tensor], float]:
+    """Returns ``[tasks, steps + 1]`` by policy, and the rate of fine-tuning."""
+    returns, rate = {}, 0.0
+    for name, settings in NETWORKS.items():
+        path = checkpoint(LOGS / name, ["experiment=navigation", *settings, *overrides])
+        own = tested()
+        if name == "pre-trained":
+            rate = best_rate(path, own, RATES, TASKS // 2, STEPS)
+            own.append(f"algorithm.inner_lr={rate}")
+        returns[name] = measured(path, own, "test", TASKS, 0 if name == "oracle" else STEPS)
+        print(name, [shown(each, 2) for each in returns[name].T], flush=True)
+    return returns, rate
+
+
+def write(returns: dict[str, Tensor], rate: float, command: str) -> None:
+    """Table, findings and CSV."""
+    rows = []
+    for name, found in returns.items():
+        cells = [shown(each, 2) for each in found.T]
+        rows.append([name, *cells, *[""] * (STEPS + 1 - len(cells))])
+    spent = ", ".join(f"{name} {minutes(LOGS / name):.1f}" for name in returns)
+    steps = " and ".join(dict.fromkeys(f"{outer_steps(LOGS / name):,}" for name in returns))
+    ours, theirs, oracle = (returns[name] for name in NETWORKS)
+    gap = (ours[:, 1].mean() - ours[:, 0].mean()) / (oracle[:, 0].mean() - ours[:, 0].mean())
+    text = [
+        "# Navigation",
+        "",
+        f"`{command}`, one thread, {platform.machine()} CPU, torch {torch.__version__}: mean "
+        f"return after 0 to {STEPS} gradient steps, ± half its 95 % interval over {TASKS} "
+        f"meta-test goals, with {ROLLOUTS} rollouts to adapt on and {ROLLOUTS} others to measure. "
+        f"{steps} outer steps of Adam. Minutes of training: {spent}. One seed.",
+        "",
+        *table(["policy", "before", "1 step", *(f"{s} steps" for s in range(2, STEPS + 1))], rows),
+        "",
+        f"One step takes MAML from {ours[:, 0].mean():.1f} to {ours[:, 1].mean():.1f}, which is "
+        f"{100 * gap:.0f} % of the way to the oracle, and "
+        f"{shown(ours[:, 1] - theirs[:, STEPS], 1)} better than what {STEPS} steps of {rate} make "
+        f"of the pre-trained policy on the same goals. {STEPS} steps of MAML give "
+        f"{ours[:, STEPS].mean():.1f}; it was trained for one.",
+        "",
+        "![Returns by gradient steps, and paths to four goals](navigation.png)",
+    ]
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    write_csv(
+        OUT.with_suffix(".csv"),
+        ["policy", "step", "return", "half_interval", "goals"],
+        [
+            [name, step, f"{each.mean():.6g}", f"{confidence_interval(each):.6g}", len(each)]
+            for name, found in returns.items()
+            for step, each in enumerate(found.T)
+        ],
+    )
+
+
+def draw(returns: dict[str, Tensor], rate: float) -> None:
+    """Returns by steps, and paths to the first meta-test goals."""
+    figure = Figure(figsize=(13, 3.9), layout="constrained")
+    axes, *panels = figure.subplots(1, 4, width_ratios=(1.25, 1, 1, 1))
+    for name, found in returns.items():
+        mean = found.mean(dim=0).expand(STEPS + 1)
+        half = torch.stack([confidence_interval(e) for e in found.T]).expand(STEPS + 1)
+        look = {"color": COLOURS[name], "marker": MARKERS[name], "markersize": 4}
+        axes.plot(mean, "-" if name != "oracle" else "--", label=name, **look)
+        axes.fill_between(
+            range(STEPS + 1), mean - half, mean + half, color=COLOURS[name], alpha=0.2, lw=0
+        )
+    axes.set(xlabel="gradient steps", ylabel="mean return", xticks=range(STEPS + 1))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    for panel, (name, step, title) in zip(
+        panels,
+        (
+            ("MAML", 0, "MAML before adaptation"),
+            ("MAML", 1, "MAML after 1 step"),
+            ("pre-trained", STEPS, f"pre-trained after {STEPS} steps"),
+        ),
+        strict=True,
+    ):
+        own = [*tested(), *([f"algorithm.inner_lr={rate}"] if name == "pre-trained" else [])]
+        draw_goals(panel, name, own, step)
+        panel.set_title(title, fontsize=10)
+    figure.savefig(OUT.with_suffix(".png"), dpi=110)
+
+
+def draw_goals(axes: Axes, name: str, settings: list[str], step: int) -> None:
+    """Ten paths to each of the first meta-test goals."""
+    data, learner = metadraw.load(LOGS / name / "checkpoints" / "last.ckpt", *settings)
+    batch = data.episodes("test")(torch.arange(len(GOALS)))
+    for position, colour in enumerate(GOALS):
+        task = batch.task(position)
+        rollouts = learner.answer(learner.adapt(task, step), task)
+        for rollout in rollouts[:10]:
+            steps = rollout[rollout[:, 2] > 0]
+            axes.plot(steps[:, 3], steps[:, 4], color=colour, alpha=0.5, lw=0.7)
+        look = {"color": colour, "markeredgecolor": "white", "zorder": 3}
+        axes.plot(*task.about["goal"].tolist(), "*", markersize=15, **look)
+    axes.plot(0, 0, "o", color="black", markersize=5, zorder=3)
+    axes.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), aspect="equal")
+    axes.grid(alpha=0.3)
+
+
+def main() -> None:
+    """Finish the runs, test them, write table and figure."""
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*", help="for all runs, e.g. trainer.max_epochs=40")
+    overrides = parser.parse_args().overrides
+    torch.set_num_threads(1)
+    returns, rate = study(overrides)
+    write(returns, rate, " ".join(["python benchmarks/navigation.py", *overrides]))
+    draw(returns, rate)
+
+
+if __name__ == "__main__":
+    main()
