@@ -371,16 +371,26 @@ def imaml(algorithm, meta, task, *, steps, strength=2.0, solver_steps=5):
 
 
 def cavia(algorithm, meta, task, *, steps):
-    """Zintgraf et al. 2019, equations 4 and 5, with the context after the network."""
+    """Zintgraf et al. 2019, equations 4 and 5, with FiLM after each batch norm or linear layer."""
+    layers = list(algorithm.network.modules())
+    norms = [layer for layer in layers if hasattr(layer, "num_features")]
+    layers = norms or [layer for layer in layers if isinstance(layer, torch.nn.Linear)]
     context = torch.zeros(100, dtype=torch.float64, requires_grad=True)
 
     def loss_of(context, examples):
-        features = features_of(algorithm, meta, examples.x)
-        film = meta["film.weight"] @ context
-        scale, shift = film[: features.shape[1]], film[features.shape[1] :]
-        hidden = (features * (1 + scale) + shift) @ meta["layer.0.weight"].T
-        hidden = F.relu(hidden + meta["layer.0.bias"])
-        logits = hidden @ meta["head.weight"].T + meta["head.bias"]
+        film = iter(meta["film.weight"] @ context)
+
+        def modulated(layer, _, x):
+            shape = (1, -1, 1, 1)[: x.ndim]
+            scale, shift = (
+                torch.stack([next(film) for _ in range(x.shape[1])]).view(shape) for _ in range(2)
+            )
+            return x * (1 + scale) + shift
+
+        hooks = [layer.register_forward_hook(modulated) for layer in layers]
+        logits = logits_of(algorithm, meta, examples.x)
+        for hook in hooks:
+            hook.remove()
         return F.cross_entropy(logits, examples.y)
 
     for _ in range(steps):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
-from metadraw.algorithms.base import State, linear
+from metadraw.algorithms.base import State
 from metadraw.algorithms.inner_loop import whole
 from metadraw.algorithms.maml import MAML
 from metadraw.data.episode import Episode
+from metadraw.errors import InputError
 from metadraw.objectives import Objective
 
 
@@ -18,10 +22,10 @@ class CAVIA(MAML):
 
     The context starts at zero in every task and takes K gradient steps on the support loss
     (equation 4); the outer step learns everything else, through these steps (equation 5). It enters
-    after the network, so that any network works, unchanged: a linear function of the context scales
-    and shifts the features (FiLM, which the paper uses in convolutional networks), and a layer with
-    ReLU follows. To that layer, the shift is what a concatenation of context and features would be,
-    which the paper uses in fully connected networks, at their first layer.
+    any network, unchanged, as linear functions that scale and shift the output of layers (FiLM,
+    which the paper uses in convolutional networks): of all batch and group norms or, without any,
+    of all convolutions and linear layers. The shift of a linear layer is what the paper uses in
+    fully connected networks, a concatenation of the context to the layer's input.
 
     Args:
         network: see `Algorithm`.
@@ -31,7 +35,8 @@ class CAVIA(MAML):
         **inner: see `InnerLoop`.
 
     Raises:
-        InputError: a context that is not a whole number of at least 1; see also `MAML`.
+        InputError: a context that is not a whole number of at least 1, or a network without such a
+            layer; see also `MAML`.
     """
 
     def __init__(
@@ -44,26 +49,62 @@ class CAVIA(MAML):
         **inner: Any,
     ) -> None:
         super().__init__(network, head, objective, **inner)
-        features = head.in_features
+        whole(context=context)
+        found = [(name, *_channels(m)) for name, m in network.named_modules()]
+        norms = [(name, size) for name, size, is_norm in found if is_norm]
+        self.sizes = dict(norms or [(name, size) for name, size, _ in found if size])
+        if not self.sizes:
+            raise InputError(
+                f"model: {type(network).__name__} has no norm, convolution or linear layer, which "
+                "a context of CAVIA could scale and shift"
+            )
         # Without bias: a context of zero changes nothing.
-        self.film = nn.Linear(whole(context=context), 2 * features, bias=False)
-        self.layer = nn.Sequential(nn.Linear(features, features), nn.ReLU())
+        self.film = nn.Linear(context, 2 * sum(self.sizes.values()), bias=False)
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """The context before and after each gradient step, and the head; see `Algorithm.adapt`."""
-        features = self.embed(task.support)
+        loss = self.loss_on(task.support)
         head = {n: p for n, p in self.start(task).items() if n.startswith("head.")}
+        start = {"context": self.film.weight.new_zeros(self.film.in_features)}
+        path = self.inner.path(lambda state: loss(state | head), start, steps)
+        return [state | head for state in path]
 
-        def loss(state: State) -> Tensor:
-            return self.objective.loss(self._outputs(features, state | head), task.support)
+    def features(self, x: Tensor, state: State | None = None) -> Tensor:
+        """Features ``[B, F]`` of inputs ``[B, ...]``, in the context of a state."""
+        if state is None:
+            return super().features(x)
+        by_layer = self.film(state["context"]).split([2 * size for size in self.sizes.values()])
+        hooks = [
+            self.network.get_submodule(name).register_forward_hook(_film(*values.chunk(2)))
+            for name, values in zip(self.sizes, by_layer, strict=True)
+        ]
+        try:
+            return super().features(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
-        start = {"context": features.new_zeros(self.film.in_features)}
-        return [state | head for state in self.inner.path(loss, start, steps)]
 
-    def predict(self, state: State, x: Tensor) -> Tensor:
-        """Outputs ``[B, width]`` for inputs ``[B, ...]``."""
-        return self._outputs(self.features(x), state)
+def _channels(layer: nn.Module) -> tuple[int, bool]:
+    """How many channels a layer has, 0 if it cannot be modulated, and whether it is a norm."""
+    match layer:
+        case _BatchNorm():
+            return layer.num_features, True
+        case nn.GroupNorm():
+            return layer.num_channels, True
+        case _ConvNd():
+            return layer.out_channels, False
+        case nn.Linear():
+            return layer.out_features, False
+    return 0, False
 
-    def _outputs(self, features: Tensor, state: State) -> Tensor:
-        scale, shift = self.film(state["context"]).chunk(2)
-        return linear(self.layer(features * (1 + scale) + shift), state)
+
+def _film(scale: Tensor, shift: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    """A forward hook that scales and shifts the channels of a layer's output."""
+
+    def modulate(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+        after = 0 if isinstance(layer, nn.Linear) else output.ndim - 2
+        one, other = (each.view(-1, *[1] * after) for each in (1 + scale, shift))
+        return output * one + other
+
+    return modulate
