@@ -18,18 +18,18 @@ class InContext(Algorithm):
     """Labelled examples and a query are one sequence; the query's last state is its answer.
 
     Nothing is adapted: learning a task is a forward pass over its support set. The token of an
-    example is a projection of its features plus the code of its label, as in Fifty et al. 2024
-    (section 4.1, with a sum instead of a concatenation), and that of a query lacks the code. A
-    query's output is scored against the codes. Examples attend to all examples, and a query attends
-    to the examples alone, so each query is answered by itself and examples have no order (Mishra et
-    al. 2018, "SNAIL", reads them in a causal order). Real values are encoded by the same codes, one
-    for each value of a target.
+    example is a projection of its features plus the code of its label (Fifty et al. concatenate
+    the two); that of a query lacks the code, and its last state is scored against the codes.
+    Examples attend to all examples and a query to the examples alone: each query is answered by
+    itself, and examples have no order, unlike in SNAIL, which reads them one after the other
+    (Mishra et al. 2018, "A Simple Neural Attentive Meta-Learner"). Real values are encoded by the
+    same codes, one for each value of a target.
 
     In meta-training each task gives its N labels different codes out of ``max_ways``, chosen by a
     hash of the episode's number, so that all codes are learned and none stands for a class (Kirsch
-    et al. 2022, "General-Purpose In-Context Learning by Meta-Learning Transformers", section 3.1,
-    permute labels for the same reason). Elsewhere labels have the first N codes, so that a task's
-    result depends on nothing but its examples. Before adaptation all outputs are zero.
+    et al. 2022, "General-Purpose In-Context Learning by Meta-Learning Transformers", permute labels
+    for the same reason). Elsewhere labels have the first N codes, so that a task's result depends
+    on nothing but its examples. Before adaptation all outputs are zero.
 
     Args:
         network: see `Algorithm`.

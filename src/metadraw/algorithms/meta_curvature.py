@@ -94,7 +94,7 @@ def unfolded(values: Tensor) -> Tensor:
 
 
 def multiplied(gradient: Tensor, matrices: list[Tensor]) -> Tensor:
-    """A gradient times a matrix along each dimension (section 3.1, the n-mode products of MC).
+    """A gradient times a matrix along each dimension (section 3, the n-mode products of MC).
 
     Where a task uses the first rows of a head, so do the matrices.
     """
