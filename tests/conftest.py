@@ -26,8 +26,8 @@ os.environ.pop("HYDRA_FULL_ERROR", None)  # else tracebacks replace one-line err
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 #: Those that can be tested with another number of ways than they were trained with.
 ANY_WAYS = [
-    *("baseline_pp", "finetune", "logistic_regression", "matching_net", "meta_baseline"),
-    *("proto_maml", "protonet", "r2d2", "simple_shot", "unicorn_maml"),
+    *("baseline_pp", "cnp", "finetune", "in_context", "logistic_regression", "matching_net"),
+    *("meta_baseline", "proto_maml", "protonet", "r2d2", "simple_shot", "unicorn_maml"),
 ]
 
 

@@ -38,18 +38,19 @@ def blocks(classes, seed):
 
 @pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if a != "scratch"])
 def test_it_learns(build, algorithm):
-    """The loss on tasks of unseen classes falls within 30 outer steps."""
+    """The loss on tasks of unseen classes falls within 30 outer steps; MANN takes longer."""
+    rate, steps = {"cnp": (0.003, 30), "mann": (0.01, 60)}.get(algorithm, (0.01, 30))
     _, learner = build(algorithm, "model.hidden_channels=8")
     algorithm, sampler = learner.algorithm, blocks(60, seed=1)
     unseen = blocks(20, seed=2)(torch.arange(20))
-    optimizer = torch.optim.Adam(algorithm.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(algorithm.parameters(), lr=rate)
 
     def loss():
         logits = learner.evaluate(unseen).after
         return F.cross_entropy(logits.flatten(0, 1), unseen.query.y.flatten()).item()
 
     before = loss()
-    for step in range(30):
+    for step in range(steps):
         means, _ = learner.meta_gradients(sampler(torch.arange(6) + 6 * step))
         for name, parameter in algorithm.named_parameters():
             parameter.grad = means[name]
@@ -102,7 +103,8 @@ def test_a_setting_that_the_algorithm_does_not_have(tiny_for, tmp_path):
 
 @pytest.mark.parametrize(
     ("algorithm", "invariant"),
-    [(name, name != "baseline_pp") for name in ANY_WAYS] + [("maml", False), ("anil", False)],
+    [(name, name not in ("baseline_pp", "in_context")) for name in ANY_WAYS]
+    + [("maml", False), ("anil", False)],
 )
 def test_which_class_has_which_label(build, algorithm, invariant):
     """Permuted labels permute the logits, or do not."""
@@ -133,7 +135,9 @@ def test_prototypes_are_where_proto_maml_starts(build):
     torch.testing.assert_close(proto_maml.evaluate(batch).before, proto.evaluate(batch).after)
 
 
-@pytest.mark.parametrize("algorithm", [name for name in ANY_WAYS if name != "r2d2"])
+@pytest.mark.parametrize(
+    "algorithm", [a for a in ANY_WAYS if a not in ("r2d2", "in_context", "cnp")]
+)
 def test_what_learns_classes_learns_nothing_else(algorithm):
     cfg = metadraw.compose(f"algorithm={algorithm}", "experiment=sinusoids")
     with pytest.raises(Exception, match=r"objective: \w+ learns classes: must be classification"):

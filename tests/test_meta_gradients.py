@@ -16,6 +16,7 @@ from metadraw import compose
 from metadraw.algorithms.inner_loop import gradient_steps
 from metadraw.algorithms.maml import MAML
 from metadraw.command.config import CONFIGS
+from metadraw.data.hashing import fold, mix
 from metadraw.models.conv4 import Conv4
 from metadraw.training.factory import instantiate
 from metadraw.training.learner import MetaLearner
@@ -232,6 +233,191 @@ def baseline_pp(algorithm, meta, task, *, steps):
     return F.cross_entropy(logits, task.about["classes"][y], label_smoothing=0.1)
 
 
+def attended(meta, layer, tokens, examples, heads=4):
+    """A transformer layer with its normalisations first, head by head."""
+
+    def normalised(x, name):
+        spread = x.var(dim=1, correction=0, keepdim=True)
+        x = (x - x.mean(dim=1, keepdim=True)) / (spread + 1e-5).sqrt()
+        return x * meta[f"{layer}.{name}.weight"] + meta[f"{layer}.{name}.bias"]
+
+    def linear(x, name):
+        return x @ meta[f"{layer}.{name}.weight"].T + meta[f"{layer}.{name}.bias"]
+
+    weights, biases = (meta[f"{layer}.attention.in_proj_{n}"].chunk(3) for n in ("weight", "bias"))
+    inputs = [normalised(each, "before") for each in (tokens, examples, examples)]
+    rows = zip(inputs, weights, biases, strict=True)
+    q, k, v = ((x @ w.T + b).chunk(heads, dim=1) for x, w, b in rows)
+    found = [(q[h] @ k[h].T / q[h].shape[1] ** 0.5).softmax(dim=1) @ v[h] for h in range(heads)]
+    tokens = tokens + linear(torch.cat(found, dim=1), "attention.out_proj")
+    return tokens + linear(F.gelu(linear(normalised(tokens, "mlp.0"), "mlp.1")), "mlp.3")
+
+
+def in_context(algorithm, meta, task, *, steps):
+    """Fifty et al. 2024, with each query by itself, and codes by the episode's number."""
+    support, query = (
+        features_of(algorithm, meta, x) @ meta["embedding.weight"].T + meta["embedding.bias"]
+        for x in (task.support.x, task.query.x)
+    )
+    order = fold(mix(task.number), torch.arange(len(meta["codes"])))
+    codes = meta["codes"][order.argsort()[:5]]
+    losses = []
+    for token, label in zip(query, task.query.y, strict=True):
+        examples, token = support + codes[task.support.y], token[None]
+        for layer in ("layers.0", "layers.1"):
+            token = attended(meta, layer, token, examples)
+            examples = attended(meta, layer, examples, examples)
+        width = token.shape[1]
+        token = F.layer_norm(token, (width,), meta["norm.weight"], meta["norm.bias"])
+        losses.append(F.cross_entropy(token @ codes.T / width**0.5, label[None]))
+    return torch.stack(losses).mean()
+
+
+def perceptron(meta, name, x):
+    """Linear layers with ReLU between them."""
+    layers = [key.removesuffix(".weight") for key in meta if key.startswith(f"{name}.")][::2]
+    for layer in layers:
+        x = x if layer is layers[0] else F.relu(x)
+        x = x @ meta[f"{layer}.weight"].T + meta[f"{layer}.bias"]
+    return x
+
+
+def cnp(algorithm, meta, task, *, steps):
+    """Garnelo et al. 2018, class by class."""
+    support, query = (features_of(algorithm, meta, x) for x in (task.support.x, task.query.x))
+    encoded = perceptron(meta, "encoder", support)
+    means = torch.stack([encoded[task.support.y == label].mean(dim=0) for label in range(5)])
+    losses = []
+    for features, label in zip(query, task.query.y, strict=True):
+        known = [torch.cat([features, each, means.mean(dim=0)]) for each in means]
+        hidden = [F.relu(perceptron(meta, "decoder", each)) for each in known]
+        logits = [meta["output.weight"] @ each + meta["output.bias"] for each in hidden]
+        losses.append(F.cross_entropy(torch.cat(logits), label))
+    return torch.stack(losses).mean()
+
+
+def mann(algorithm, meta, task, *, steps):
+    """Santoro et al. 2016, equations 2 to 8, vector by vector."""
+    support, query = (features_of(algorithm, meta, x) for x in (task.support.x, task.query.x))
+    zeros = partial(torch.zeros, dtype=support.dtype)
+
+    def control(x, label, found, hidden, cell):
+        gates = meta["gates.weight"] @ torch.cat([x, label, found, hidden]) + meta["gates.bias"]
+        i, f, o, g = gates.chunk(4)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        hidden = o.sigmoid() * cell.tanh()
+        return hidden, cell, meta["key.weight"] @ hidden + meta["key.bias"]
+
+    def read(key, memory):
+        return (meta["log_strength"].exp() * F.cosine_similarity(key, memory)).softmax(dim=0)
+
+    found, hidden, cell, memory = zeros(40), zeros(200), zeros(200), zeros(128, 40)
+    usage, attention = zeros(128), zeros(128)
+    for x, y in zip(support, task.support.y, strict=True):
+        label = F.one_hot(y, 5).to(x.dtype)
+        hidden, cell, key = control(x, label, found, hidden, cell)
+        least = F.one_hot(usage.argmin(), 128).to(x.dtype)
+        gate = meta["write_gate"].sigmoid()
+        write = gate * attention + (1 - gate) * least
+        memory = memory * (1 - least[:, None]) + torch.outer(write, key)
+        attention = read(key, memory)
+        found = attention @ memory
+        usage = 0.95 * usage + attention + write
+    losses = []
+    for x, y in zip(query, task.query.y, strict=True):
+        out, _, key = control(x, zeros(5), found, hidden, cell)
+        seen = torch.cat([out, read(key, memory) @ memory])
+        losses.append(F.cross_entropy(meta["output.weight"] @ seen + meta["output.bias"], y))
+    return torch.stack(losses).mean()
+
+
+def imaml(algorithm, meta, task, *, steps, strength=2.0, solver_steps=5):
+    """Rajeswaran et al. 2019, algorithm 2, as the loss that has this gradient."""
+    start = network_of(meta)
+
+    def loss_of(values, examples):
+        params = dict(zip(start, values, strict=True))
+        return F.cross_entropy(logits_of(algorithm, params, examples.x), examples.y)
+
+    end = [p.detach().requires_grad_() for p in start.values()]
+    for _ in range(steps):
+        slopes = torch.autograd.grad(loss_of(end, task.support), end)
+        rows = zip(end, slopes, start.values(), strict=True)
+        end = [
+            (p - LR * (s + strength * (p - first))).detach().requires_grad_()
+            for p, s, first in rows
+        ]
+
+    def flat(tensors):
+        return torch.cat([each.flatten() for each in tensors])
+
+    slope = flat(torch.autograd.grad(loss_of(end, task.support), end, create_graph=True))
+
+    def times(vector):
+        product = torch.autograd.grad(slope @ vector, end, retain_graph=True)
+        return vector + flat(product) / strength
+
+    x = flat(torch.autograd.grad(loss_of(end, task.query), end))
+    residual = direction = x - times(x)
+    for _ in range(solver_steps):
+        image = times(direction)
+        if direction @ image <= 0:
+            break
+        length = residual @ residual / (direction @ image)
+        x, after = x + length * direction, residual - length * image
+        direction = after + (after @ after) / (residual @ residual) * direction
+        residual = after
+    return flat(start.values()) @ x
+
+
+def cavia(algorithm, meta, task, *, steps):
+    """Zintgraf et al. 2019, equations 4 and 5, with FiLM after each batch norm or linear layer."""
+    layers = list(algorithm.network.modules())
+    norms = [layer for layer in layers if hasattr(layer, "num_features")]
+    layers = norms or [layer for layer in layers if isinstance(layer, torch.nn.Linear)]
+    context = torch.zeros(100, dtype=torch.float64, requires_grad=True)
+
+    def loss_of(context, examples):
+        film = iter(meta["film.weight"] @ context)
+
+        def modulated(layer, _, x):
+            shape = (1, -1, 1, 1)[: x.ndim]
+            scale, shift = (
+                torch.stack([next(film) for _ in range(x.shape[1])]).view(shape) for _ in range(2)
+            )
+            return x * (1 + scale) + shift
+
+        hooks = [layer.register_forward_hook(modulated) for layer in layers]
+        logits = logits_of(algorithm, meta, examples.x)
+        for hook in hooks:
+            hook.remove()
+        return F.cross_entropy(logits, examples.y)
+
+    for _ in range(steps):
+        loss = loss_of(context, task.support)
+        context = context - LR * torch.autograd.grad(loss, context, create_graph=True)[0]
+    return loss_of(context, task.query)
+
+
+def meta_curvature(algorithm, meta, task, *, steps):
+    """Park and Oliva 2019: MAML on gradients multiplied by M_o, M_i and M_f."""
+    fast = network_of(meta)
+    for _ in range(steps):
+        loss = F.cross_entropy(logits_of(algorithm, fast, task.support.x), task.support.y)
+        slopes = torch.autograd.grad(loss, list(fast.values()), create_graph=True)
+        matrices = iter(p for name, p in meta.items() if name.startswith("curvatures"))
+        for name, slope in zip(list(fast), slopes, strict=True):
+            if slope.ndim == 4:
+                m = [next(matrices) for _ in range(3)]
+                curved = torch.einsum("oid,po,qi,ed->pqe", slope.flatten(2), *m)
+            elif slope.ndim == 2:
+                curved = next(matrices) @ slope @ next(matrices).T
+            else:
+                curved = next(matrices) @ slope
+            fast[name] = fast[name] - LR * curved.reshape(slope.shape)
+    return F.cross_entropy(logits_of(algorithm, fast, task.query.x), task.query.y)
+
+
 STEPS = ["algorithm.inner_steps=%d", f"algorithm.inner_lr={LR}"]
 PLUS = [*STEPS, "algorithm.multi_step_epochs=4", "algorithm.first_order_epochs=2"]
 #: test name: (reference, config of the algorithm, overrides, epoch)
@@ -268,6 +454,18 @@ REFERENCES = {
     "simple_shot": (partial(finetune, smoothing=0.1), "simple_shot", [], 0),
     "logistic_regression": (partial(finetune, smoothing=0.1), "logistic_regression", [], 0),
     "baseline_pp": (baseline_pp, "baseline_pp", [], 0),
+    "in_context": (in_context, "in_context", [], 0),
+    "cnp": (cnp, "cnp", [], 0),
+    "mann": (mann, "mann", [], 0),
+    "imaml": (imaml, "imaml", STEPS, 0),
+    "imaml, near the start": (
+        partial(imaml, strength=10.0),
+        "imaml",
+        [*STEPS, "algorithm.proximal=10"],
+        0,
+    ),
+    "cavia": (cavia, "cavia", STEPS, 0),
+    "meta_curvature": (meta_curvature, "meta_curvature", STEPS, 0),
 }
 #: Their outer loss is not the query loss that is logged.
 OTHER_LOSS = (
@@ -275,6 +473,8 @@ OTHER_LOSS = (
     "maml_pp, epoch 3",
     "multi-step loss",
     "reptile",
+    "imaml",
+    "imaml, near the start",
     "finetune",
     "simple_shot",
     "logistic_regression",

@@ -39,10 +39,8 @@ class InnerLoop:
 
     def __post_init__(self) -> None:
         positive(inner_lr=self.inner_lr)
-        for key in ("inner_steps", "eval_inner_steps"):
-            steps = getattr(self, key)
-            if type(steps) is not int or steps < 1:
-                raise InputError(f"algorithm.{key}={steps}: must be a whole number of at least 1")
+        whole(inner_steps=self.inner_steps)
+        whole(eval_inner_steps=self.eval_inner_steps)
         if not isinstance(self.first_order, bool):
             raise InputError(f"algorithm.first_order={self.first_order}: must be true or false")
 
@@ -145,4 +143,16 @@ def positive(**setting: float) -> float:
     ((key, value),) = setting.items()
     if not is_number(value) or not value > 0:
         raise InputError(f"algorithm.{key}={value}: must be a number above 0")
+    return value
+
+
+def whole(**setting: int) -> int:
+    """Return the value of the one setting given, if it is a whole number of at least 1.
+
+    Raises:
+        InputError: it is not.
+    """
+    ((key, value),) = setting.items()
+    if type(value) is not int or value < 1:  # bool is an int, too
+        raise InputError(f"algorithm.{key}={value}: must be a whole number of at least 1")
     return value

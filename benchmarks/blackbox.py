@@ -1,0 +1,252 @@
+"""Learners without an inner loop, and other gradients, against MAML at equal meta-training tasks.
+
+python benchmarks/blackbox.py data.source=npm
+
+Drawings, with the settings of benchmarks/algorithms.py, and the sinusoids of the MAML paper; all
+runs of a setting are tested on the same tasks. Black-box learners and the prototypical network are
+also meta-trained four times as long. Runs are in logs/benchmarks; finished ones are kept, so the
+command can be interrupted and repeated. Tables and figures go to
+benchmarks/results/blackbox.{md,csv,png} and gradients.{md,csv,png}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import algorithms  # beside this file
+import torch
+from algorithms import COMMON, FIVE_SHOT, INNER, ONE_SHOT, OUTER, folder
+from matplotlib.figure import Figure
+
+from metadraw.objectives import Metric
+from metadraw.objectives.classification import Classification
+from metadraw.objectives.squared_error import SquaredError
+from metadraw.results.compare import read
+from metadraw.results.metrics import confidence_interval
+
+RESULTS = Path(__file__).resolve().parent / "results"
+LONG = "trainer.max_epochs=16"
+SINES = ["experiment=sinusoids", "data.train_batches=100", "data.val_batches=8"]
+
+
+class Setting(NamedTuple):
+    """Tasks on which algorithms are compared."""
+
+    title: str
+    settings: list[str]
+    metric: Metric
+    tasks: int  # of meta-training
+
+
+SETTINGS = {
+    "one": Setting("5-way 1-shot, %", ONE_SHOT, Classification.measured["acc"], 2500),
+    "five": Setting("5-way 5-shot, %", FIVE_SHOT, Classification.measured["acc"], 1000),
+    "long": Setting("5-way 1-shot, %", [*ONE_SHOT, LONG], Classification.measured["acc"], 10000),
+    "sines": Setting("sinusoids, squared error", SINES, SquaredError.measured["loss"], 10000),
+}
+#: By algorithm: its settings for drawings, and those for sinusoids, `None` if it learns no values.
+LEARNERS: dict[str, tuple[list[str], list[str] | None]] = {
+    "maml": ([INNER], []),
+    "protonet": ([], None),
+    "in_context": ([], []),
+    "cnp": ([], []),
+    "mann": ([], []),
+    "imaml": ([], ["algorithm.inner_lr=0.01"]),
+    "cavia": ([], ["algorithm.context=5"]),
+    "meta_curvature": ([INNER], []),
+}
+#: The two tables and figures.
+BLACK_BOX = ["maml", "protonet", "in_context", "cnp", "mann"]
+GRADIENTS = ["maml", "imaml", "cavia", "meta_curvature"]
+
+
+def planned() -> list[tuple[str, str, list[str]]]:
+    """Setting, algorithm and overrides of every run; the slowest, implicit gradients, last."""
+    runs = []
+    for setting in ("sines", "one", "five", "long"):
+        for name, (drawings, values) in LEARNERS.items():
+            own = values if setting == "sines" else drawings
+            if own is None or (setting == "long" and name not in BLACK_BOX[1:]):
+                continue
+            shared = [*COMMON, *SETTINGS[setting].settings]
+            runs.append((setting, name, [*shared, f"algorithm={name}", OUTER, *own]))
+    return sorted(runs, key=lambda run: run[:2] == ("five", "imaml"))
+
+
+def at(setting: str, name: str) -> Path:
+    """The folder of a run."""
+    return folder(f"blackbox-{setting}", name)
+
+
+def values(setting: str, name: str) -> torch.Tensor | None:
+    """The metric of each meta-test task of a run, if it is finished; in per cent if a share."""
+    if not (at(setting, name) / "tasks.csv").exists():
+        return None
+    run = read(at(setting, name), SETTINGS[setting].metric.name)
+    scale = 100 if SETTINGS[setting].metric.percent else 1
+    return scale * torch.tensor([run.values[number] for number in sorted(run.values)])
+
+
+def interval(found: torch.Tensor, setting: str, sign: bool = False) -> str:
+    """``54.1 ± 0.9``: the mean with half its 95 % interval."""
+    digits = 1 if SETTINGS[setting].metric.percent else 3
+    mean, half = found.mean().item(), confidence_interval(found).item()
+    return f"{mean:{'+' if sign else ''}.{digits}f} ± {half:.{digits}f}"
+
+
+def cells(setting: str, name: str) -> list[str]:
+    """Mean, and the paired difference from MAML if it has that setting."""
+    own, base = values(setting, name), values(setting, "maml")
+    if own is None:
+        return ["", ""]
+    if base is None or name == "maml":
+        return [interval(own, setting), ""]
+    return [interval(own, setting), interval(own - base, setting, sign=True)]
+
+
+def table(names: list[str], settings: list[str]) -> list[str]:
+    """Rows of algorithms; of each setting the metric, and the difference from MAML."""
+    head, rows = ["algorithm"], [[f"`{name}`"] for name in names]
+    for setting in settings:
+        long = setting == "long"
+        head += [SETTINGS[setting].title + (", four times as many tasks" if long else "")]
+        head += [] if long else ["difference"]
+        for row, name in zip(rows, names, strict=True):
+            row += cells(setting, name)[: 1 if long else 2]
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def compared(setting: str, names: list[str]) -> list[str]:
+    """One line: which algorithms are better than MAML, which worse, and which are neither."""
+    groups: dict[str, list[str]] = {"better than": [], "worse than": [], "not told from": []}
+    base, metric = values(setting, "maml"), SETTINGS[setting].metric
+    for name in names:
+        own = values(setting, name)
+        if own is None or base is None or name == "maml":
+            continue
+        apart = own - base
+        clear = apart.mean().abs() > confidence_interval(apart)
+        ahead = metric.better(own.mean().item(), base.mean().item())
+        groups[
+            "better than" if clear and ahead else "worse than" if clear else "not told from"
+        ] += [f"`{name}`"]
+    said = [f"{' and '.join(who)} {how} `maml`" for how, who in groups.items() if who]
+    return [f"- {SETTINGS[setting].title.partition(',')[0]}: {'; '.join(said)}."] if said else []
+
+
+def write(out: str, title: str, names: list[str], settings: list[str], command: str) -> None:
+    """Text, CSV and figure of one group of algorithms."""
+    counted = {SETTINGS[s].title.partition(",")[0]: SETTINGS[s].tasks for s in settings[::-1]}
+    if "long" in settings:
+        counted["5-way 1-shot"] = SETTINGS["one"].tasks
+    text = [
+        f"# {title}",
+        "",
+        f"`{command}`, one thread per run, {platform.machine()} CPU, torch {torch.__version__}. "
+        "Meta-test results and paired differences from `maml` on the same tasks, each ± half its "
+        "95 % interval. Meta-training tasks: "
+        + "; ".join(f"{tasks:,} ({name})" for name, tasks in counted.items())
+        + ". The best of 4 epochs was tested. One seed per run.",
+        "",
+        *table(names, settings),
+        "",
+        *findings(names, settings),
+        *missing(names, settings),
+        "",
+        f"![{title}]({out}.png)",
+        "",
+    ]
+    (RESULTS / f"{out}.md").write_text("\n".join(text), encoding="utf-8")
+    with (RESULTS / f"{out}.csv").open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(["setting", "algorithm", "metric", "mean", "half_ci95", "tasks"])
+        for setting in settings:
+            for name in names:
+                if (found := values(setting, name)) is not None:
+                    half = confidence_interval(found).item()
+                    row = [setting, name, SETTINGS[setting].metric.name]
+                    lines.writerow([*row, found.mean().item(), half, len(found)])
+    draw(out, names, settings)
+
+
+def findings(names: list[str], settings: list[str]) -> list[str]:
+    """What the table says."""
+    lines = [line for s in settings if s != "long" for line in compared(s, names)]
+    for name in names if "long" in settings else []:
+        short, long = values("one", name), values("long", name)
+        if short is not None and long is not None:
+            gain = interval(long - short, "one", sign=True)
+            lines.append(f"- Four times as many tasks change `{name}` by {gain} points.")
+    return lines
+
+
+def missing(names: list[str], settings: list[str]) -> list[str]:
+    """A line about the runs that are not finished, if any."""
+    plan = [run[:2] for run in planned() if run[0] in settings and run[1] in names]
+    left = [f"`{name}` ({SETTINGS[s].title})" for s, name in plan if values(s, name) is None]
+    return [f"- Not finished: {', '.join(left)}."] if left else []
+
+
+def draw(out: str, names: list[str], settings: list[str]) -> None:
+    """The metric of each algorithm, drawings on the left, sinusoids on the right."""
+    panels = [[s for s in settings if s != "sines"], [s for s in settings if s == "sines"]]
+    figure = Figure(figsize=(9, 0.42 * len(names) + 1.5), layout="constrained")
+    axes = figure.subplots(1, 2, width_ratios=[3, 2])
+    colours = {"one": "#4c78a8", "long": "#9ecae9", "five": "#e4572e", "sines": "#59a14f"}
+    labels = {
+        "one": "1 shot",
+        "five": "5 shots",
+        "long": "1 shot, four times as many tasks",
+        "sines": "10 shots",
+    }
+    for panel, shown in zip(axes, panels, strict=True):
+        for place, setting in enumerate(shown):
+            for row, name in enumerate(names):
+                found = values(setting, name)
+                if found is None:
+                    continue
+                height = row + 0.22 * (place - (len(shown) - 1) / 2)
+                half = confidence_interval(found).item()
+                mean = found.mean().item()
+                panel.errorbar(mean, height, xerr=half, fmt="o", color=colours[setting], ms=5)
+            panel.plot([], [], "o", color=colours[setting], label=labels[setting])
+        panel.set_yticks(range(len(names)), names)
+        panel.set_ylim(len(names) - 0.5, -0.5)
+        panel.grid(axis="x", alpha=0.3)
+    axes[0].axvline(20, color="0.6", lw=1, ls="--")
+    axes[0].set_xlabel("5-way meta-test accuracy (%); dashed: guessing")
+    axes[1].set_xlabel("squared error on sinusoids")
+    axes[1].set_xlim(left=0)
+    axes[1].set_yticklabels([])
+    handles = [line for panel in axes for line in panel.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
+    figure.savefig(RESULTS / f"{out}.png", dpi=120)
+
+
+def main() -> None:
+    """Finish the runs, then write both groups."""
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each")
+    parser.add_argument("--tables", action="store_true", help="of finished runs, without running")
+    parser.add_argument("overrides", nargs="*", help="for runs on drawings, e.g. data.source=npm")
+    given = parser.parse_args()
+    if not given.tables:
+        with ThreadPoolExecutor(given.jobs) as pool:
+            for setting, name, settings in planned():
+                more = [] if setting == "sines" else given.overrides
+                pool.submit(algorithms.run, f"blackbox-{setting}", name, [*settings, *more])
+    command = " ".join(["python benchmarks/blackbox.py", *given.overrides])
+    title = "Learners without an inner loop"
+    write("blackbox", title, BLACK_BOX, ["one", "long", "five", "sines"], command)
+    title = "Implicit gradients, contexts and curvature"
+    write("gradients", title, GRADIENTS, ["one", "five", "sines"], command)
+
+
+if __name__ == "__main__":
+    main()
