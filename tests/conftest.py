@@ -27,7 +27,8 @@ ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml")
 #: Those that can be tested with another number of ways than they were trained with.
 ANY_WAYS = [
     *("baseline_pp", "cnp", "finetune", "in_context", "logistic_regression", "matching_net"),
-    *("meta_baseline", "proto_maml", "protonet", "r2d2", "simple_shot", "unicorn_maml"),
+    *("meta_baseline", "proto_maml", "protonet", "r2d2", "self_training", "simple_shot"),
+    *("soft_kmeans_protonet", "unicorn_maml"),
 ]
 
 

@@ -179,3 +179,56 @@ def test_black_box_learners_in_small(monkeypatch, tmp_path):
     assert "- Not finished: `in_context` (sinusoids, squared error), `mann` (sin" in text
     assert (tmp_path / "blackbox.csv").read_text().count("\n") == 1 + 2
     assert (tmp_path / "blackbox.png").stat().st_size > 1000
+
+
+SMALL = ["model.hidden_channels=4", "data.samples_per_class=20", "data.tasks_per_batch=3"]
+
+
+def test_unlabelled_examples_in_small(monkeypatch, synthetic_folder, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import unlabelled
+
+    monkeypatch.setattr(unlabelled, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(unlabelled, "OUT", tmp_path / "results" / "unlabelled")
+    monkeypatch.setattr(unlabelled, "NUMBERS", (0, 2))
+    monkeypatch.setattr(unlabelled, "TRAINED", [*unlabelled.TRAINED, "data.train_batches=1"])
+    monkeypatch.setattr(unlabelled, "TESTED", ["trainer=cpu", "data.test_batches=2"])
+    for settings, _ in unlabelled.LEARNERS.values():
+        metadraw.compose(*settings, *unlabelled.TRAINED)
+    names = "prototypical network", "with masks"
+    monkeypatch.setattr(unlabelled, "LEARNERS", {name: unlabelled.LEARNERS[name] for name in names})
+    small = [*SMALL, "data.source=path", f"data.path={synthetic_folder}"]
+    found = unlabelled.measure(small)
+    again = unlabelled.measure(small)  # from files
+    assert all(torch.equal(values, again[key]) for key, values in found.items())
+    unlabelled.write(found, "COMMAND")
+    text = (tmp_path / "results" / "unlabelled.md").read_text()
+    plain, refined = found[names[0], 0, 0].mean(), found[names[1], 2, 0].mean()
+    row = next(line for line in text.splitlines() if line.startswith("| with masks | 0 |"))
+    assert float(row.split(" | ")[3].split(" ±")[0]) == pytest.approx(
+        100 * float(refined - plain), abs=0.06
+    )
+    assert (tmp_path / "results" / "unlabelled.png").stat().st_size > 1000
+
+
+def test_varying_ways_and_shots_in_small(monkeypatch, synthetic_folder, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import ways
+
+    monkeypatch.setattr(ways, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(ways, "OUT", tmp_path / "results" / "ways")
+    monkeypatch.setattr(ways, "TESTED", ["trainer=cpu", "data.test_batches=1", "data.queries=2"])
+    for settings, _ in ways.LEARNERS.values():
+        for sizes in ways.EPISODES.values():
+            metadraw.compose(*settings, *sizes, *ways.TRAINED)
+    monkeypatch.setattr(ways, "LEARNERS", {"prototypical network": (["algorithm=protonet"], 1)})
+    small = [*SMALL, "data.source=path", f"data.path={synthetic_folder}"]
+    found = ways.measure(small)
+    ways.write(found, "COMMAND")
+    text = (tmp_path / "results" / "ways.md").read_text()
+    assert text.count("| prototypical network, ") == 4 + 3
+    expected = 100 * ways.difference(found, "prototypical network", "5-way 1-shot").mean(dim=1)
+    (row,) = (line for line in text.splitlines() if "against 5-way 1-shot |" in line)
+    shown = [float(cell.split(" ±")[0]) for cell in row.strip(" |").split(" | ")[1:]]
+    assert shown == pytest.approx(expected.tolist(), abs=0.06)
+    assert (tmp_path / "results" / "ways.png").stat().st_size > 1000

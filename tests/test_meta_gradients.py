@@ -179,6 +179,59 @@ def protonet(algorithm, meta, task, *, steps):
     return F.cross_entropy(-distances, task.query.y)
 
 
+def soft_kmeans(algorithm, meta, task, *, steps, distractors="ignore"):
+    """Ren et al. 2018, sections 3.1.1 to 3.1.3, class by class."""
+    sets = (task.support, task.query, *task.sets.values())
+    support, query, *unlabelled = (features_of(algorithm, meta, examples.x) for examples in sets)
+    means = torch.stack([support[task.support.y == label].mean(dim=0) for label in range(5)])
+    if unlabelled:
+        (x,) = unlabelled
+        d = torch.stack([((x - mean) ** 2).sum(dim=1) for mean in means])  # [5, M]
+        near = (-d).exp()
+        total = near.sum(dim=0)
+        if distractors == "cluster":
+            radius = meta["log_radius"].exp()
+            total = total + (-(x**2).sum(dim=1) / radius**2).exp() / radius
+        shares = near / total
+        if distractors == "mask":
+            masks = []
+            for row in d / d.mean(dim=1, keepdim=True):
+                variance = ((row - row.mean()) ** 2).mean()
+                z = (row - row.mean()) / (variance + 1e-6) ** 0.5
+                moments = [variance, (z**3).mean(), (z**4).mean() - 3]
+                hidden = torch.stack([row.min(), row.max(), *moments])
+                hidden = meta["thresholds.0.weight"] @ hidden + meta["thresholds.0.bias"]
+                last = meta["thresholds.2.weight"] @ hidden.tanh() + meta["thresholds.2.bias"]
+                masks.append(torch.sigmoid(-last[1] * (row - last[0])))
+            shares = shares * torch.stack(masks)
+        rows = []
+        for label, share in enumerate(shares):
+            own = support[task.support.y == label]
+            rows.append((own.sum(dim=0) + share @ x) / (len(own) + share.sum()))
+        means = torch.stack(rows)
+    distances = ((query[:, None] - means) ** 2).sum(dim=2)
+    return F.cross_entropy(-distances, task.query.y)
+
+
+def self_training(algorithm, meta, task, *, steps):
+    """UNICORN-MAML, then steps on labels of its own, weighted by their probabilities."""
+    fast = {name: p.clone() for name, p in network_of(meta).items()}
+    fast["head.weight"], fast["head.bias"] = one_vector(meta, None, task)
+    further = 2 if task.sets else 0
+    for step in range(steps + further):
+        logits = logits_of(algorithm, fast, task.support.x)
+        losses = F.cross_entropy(logits, task.support.y, reduction="none")
+        weight = torch.ones_like(losses)
+        if step >= steps:
+            logits = logits_of(algorithm, fast, task.sets["unlabelled"].x)
+            chances = F.softmax(logits.detach(), dim=1)
+            own = F.cross_entropy(logits, chances.argmax(dim=1), reduction="none")
+            losses = torch.cat([losses, own])
+            weight = torch.cat([weight, chances.amax(dim=1)])
+        fast = descend((weight * losses).sum() / weight.sum(), fast, LR)
+    return F.cross_entropy(logits_of(algorithm, fast, task.query.x), task.query.y)
+
+
 def matching_net(algorithm, meta, task, *, steps):
     """Vinyals et al. 2016, equation 1, example by example."""
     support, query = (features_of(algorithm, meta, x) for x in (task.support.x, task.query.x))
@@ -449,6 +502,13 @@ REFERENCES = {
     "unicorn_maml": (partial(new_head, start=one_vector), "unicorn_maml", STEPS, 0),
     "reptile": (reptile, "reptile", STEPS, 0),
     "protonet": (protonet, "protonet", [], 0),
+    "soft_kmeans_protonet": (soft_kmeans, "soft_kmeans_protonet", [], 0),
+    "self_training": (
+        self_training,
+        "self_training",
+        [*STEPS, "algorithm.self_training_steps=2"],
+        0,
+    ),
     "matching_net": (matching_net, "matching_net", [], 0),
     "finetune": (finetune, "finetune", [], 0),
     "simple_shot": (partial(finetune, smoothing=0.1), "simple_shot", [], 0),

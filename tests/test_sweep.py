@@ -3,6 +3,7 @@
 import csv
 import json
 import signal
+from itertools import product
 
 import points
 import pytest
@@ -15,6 +16,7 @@ from metadraw.errors import InputError
 from metadraw.results.published import published, published_curves, setting_of
 from metadraw.results.report import report
 from metadraw.results.sweep import read_sweep
+from metadraw.training.evaluate import evaluate
 from metadraw.training.train import save_config, train
 
 
@@ -288,6 +290,28 @@ def test_experiments_are_the_reports_settings():
             5,
         )
         assert (cfg.algorithm.first_order, cfg.trainer.max_epochs) == (False, 50)
+
+
+def test_tests_of_a_checkpoint_over_a_grid(checkpoint_of, tmp_path):
+    """A sweep of eval.py: a table and a heat map of the accuracies."""
+    found = {}
+    for ways, shots in product((3, 5), (1, 2)):
+        own = [f"data.ways={ways}", f"data.shots={shots}"]
+        folder = tmp_path / "sweep" / f"{ways}-{shots}"
+        common = [f"ckpt_path={checkpoint_of('protonet')}", "data.test_batches=1", "trainer=cpu"]
+        cfg = metadraw.compose(*common, *own, f"paths.output_dir={folder}", config="eval")
+        found[ways, shots] = evaluate(cfg)["test"]["acc"]
+        (folder / ".hydra").mkdir()
+        (folder / ".hydra" / "overrides.yaml").write_text("".join(f"- {o}\n" for o in own))
+    text = report(tmp_path / "sweep", tmp_path / "report")
+    assert "| data.ways | data.shots=1 | data.shots=2 |" in text
+    assert "4 of 4 runs are finished" in text
+    row = next(line for line in text.splitlines() if line.startswith("| 5 | "))
+    assert [cell.split(" ±")[0] for cell in row.strip("| ").split(" | ")[1:]] == [
+        f"{100 * found[5, shots]:.1f}" for shots in (1, 2)
+    ]
+    assert "![Meta-test results over the grid of settings](grid.png)" in text
+    assert (tmp_path / "report" / "grid.png").stat().st_size > 1000
 
 
 @pytest.mark.slow

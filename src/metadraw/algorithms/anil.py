@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from metadraw.algorithms.base import Algorithm, State, linear
 from metadraw.algorithms.maml import MAML
 from metadraw.data.episode import Episode
@@ -29,6 +31,9 @@ def head_path(algorithm: Algorithm, task: Episode, steps: int) -> list[State]:
     assert algorithm.inner is not None
     features = algorithm.embed(task.support)
     head = {n: p for n, p in algorithm.start(task).items() if n.startswith("head.")}
-    return algorithm.inner.path(
-        lambda head: algorithm.objective.loss(linear(features, head), task.support), head, steps
-    )
+
+    def loss(head: State) -> Tensor:
+        outputs = algorithm.objective.outputs(lambda _: linear(features, head), task.support)
+        return algorithm.objective.loss(outputs, task.support)
+
+    return algorithm.inner.path(loss, head, steps)

@@ -195,21 +195,37 @@ class Algorithm(nn.Module, ABC):
             with statistics_of(examples.weight, self.network):
                 yield
 
-    def answer(self, state: State, task: Episode) -> Tensor:
-        """`outputs` for a task's query set, normalised as `support_statistics` says."""
-        if not self.support_statistics:
-            return self.outputs(state, task.query)
+    def answer(self, state: State, task: Episode, examples: Examples | None = None) -> Tensor:
+        """The outputs for a task's query set, or for other examples of it, see `like_query`."""
+        examples = task.query if examples is None else examples
+        predict = self.like_query(partial(self.predict, state), task, examples)
+        return self.objective.outputs(predict, examples)
+
+    def like_query(
+        self, function: Callable[[Tensor], Tensor], task: Episode, examples: Examples
+    ) -> Callable[[Tensor], Tensor]:
+        """A function of the inputs of examples, with batch norm as `support_statistics` says.
+
+        Args:
+            function: maps inputs ``[B, ...]`` to ``[B, F]``.
+            task: whose support set may provide the statistics.
+            examples: of that task, outside its support set.
+        """
         support = task.support
 
-        def predict(x: Tensor) -> Tensor:
+        def by_their_own(x: Tensor) -> Tensor:
+            with self.weighted(examples):
+                return function(x)
+
+        def by_the_support_set(x: Tensor) -> Tensor:
             known = support.weight
             if known is None:
                 known = torch.ones_like(support.x.flatten(1)[:, 0])
             weight = torch.cat([known, known.new_zeros(len(x))])
             with statistics_of(weight, self.network):
-                return self.predict(state, torch.cat([support.x, x]))[len(support.x) :]
+                return function(torch.cat([support.x, x]))[len(support.x) :]
 
-        return self.objective.outputs(predict, task.query)
+        return by_the_support_set if self.support_statistics else by_their_own
 
     def loss_on(self, examples: Examples) -> Callable[[State], Tensor]:
         """The objective's loss on examples, as a function of the state."""

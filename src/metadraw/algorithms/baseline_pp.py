@@ -53,7 +53,8 @@ class BaselinePlusPlus(FineTune):
         start = F.normalize(self.classifier.weight[:ways], dim=1)
 
         def loss(head: State) -> Tensor:
-            return self.objective.loss(self._logits(features, head), task.support)
+            logits = self.objective.outputs(lambda _: self._logits(features, head), task.support)
+            return self.objective.loss(logits, task.support)
 
         return self.inner.path(loss, {"head.weight": start}, steps)
 

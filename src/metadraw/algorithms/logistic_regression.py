@@ -68,9 +68,13 @@ class LogisticRegression(Pretrained):
         # The Hessian is at most half of this, whatever the probabilities (Böhning, equation 2.3).
         bound = self.ridge * torch.eye(len(x), dtype=x.dtype, device=x.device)
         inverse = torch.linalg.inv(bound + weight[:, None] * kernel / 2)
+
+        def chances(shares: Tensor) -> Tensor:
+            return self.objective.outputs(lambda _: kernel @ shares, support).softmax(dim=1)
+
         shares = torch.zeros_like(right)  # of each example in the weights of each class
         for _ in range(_ITERATIONS):
-            wrong = weight[:, None] * ((kernel @ shares).softmax(dim=1) - right)
+            wrong = weight[:, None] * (chances(shares) - right)
             shares = shares - inverse @ (wrong + self.ridge * shares)
         return [
             {"head.weight": each.T @ x, "head.bias": each.sum(dim=0)}

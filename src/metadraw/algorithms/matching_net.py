@@ -46,5 +46,6 @@ class MatchingNet(FeatureBased):
         similarity = cosine(self.features(x), state["features"])
         if "weight" in state:
             similarity = similarity + state["weight"].log()
-        # Equation 1: the attention to each class. Its logarithm is a logit.
-        return (similarity.softmax(dim=1) @ state["labels"]).log()
+        # Equation 1: the attention to each class. Its logarithm is a logit, also without any.
+        attention = similarity.softmax(dim=1) @ state["labels"]
+        return attention.clamp(min=torch.finfo(attention.dtype).tiny).log()

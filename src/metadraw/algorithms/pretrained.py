@@ -110,8 +110,12 @@ class Pretrained(Algorithm):
             features = self.embed(examples)
         loss, logits, observed = self.pretrain(features, examples, classes)
         after = logits[len(task.support.x) :, classes]
+
+        def outputs(logits: Tensor) -> Tensor:
+            return self.objective.outputs(lambda _: logits, task.query)
+
         observed |= {f"network.{name}": values.detach() for name, values in seen.items()}
-        return loss, Outcome(torch.zeros_like(after), after), observed
+        return loss, Outcome(outputs(torch.zeros_like(after)), outputs(after)), observed
 
     def pretrain(self, features: Tensor, examples: Examples, classes: Tensor) -> Observed:
         """The loss of the classifier of all classes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from metadraw.algorithms.base import State
 from metadraw.algorithms.feature_based import FeatureBased
@@ -30,8 +31,11 @@ class ProtoNet(FeatureBased):
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """A head of zeros, and the head of the prototypes; see `Algorithm.adapt`."""
-        support, ways = task.support, self.objective.width(task)
-        features = self.embed(support)
-        prototypes = class_means(features, support.y, ways, support.weight)
+        prototypes = self.prototypes(task)
         heads = [nearest_prototype(c) for c in (torch.zeros_like(prototypes), prototypes)]
         return [{"head.weight": weight, "head.bias": bias} for weight, bias in heads]
+
+    def prototypes(self, task: Episode) -> Tensor:
+        """The class means ``[N, F]`` of the support set."""
+        support, ways = task.support, self.objective.width(task)
+        return class_means(self.embed(support), support.y, ways, support.weight)

@@ -31,10 +31,13 @@ class EpisodeDataModule(TaskDataModule):
     """Batches of N-way k-shot episodes from any drawings; a data set implements `load`.
 
     Args:
-        ways: N, classes per task, at least 2; or its minimum and maximum, between which N is drawn
-            for every batch.
+        ways: N, classes per task, at least 2; or its minimum and maximum, between which N is drawn.
         train_ways: N in meta-training, ``ways`` if `None`; for algorithms that learn any number of
             ways.
+        vary: what numbers are drawn for, if they are ranges: ``batch``, ``task`` or ``class``, see
+            `EpisodeSampler`.
+        unlabelled: U, further drawings of each class, without labels.
+        distractors: classes beside a task's that have U unlabelled drawings, too.
         rotation: meta-training drawings are rotated at random by up to this many degrees.
         zoom: their size changes at random by up to this share.
         shear: they are sheared at random by up to this many degrees.
@@ -72,6 +75,9 @@ class EpisodeDataModule(TaskDataModule):
         *,
         ways: Count,
         train_ways: Count | None = None,
+        vary: str = "batch",
+        unlabelled: int = 0,
+        distractors: int = 0,
         rotation: float = 0.0,
         zoom: float = 0.0,
         shear: float = 0.0,
@@ -92,6 +98,15 @@ class EpisodeDataModule(TaskDataModule):
         super().__init__(**tasks)
         self.ways = count(2, ways=ways)
         self.train_ways = self.ways if train_ways is None else count(2, train_ways=train_ways)
+        if vary not in ("batch", "task", "class"):
+            raise InputError(f"data.vary={vary}: must be batch, task or class")
+        whole(0, unlabelled=unlabelled, distractors=distractors)
+        if distractors and not unlabelled:
+            raise InputError(
+                f"data.distractors={distractors}: with data.unlabelled=0 they have no drawings: "
+                "must be 0, or data.unlabelled at least 1"
+            )
+        self.vary, self.unlabelled, self.distractors = vary, unlabelled, distractors
         for key, value, largest in (
             ("rotation", rotation, 180),
             ("zoom", zoom, 0.9),
@@ -106,13 +121,13 @@ class EpisodeDataModule(TaskDataModule):
         sizes = (self.train_ways, *self.sizes_of("train"))
         ranges = [size for size in sizes if not isinstance(size, int)]
         batch = self.tasks_of("train")
-        if ranges and self.train_tasks is not None and self.train_tasks % batch:
+        if ranges and vary == "batch" and self.train_tasks is not None and self.train_tasks % batch:
             raise InputError(
                 f"data.train_tasks={self.train_tasks}: with a range of ways or shots, which are "
                 "drawn for every batch, must be a multiple of "
                 f"{self.key('tasks_per_batch', 'train')}={batch}"
             )
-        needed = most(self.train_shots) + most(self.train_queries)
+        needed = most(self.train_shots) + most(self.train_queries) + unlabelled
         if new_classes not in tuple(ORIENTATIONS):
             raise InputError(
                 f"data.new_classes={new_classes}: must be one of {', '.join(ORIENTATIONS)}"
@@ -129,7 +144,8 @@ class EpisodeDataModule(TaskDataModule):
             raise InputError(
                 f"data.train_samples_per_class={train_samples_per_class}: must be null for all, or "
                 f"a whole number of at least {self.key('shots', 'train')} + "
-                f"{self.key('queries', 'train')} = {needed}"
+                f"{self.key('queries', 'train')}{' + data.unlabelled' if unlabelled else ''} = "
+                f"{needed}"
             )
         if shift >= image_size:
             raise InputError(
@@ -179,15 +195,23 @@ class EpisodeDataModule(TaskDataModule):
     def example(self, tasks: int) -> Episode:
         """Tasks of noise, with the maximum numbers of ways, shots and queries."""
         ways = most(self.ways)
-        labels = torch.arange(ways).expand(tasks, -1)
-        support, query = (
-            Examples(torch.rand(tasks, ways * each, *self.image_shape), y)
-            for each in (most(self.shots), most(self.queries))
-            for y in [labels.repeat_interleave(each, dim=1)]
+        padded = self.vary != "batch" and not all(
+            isinstance(size, int) for size in (self.ways, self.shots, self.queries)
         )
+
+        def examples(classes: int, each: int) -> Examples:
+            y = torch.arange(classes).repeat_interleave(each).expand(tasks, -1)
+            extra = {"weight": torch.ones(y.shape), "ways": torch.full_like(y, ways)}
+            x = torch.rand(*y.shape, *self.image_shape)
+            return Examples(x, y.where(y < ways, -1), extra if padded else {})
+
+        support, query = (examples(ways, most(each)) for each in (self.shots, self.queries))
+        sets = {}
+        if self.unlabelled:
+            sets = {"unlabelled": examples(ways + self.distractors, self.unlabelled)}
         # Class 0 only, because all data have it.
-        about = {"classes": torch.zeros_like(labels)}
-        return Episode(support, query, torch.arange(tasks), about=about)
+        about = {"classes": torch.zeros(tasks, ways, dtype=torch.int64)}
+        return Episode(support, query, torch.arange(tasks), sets, about)
 
     def picture(self, task: Episode, path: Path, before: Tensor, after: Tensor) -> None:
         """Draw support and query set by class, with the predictions after adaptation."""
@@ -288,9 +312,10 @@ class EpisodeDataModule(TaskDataModule):
         available = len(names) * self.orientations[split]
         ways = self.train_ways if split == "train" else self.ways
         shots, queries = self.sizes_of(split)
-        if most(ways) > available:
+        if most(ways) + self.distractors > available:
+            more = f" + data.distractors={self.distractors}" if self.distractors else ""
             raise InputError(
-                f"{self.key('ways', split)}={most(ways)}: the meta-{split} split has only "
+                f"{self.key('ways', split)}={most(ways)}{more}: the meta-{split} split has only "
                 f"{available} classes"
             )
         # Kept, so that the drawings are copied to an accelerator once and all splits share them.
@@ -300,13 +325,15 @@ class EpisodeDataModule(TaskDataModule):
         number = {name: position for position, name in enumerate(self.drawings.classes)}
         classes = torch.tensor([number[name] for name in names])
         fewest = int(self._counts[classes].argmin())
-        smallest, needed = int(self._counts[classes[fewest]]), most(shots) + most(queries)
+        smallest = int(self._counts[classes[fewest]])
+        needed = most(shots) + most(queries) + self.unlabelled
         if smallest < needed:
+            more = f" + data.unlabelled={self.unlabelled}" if self.unlabelled else ""
             raise InputError(
                 f"{self.key('shots', split)}={most(shots)} + {self.key('queries', split)}="
-                f"{most(queries)} = {needed} drawings of a class, but there are {smallest} of "
-                f"{names[fewest]}: ask for fewer, add some (data.samples_per_class), or leave such "
-                "classes out with data.exclude_classes"
+                f"{most(queries)}{more} = {needed} drawings of a class, but there are {smallest} "
+                f"of {names[fewest]}: ask for fewer, add some (data.samples_per_class), or leave "
+                "such classes out with data.exclude_classes"
             )
         return EpisodeSampler(
             self._placed[device],
@@ -317,7 +344,10 @@ class EpisodeDataModule(TaskDataModule):
             shots=shots,
             queries=queries,
             seed=self.seeds[split],
+            vary=self.vary,
             tasks_per_batch=self.tasks_of(split),
+            unlabelled=self.unlabelled,
+            distractors=self.distractors,
             samples=self.train_samples if split == "train" else None,
             orientations=self.orientations[split],
             shift=self.shift[split],

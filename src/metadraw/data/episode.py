@@ -16,6 +16,7 @@ class Examples(NamedTuple):
     y: Tensor  # ([T,] B, ...) targets: int64 labels, or real values
     #: ([T,] B, ...) by name, anything else that is known of each. "weight", float: how much it
     #: counts in losses, metrics and batch statistics; 0 is padding. Without it, all count equally.
+    #: "ways", int64: how many classes its task has, the first labels; all labels without it.
     extra: dict[str, Tensor] = {}  # noqa: RUF012  (nothing is ever put into it)
 
     @property
@@ -34,11 +35,13 @@ class Episode(NamedTuple):
     support: Examples  # to learn from
     query: Examples  # to predict
     number: Tensor  # ([T]) int64: which episode of its split this is
-    #: further examples by name, such as "unlabelled"
+    #: further examples by name, of unknown targets. "unlabelled": to learn from; the label -1 is of
+    #: a class that the task does not have
     sets: dict[str, Examples] = {}  # noqa: RUF012
     #: ([T,] ...) by name, what is known of the task as a whole. "classes", of a classification,
     #: ([T,] N) int64: the class behind each label, an index into the data's C classes. Where
-    #: augmentation makes new classes, id % C is that index and id // C the orientation.
+    #: augmentation makes new classes, id % C is that index and id // C the orientation. If the
+    #: examples know their task's ways, classes beyond those mean nothing.
     about: dict[str, Tensor] = {}  # noqa: RUF012
 
     def to(self, target: torch.device | str | torch.dtype) -> Episode:
@@ -56,11 +59,14 @@ class Episode(NamedTuple):
 
     @property
     def visible(self) -> Episode:
-        """What a learner may see of this task: all of it, with the query targets removed."""
-        y = self.query.y
-        # number.ndim is the examples' dimension, of one task or of a batch.
-        hidden = y.narrow(self.number.ndim, 0, 0)
-        return self._replace(query=self.query._replace(y=hidden))
+        """What a learner may see of this task: all but the targets outside the support set."""
+
+        def hide(examples: Examples) -> Examples:
+            # number.ndim is the examples' dimension, of one task or of a batch.
+            return examples._replace(y=examples.y.narrow(self.number.ndim, 0, 0))
+
+        sets = {name: hide(examples) for name, examples in self.sets.items()}
+        return self._replace(query=hide(self.query), sets=sets)
 
 
 def joined(*parts: Examples) -> Examples:

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metadraw.data.episode import Episode
+from metadraw.data.episode import Episode, Examples
 
 _BEFORE, _AFTER, _RIGHT, _WRONG = "#4c78a8", "#e4572e", "#2e7d32", "#c0392b"
 _EMPTY = "#cfe0ee"  # unknown pixels
@@ -31,7 +32,7 @@ def draw_episode(
 
     Args:
         episode: one task; at most three support and three query drawings per class are shown, with
-            their total.
+            the total of the class that has most; padding is not.
         classes: the data's class names, indexed by ``about["classes"]`` in any orientation.
         path: the picture to write.
         logits: ``[N*Q, N]`` query logits: the predicted class and its probability are written below
@@ -39,32 +40,36 @@ def draw_episode(
         ink: whether 1 is ink, shown in black, rather than light.
     """
     names = [classes[number % len(classes)] for number in episode.about["classes"].tolist()]
-    ways = len(names)
-
-    def by_class(values: Tensor) -> Tensor:
-        """[N*K, ...] -> [at most 3, N, ...]."""
-        return values.detach().float().cpu().unflatten(0, (ways, -1)).transpose(0, 1)[:_MOST_SHOWN]
-
-    support, query = by_class(episode.support.x), by_class(episode.query.x)
-    rows = len(support) + len(query)
-    figure = Figure(figsize=(1.5 * ways + 0.6, 1.75 * rows + 0.2), layout="constrained")
-    grid = figure.subplots(rows, ways, squeeze=False)
-    for row, pictures in enumerate([*support, *query]):
-        for axes, picture in zip(grid[row], pictures, strict=True):
-            _show(axes, picture, ink)
-    for axes, name in zip(grid[0], names, strict=True):
+    ways = int(episode.support.extra["ways"][0]) if "ways" in episode.support.extra else len(names)
+    # For each class, the rows of its examples.
+    support, query = (_rows(examples, ways) for examples in (episode.support, episode.query))
+    above, below = (min(max(map(len, rows)), _MOST_SHOWN) for rows in (support, query))
+    figure = Figure(figsize=(1.5 * ways + 0.6, 1.75 * (above + below) + 0.2), layout="constrained")
+    grid = figure.subplots(above + below, ways, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, name in zip(grid[0], names, strict=False):
         axes.set_title(_lines(name), fontsize=10)
-    for first, name, images, shown in (
-        (0, "support set", episode.support.x, support),
-        (len(support), "query set", episode.query.x, query),
+    for first, name, examples, rows, shown in (
+        (0, "support set", episode.support, support, above),
+        (above, "query set", episode.query, query, below),
     ):
-        grid[first][0].set_ylabel(f"{name}{_of(len(shown), len(images) // ways)}")
-    if logits is not None:
-        for row, predictions in enumerate(by_class(logits.softmax(dim=-1)), start=len(support)):
-            for label, (axes, chances) in enumerate(zip(grid[row], predictions, strict=True)):
-                guess = int(chances.argmax())
-                _answer(axes, names[guess], float(chances[guess]), names[label])
+        for label, of_class in enumerate(rows):
+            for place, row in enumerate(of_class[:shown], start=first):
+                axes = grid[place][label]
+                _show(axes, examples.x[row].detach().float().cpu(), ink)
+                if logits is not None and examples is episode.query:
+                    chances = logits[row].detach().float().softmax(dim=-1)
+                    guess = int(chances.argmax())
+                    _answer(axes, names[guess], float(chances[guess]), names[label])
+        grid[first][0].set_ylabel(f"{name}{_of(shown, max(map(len, rows)))}")
     figure.savefig(path, dpi=110)
+
+
+def _rows(examples: Examples, ways: int) -> list[list[int]]:
+    """For each class, the rows of its examples, without padding."""
+    there = torch.ones_like(examples.y) if examples.weight is None else examples.weight > 0
+    return [((examples.y == label) * there).nonzero()[:, 0].tolist() for label in range(ways)]
 
 
 def draw_predictions(

@@ -5,14 +5,17 @@ Every choice is a hash, see `metadraw.data.hashing`. Drawing k of n takes the sa
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metadraw.data import augmentation
 from metadraw.data.episode import Episode, Examples
 from metadraw.data.hashing import draw, fold, mix, start, uniform
 from metadraw.data.mapped import MappedImages
-from metadraw.data.tasks import SPLITS
+from metadraw.data.tasks import SPLITS, least, most
 from metadraw.errors import InputError
 
 
@@ -20,9 +23,10 @@ class EpisodeSampler:
     """Draws episodes of one class split, on the device that holds the drawings.
 
     Classes are drawn without replacement within a task, drawings without replacement within a
-    class, so support and query are disjoint. More ways or shots with the same seed add to an
-    episode and change nothing else in it: a 5-way episode's classes are the first five of the
-    10-way episode of the same index.
+    class, so support, query and unlabelled set are disjoint. More ways or shots with the same seed
+    add to an episode and change nothing else in it: a 5-way episode's classes are the first five of
+    the 10-way episode of the same index. With and without an unlabelled set it has the same support
+    and query set.
 
     Each orientation of a class is a separate class: ``orientation * C + class`` has its drawings in
     that orientation, see `augmentation.orient`. How a drawing is shifted or mirrored depends on its
@@ -34,13 +38,19 @@ class EpisodeSampler:
         counts: ``[C]`` int64, how many drawings each class has; their sum is D.
         classes: ``[M]`` int64, the classes of this split.
         split: one of `SPLITS`: part of the hash, so splits never share a stream.
-        ways: N, classes per task, at most M; or its minimum and maximum, drawn for each batch.
+        ways: N, classes per task, at most M; or its minimum and maximum, between which it is drawn.
         shots: K, support drawings per class, likewise.
-        queries: Q, query drawings per class, likewise; each class of this split has at least K + Q.
-            With the same range as ``shots``, it is the same number in every batch.
+        queries: Q, query drawings per class, likewise; each class of this split has at least K + Q
+            + U. With the same range as ``shots``, it is the same number, except if that is a mean.
         seed: another seed gives other episodes.
-        tasks_per_batch: T, if any of those three is a range: episodes ``b*T .. b*T+T-1`` are batch
+        vary: what numbers are drawn for, if they are ranges: a ``batch``; a ``task``, which is
+            padded to the maxima with examples of weight 0; or the same with the ``class``, in which
+            the number of shots is the mean of a task whose classes differ in theirs, see `sizes`.
+        tasks_per_batch: T, if numbers are drawn for a batch: episodes ``b*T .. b*T+T-1`` are batch
             b, and all have the same ways, shots and queries.
+        unlabelled: U, further drawings of each class, without labels.
+        distractors: D, classes beside the task's that have U unlabelled drawings, too; N + D is at
+            most M.
         samples: how many drawings of each class are used, the first ones; all if `None`.
         orientations: O, how many orientations of each class count as classes: 1, 4 or 8.
         shift: drawings are shifted at random by up to this many pixels in each direction.
@@ -59,7 +69,10 @@ class EpisodeSampler:
         shots: int | tuple[int, int],
         queries: int | tuple[int, int],
         seed: int,
+        vary: str = "batch",
         tasks_per_batch: int | None = None,
+        unlabelled: int = 0,
+        distractors: int = 0,
         samples: int | None = None,
         orientations: int = 1,
         shift: int = 0,
@@ -76,7 +89,10 @@ class EpisodeSampler:
         self.orientations, self.shift, self.mirror = orientations, shift, mirror
         self.affine = affine if affine and any(affine) else None
         self.ways, self.shots, self.queries = ways, shots, queries
+        ranges = not all(isinstance(each, int) for each in (ways, shots, queries))
+        self.vary = vary if ranges else None
         self.tasks_per_batch = tasks_per_batch
+        self.unlabelled, self.distractors = unlabelled, distractors
         self._start = start(seed, SPLITS.index(split))
         self._state = self._start.to(images.device)
 
@@ -97,15 +113,17 @@ class EpisodeSampler:
         episode_state = fold(self._state, number)
         among = torch.tensor(len(self.classes), device=number.device)
         # Mixed once more, because the state of a class below comes from the same one.
-        classes = self.classes[draw(mix(episode_state), among, ways)]  # [T, N]
-        # One [T, N] state for each kind of choice within a class, from the class itself and not
+        chosen = draw(mix(episode_state), among, ways + self.distractors)
+        classes = self.classes[chosen]  # [T, N+D]
+        # One [T, N+D] state for each kind of choice within a class, from the class itself and not
         # from its label: see the class docstring.
         class_state = fold(episode_state[:, None], classes)[..., None]
-        kinds = torch.arange(7, device=number.device)
-        order, mirror, dx, dy, *affine = fold(class_state, kinds).unbind(-1)
+        kinds = torch.arange(8, device=number.device)
+        order, mirror, dx, dy, *affine, share = fold(class_state, kinds).unbind(-1)
         source = classes % len(self.counts)
-        drawn = draw(order, self.counts[source], shots + queries)  # [T, N, K+Q]
-        # [T, N, K+Q, channels, H, W]
+        drawings = self.counts[source]
+        drawn = draw(order, drawings, shots + queries + self.unlabelled)  # [T, N+D, K+Q+U]
+        # [T, N+D, K+Q+U, channels, H, W]
         pictures = self.images[self.first[source][..., None] + drawn]
         orientation = classes[..., None] // len(self.counts)
         if self.mirror:
@@ -121,22 +139,71 @@ class EpisodeSampler:
         if self.affine:
             angle, size, slant = (uniform(fold(state[..., None], drawn)) for state in affine)
             pictures = self.affine(pictures, angle, size, slant)
-        labels = torch.arange(ways, device=number.device).expand(len(number), -1)
-        support, query = (
-            Examples(part.flatten(1, 2), labels.repeat_interleave(part.shape[2], dim=1))
-            for part in (pictures[:, :, :shots], pictures[:, :, shots:])
-        )
-        return Episode(support, query, number, about={"classes": classes})
+        numbers = {}  # of each set's examples, by class
+        if self.vary in ("task", "class"):
+            numbers = self._within_tasks(episode_state, share[:, :ways], drawings[:, :ways])
+
+        def examples(name: str, pictures: Tensor) -> Examples:
+            labels = torch.arange(pictures.shape[1], device=number.device)
+            labels = labels.where(labels < ways, -1).expand(len(number), -1)
+            x, y = pictures.flatten(1, 2), labels.repeat_interleave(pictures.shape[2], dim=1)
+            if not numbers:
+                return Examples(x, y)
+            of_class = F.pad(numbers[name], (0, pictures.shape[1] - ways), value=pictures.shape[2])
+            there = torch.arange(pictures.shape[2], device=number.device) < of_class[..., None]
+            own = (numbers["support"] > 0).sum(dim=1, keepdim=True).expand_as(y)
+            return Examples(x, y, {"weight": there.flatten(1).float(), "ways": own})
+
+        known, last = pictures[:, :ways], shots + queries
+        support = examples("support", known[:, :, :shots])
+        query = examples("query", known[:, :, shots:last])
+        sets = {}
+        if self.unlabelled:
+            sets = {"unlabelled": examples("unlabelled", pictures[:, :, last:])}
+        return Episode(support, query, number, sets, {"classes": classes[:, :ways]})
+
+    def _within_tasks(self, state: Tensor, share: Tensor, drawings: Tensor) -> dict[str, Tensor]:
+        """How many examples of each class belong to each task.
+
+        Triantafillou et al. 2020 ("Meta-Dataset"), section 3 and the appendix on sampling, with the
+        maximum of ``shots`` in place of 100 and its minimum in place of 1.
+
+        Args:
+            state: ``[T]``, hashes of the episodes.
+            share: ``[T, N]``, hashes of their classes.
+            drawings: ``[T, N]``, how many each class has in the data.
+
+        Returns:
+            ``[T, N]`` int64 by the name of a set, 0 for classes that a task does not have.
+        """
+        # Mixed twice: the classes are drawn from what is mixed once.
+        ways, shots, queries = self._drawn(mix(mix(state)))
+        place = torch.arange(share.shape[1], device=share.device)
+        present = place < ways[:, None]
+        of_class = shots[:, None].expand_as(share)
+        if self.vary == "class":
+            # A class's share of the support set, R_c: alpha is uniform in log 1/2 .. log 2.
+            alpha = (2 * uniform(share) - 1) * math.log(2)
+            size = alpha.exp() * drawings * present
+            size = size / size.sum(dim=1, keepdim=True)
+            fewest = least(self.shots)
+            spare = ways * (shots - fewest)  # |S| - |C|
+            of_class = fewest + (size * spare[:, None]).long()
+            of_class = of_class.clamp(max=most(self.shots))
+        numbers = {"support": of_class, "query": queries[:, None].expand_as(share)}
+        numbers["unlabelled"] = torch.full_like(share, self.unlabelled)
+        return {name: number * present for name, number in numbers.items()}
 
     def sizes(self, number: Tensor) -> tuple[int, int, int]:
         """Ways, shots and queries of the batch that these episodes belong to.
 
+        If they are drawn for each task, their maxima, to which tasks are padded.
+
         Raises:
             InputError: they belong to several batches, whose ways and shots may differ.
         """
-        ranges = self.ways, self.shots, self.queries
-        if all(isinstance(each, int) for each in ranges):
-            return ranges  # type: ignore[return-value]
+        if self.vary != "batch":
+            return most(self.ways), most(self.shots), most(self.queries)
         assert self.tasks_per_batch is not None
         batches = (number.cpu() // self.tasks_per_batch).unique()
         if len(batches) != 1:
@@ -144,18 +211,14 @@ class EpisodeSampler:
                 f"episodes of {len(batches)} batches: their ways and shots may differ: ask for the "
                 f"{self.tasks_per_batch} of one (data.tasks_per_batch), or for part of them"
             )
-        # One state for ways, one for both shots and queries.
-        states = fold(mix(fold(self._start, batches)), torch.arange(2))
-        ways, shots, queries = (
-            _within(each, state)
-            for each, state in zip(ranges, (states[0], states[1], states[1]), strict=True)
-        )
-        return ways, shots, queries
+        ways, shots, queries = self._drawn(mix(fold(self._start, batches)))
+        return int(ways), int(shots), int(queries)
 
-
-def _within(number: int | tuple[int, int], state: Tensor) -> int:
-    """A number from a range, all equally likely."""
-    if isinstance(number, int):
-        return number
-    least, most = number
-    return least + int(uniform(state) * (most - least + 1))
+    def _drawn(self, state: Tensor) -> list[Tensor]:
+        """Ways, shots and queries, ``[B]`` int64 each, from hashes ``[B]``: all equally likely."""
+        # One hash for ways, one for both shots and queries.
+        first, second = fold(state[:, None], torch.arange(2, device=state.device)).unbind(-1)
+        return [
+            least(each) + (uniform(own) * (most(each) - least(each) + 1)).long()
+            for each, own in ((self.ways, first), (self.shots, second), (self.queries, second))
+        ]

@@ -21,7 +21,7 @@ def class_means(
 
     Args:
         features: ``[B, F]``.
-        labels: ``[B]`` int64 in 0..N-1, any number of examples of each.
+        labels: ``[B]`` int64 in 0..N-1, any number of examples of each; the mean of none is 0.
         ways: N.
         weight: ``[B]``, how much each example counts; all count equally if `None`.
 
@@ -31,7 +31,8 @@ def class_means(
     members = one_hot(labels, ways).to(features.dtype)  # [B, N]
     if weight is not None:
         members = members * weight[:, None]
-    return (members / members.sum(dim=0)).T @ features
+    count = members.sum(dim=0)
+    return (members / count.where(count > 0, 1)).T @ features
 
 
 def nearest_prototype(prototypes: Tensor) -> tuple[Tensor, Tensor]:

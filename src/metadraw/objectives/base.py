@@ -91,7 +91,7 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
-        """The loss that learning minimises, a scalar."""
+        """The loss that learning minimises, a scalar; ``outputs`` as `outputs` returns them."""
 
     @abstractmethod
     def metrics(self, outputs: Tensor, examples: Examples) -> dict[str, Tensor]:

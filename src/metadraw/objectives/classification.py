@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,6 +17,9 @@ from metadraw.objectives.base import Metric, Objective, exact, mean
 
 class Classification(Objective):
     """Logits ``[B, N]`` for labels ``[B]``, int64 in 0..N-1.
+
+    Where examples know the ways of their task, the logits of other labels are the lowest number:
+    they have probability 0, and no derivative.
 
     The weighted precision is the mean of the classes' precisions, weighted by their numbers of
     examples; it is 0 for a class that was never predicted (like scikit-learn's
@@ -54,6 +58,15 @@ class Classification(Objective):
                 "objective=squared_error"
             )
         return task.about["classes"].shape[-1]
+
+    def outputs(self, predict: Callable[[Tensor], Tensor], examples: Examples) -> Tensor:
+        """The logits, see `Objective.outputs`."""
+        logits = super().outputs(predict, examples)
+        if (ways := examples.extra.get("ways")) is None:
+            return logits
+        label = torch.arange(logits.shape[-1], device=logits.device)
+        # Not minus infinity, which times a weight of 0 is no number.
+        return logits.where(label < ways[:, None], torch.finfo(logits.dtype).min)
 
     def encode(self, y: Tensor, width: int) -> Tensor:
         """One-hot labels, float ``[B, N]``."""

@@ -32,7 +32,8 @@ _TRAINING = (  # likewise; for meta-training only
     *("shift", "mirror", "rotation", "zoom", "shear"),
 )
 _SIZES = ("ways", "shots", "queries")
-_OFF = {"rotation": 0.0, "zoom": 0.0, "shear": 0.0}  # of older runs, which lack these keys
+#: Of older runs, which lack these keys.
+_OFF = {"rotation": 0.0, "zoom": 0.0, "shear": 0.0}
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,9 @@ def read(folder: Path, metric: str | None = None) -> Run:
             data = _OFF | data | {k: size for k, size in own_sizes.items() if size is not None}
         keys = [*_CLASSES, *_SIZES, *(_TRAINING if of_training else ("eval_seed",))]
         if any(isinstance(data.get(key), list) for key in _SIZES):
-            keys.append("tasks_per_batch")  # all tasks of a batch have the same ways and shots
+            # Whether all tasks of a batch have the same ways and shots.
+            data = {"vary": "batch"} | data
+            keys += ["vary", *(["tasks_per_batch"] if data["vary"] == "batch" else [])]
         conditions = {"split": test["split"]} | {f"data.{key}": data.get(key) for key in keys}
         # The checksum of the drawings; without one, the rest of their provenance.
         known = checksum(drawings)

@@ -174,6 +174,42 @@ def draw_sweep(curves: Sequence[Curve], title: str, metrics: Sequence[Metric] = 
     return figure
 
 
+def draw_grid(
+    axes: Axes,
+    values: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    form: str = ".1f",
+    differences: bool = False,
+) -> None:
+    """A heat map with the value in each cell.
+
+    Args:
+        axes: to draw on.
+        values: a list for each row.
+        rows: their names.
+        columns: theirs.
+        form: how values are written, see `format`.
+        differences: colour values by their sign, too.
+    """
+    flat = [value for row in values for value in row]
+    if differences:
+        colours, middle, most = "RdBu", 0.0, max(map(abs, flat))
+    else:
+        colours, middle, most = "Blues", max(flat), max(flat) - min(flat)
+    far = (most or 1.0) * (2 if differences else 1)
+    # Half of the colours at most, so that black can be read on all of them.
+    axes.imshow(values, cmap=colours, aspect="auto", vmin=middle - far, vmax=middle + far)
+    for y, row in enumerate(values):
+        for x, value in enumerate(row):
+            axes.text(x, y, format(value, form), ha="center", va="center", fontsize=9)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
 def draw_learned(
     rows: Sequence[Mapping[str, float]],
     path: Path,

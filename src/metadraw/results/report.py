@@ -14,13 +14,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from metadraw.command.names import name_of
 from metadraw.data.cache import checksum
 from metadraw.errors import InputError
 from metadraw.objectives import Metric
-from metadraw.results.figures import Curve, draw_sweep
+from metadraw.results.figures import Curve, draw_grid, draw_sweep
 from metadraw.results.measured import measured, monitored
 from metadraw.results.published import EXPERIMENTS, published, published_curves, setting_of
 from metadraw.results.sweep import Job, read_sweep
@@ -54,6 +55,9 @@ class Cell:
 
 def report(folder: Path, to: Path, rows: Sequence[str] = (), column: str | None = None) -> str:
     """Write ``report.md``, ``runs.csv``, ``curves.csv``, and curves as PNG and SVG.
+
+    Tests of eval.py have no curves. If they are a grid of two settings that are numbers, such as
+    ways and shots, ``grid.png`` is its heat map.
 
     Args:
         folder: of a sweep, which may still be running.
@@ -95,6 +99,9 @@ def report(folder: Path, to: Path, rows: Sequence[str] = (), column: str | None 
         figure.savefig(to / f"{name}.png", dpi=150)
         figure.savefig(to / f"{name}.svg")
         pictures.append(f"![{title or 'Meta-validation curves'}]({name}.png)")
+    if not pictures and (grid := _heat_map(cells, rows, column)):
+        grid.savefig(to / "grid.png", dpi=150)
+        pictures.append("![Meta-test results over the grid of settings](grid.png)")
     episode = next((job.folder / "episode.png" for job in jobs if job.results and job.folder), None)
     if episode and episode.is_file():
         shutil.copyfile(episode, to / "episode.png")
@@ -220,6 +227,39 @@ def _curve(cell: Cell, column: str | None) -> Curve | None:
             for row in (published_curves(*setting) if setting else ())
         ],
     )
+
+
+def _heat_map(cells: Sequence[Cell], rows: Sequence[str], column: str | None) -> Figure | None:
+    """The meta-test results over a grid of two settings that are numbers, if it is complete."""
+    if column is None or len(rows) != 1 or not all(cell.finished for cell in cells):
+        return None
+    try:
+        places = {(float(cell.row[0]), float(cell.column)): cell for cell in cells}
+    except ValueError:
+        return None
+    down, across = (sorted({place[axis] for place in places}) for axis in (0, 1))
+    if min(len(down), len(across)) < 2 or len(places) < len(down) * len(across):
+        return None
+    metric = monitored(cells[0].jobs[0].config)
+    scale = 100 if metric.percent else 1
+    values = [
+        [
+            scale * fmean(job.results["test"][metric.name] for job in places[y, x].finished)  # type: ignore[index]
+            for x in across
+        ]
+        for y in down
+    ]
+    figure = Figure(figsize=(1.1 * len(across) + 1.6, 0.7 * len(down) + 1.3), layout="constrained")
+    axes = figure.subplots()
+    draw_grid(
+        axes,
+        values,
+        [_prose({rows[0]: places[y, across[0]].row[0]}) for y in down],
+        [_prose({column: places[down[0], x].column}) for x in across],
+        form=".1f" if metric.percent else ".3f",
+    )
+    axes.set_title(f"meta-test {metric.title}{' (%)' if metric.percent else ''}", fontsize=10)
+    return figure
 
 
 def _shown(job: Job) -> list[Metric]:

@@ -65,14 +65,17 @@ def read_sweep(folder: Path) -> list[Job]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    begun = [
-        _read(path.parent)
-        for path in sorted(folder.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime)
-    ]
+    # train.py writes the first at its beginning, eval.py only the second.
+    by_folder = {
+        path.parent: path
+        for name in ("results.json", "config.yaml")
+        for path in sorted(folder.glob(f"*/{name}"))
+    }
+    begun = [_read(f) for f in sorted(by_folder, key=lambda f: by_folder[f].stat().st_mtime)]
     failed = [
         _read(path.parent)
         for path in sorted(folder.glob("*/error.txt"))
-        if not (path.parent / "config.yaml").is_file()
+        if path.parent not in by_folder
     ]
     if not begun and not failed:
         raise InputError(f"{folder} has no run folders: give the folder of a sweep")
@@ -94,6 +97,7 @@ def _read(folder: Path) -> Job:
                     curves.append({key: float(value) for key, value in row.items() if value})
         path = folder / "results.json"
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        config = config or (results or {}).get("config", {})
         path = folder / "error.txt"
         error = path.read_text(encoding="utf-8").strip() if path.is_file() else None
     except (OSError, ValueError, TypeError, yaml.YAMLError, csv.Error) as problem:

@@ -38,7 +38,10 @@ _IMAGES = {"image_size": 28, "image_channels": 1}
 #: Inner steps of the trial: enough to differentiate one through another.
 _TRIAL_STEPS = 2
 #: Keys of the tested tasks: those not set stay as trained, even with another data set.
-_TASKS = ("ways", "shots", "queries", "tasks_per_batch", "test_batches", "seed", "eval_seed")
+_TASKS = (
+    *("ways", "shots", "queries", "vary", "unlabelled", "distractors"),
+    *("tasks_per_batch", "test_batches", "seed", "eval_seed"),
+)
 #: How the names of running statistics end.
 _STATISTICS = ("running_mean", "running_var")
 #: The cache folder in a checkpoint's config: that of the machine that reads it.

@@ -87,7 +87,9 @@ def with_one_more_class(few_shot: FewShot, changes: dict[str, Any]) -> EpisodeDa
     for ways in (few, many):
         few_shot.check_ways(ways)
     cfg.ways = [few + 1, many + 1]
-    cfg.tasks_per_batch = 1  # each task has its own number of ways and shots
+    # Each task has its own number of ways and shots, without padding.
+    cfg.tasks_per_batch, cfg.vary = 1, "batch"
+    cfg.unlabelled = cfg.distractors = 0
     data: EpisodeDataModule = instantiate(cfg)
     data.setup()
     for split in ("val", "test"):
