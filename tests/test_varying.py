@@ -119,6 +119,7 @@ LEARNERS = [
     *("maml", "maml_pp, epoch 3", "anil", "reptile", "proto_maml", "unicorn_maml", "self_training"),
     *("protonet", "soft_kmeans_protonet", "matching_net", "r2d2", "meta_baseline"),
     *("simple_shot", "baseline_pp", "logistic_regression"),
+    *("cnp", "in_context", "mann", "cavia", "imaml", "meta_curvature"),
 ]
 
 

@@ -64,7 +64,9 @@ class CNP(FeatureBased):
         features = self.embed(support)
         if self.classes:
             means = class_means(self.encoder(features), support.y, width, support.weight)
-            found = torch.cat([means, means.mean(dim=0).expand_as(means)], dim=1)
+            # 1 for each class, 0 for one without examples, which a larger task of the batch has.
+            seen = class_means(torch.ones_like(features[:, :1]), support.y, width, support.weight)
+            found = torch.cat([means, (means.sum(dim=0) / seen.sum()).expand_as(means)], dim=1)
         else:
             y = self.objective.encode(support.y, width)
             found = mean(self.encoder(torch.cat([features, y], dim=1)), support)[None]
