@@ -24,6 +24,7 @@ from hydra.utils import instantiate
 from matplotlib.figure import Figure
 
 import metadraw
+from metadraw.results.compare import read
 from metadraw.results.metrics import confidence_interval
 from metadraw.training.evaluate import evaluate
 from metadraw.training.train import train
@@ -184,17 +185,9 @@ def findings(within: list[Test], across: list[Test]) -> list[str]:
 
 def difference(test: Test, base: Test) -> str:
     """Of accuracy from another test's, in points, paired by task."""
-    theirs, ours = (
-        {row["episode"]: float(row["acc"]) for row in _rows(each.folder / "tasks.csv")}
-        for each in (base, test)
-    )
+    theirs, ours = (read(each.folder).values for each in (base, test))
     points = torch.tensor([100 * (ours[number] - theirs[number]) for number in ours])
     return f"{points.mean():+.1f} ± {confidence_interval(points):.1f}"
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def write(within: list[Test], across: list[Test], command: str) -> None:
@@ -214,10 +207,11 @@ def write(within: list[Test], across: list[Test], command: str) -> None:
         "# Characters and doodles",
         "",
         f"`{command}`, one thread, {platform.machine()} CPU, torch {torch.__version__}. "
-        "The characters are the two small background sets of Omniglot together, 242 of 8 alphabets, "
-        "so figures are not those of papers on all 1,623: 5 alphabets meta-train, 1 validates, 2 "
-        f"test (sha256 {source['sha256'][:12]}). Accuracy in per cent on meta-test tasks of 5 "
-        f"queries a class, {10 * BATCHES[5]} of 5 classes and {10 * BATCHES[20]} of 20, ± half its "
+        "The characters are the two small background sets of Omniglot together, 242 of 8 "
+        "alphabets, so figures are not those of papers on all 1,623 characters: 5 alphabets "
+        f"meta-train, 1 validates, 2 test (sha256 {source['sha256'][:12]}). Accuracy in per cent "
+        "on meta-test tasks of 5 queries a class, "
+        f"{10 * BATCHES[5]} of 5 classes and {10 * BATCHES[20]} of 20, ± half its "
         "95 % interval. Minutes are those of one core. One seed a run.",
         "",
         *_table(rows),

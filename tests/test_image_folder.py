@@ -372,7 +372,11 @@ WRONG = {
     "unknown": (["data.exclude_classes=[c0]"], None, "data.exclude_classes: the data have no c0"),
     "too many ways": (["data.ways=5"], None, "the meta-val split has only 2 classes"),
     "prepare": (["data.prepare=white"], None, "data.prepare=white: must be one of as_is, inverted"),
-    "prepare nothing": (["data.prepare=null"], None, "data.prepare=None: must be one of as_is, inverted"),
+    "prepare nothing": (
+        ["data.prepare=null"],
+        None,
+        "data.prepare=None: must be one of as_is, inverted",
+    ),
     "ink in colour": (
         ["data.prepare=ink"],
         None,
