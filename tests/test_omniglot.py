@@ -11,7 +11,7 @@ import torch
 from conftest import equal, sampler_of
 from PIL import Image
 from range_server import serve
-from test_image_folder import NUMBERS, folder, module  # noqa: F401
+from test_image_folder import NUMBERS
 
 import metadraw
 from metadraw import InputError
@@ -130,19 +130,6 @@ def test_archives_folders_and_both_are_the_same(make, archives, drawings, tmp_pa
     shutil.rmtree(archives / "images_background")
     (archives / "images_evaluation.zip").write_bytes(b"PK cut off")
     assert "images_evaluation.zip: cannot be read" in refused(make(path=archives).load)
-
-
-def test_a_zip_of_class_folders_is_a_data_set(module, drawings, tmp_path):  # noqa: F811
-    """Of data=image_folder: a class is the folder that a file is in."""
-    pack(tmp_path / "all.zip", "some/folder", drawings)
-    found = module(path=tmp_path / "all.zip").load()
-    assert found.classes[:2] == ("character01", "character02")
-    assert len(found.images[0]) == DRAWERS * 6  # of all alphabets but one
-    straight, inverted = (
-        module(path=tmp_path / "all.zip", prepare=how).load().images[0]
-        for how in ("as_is", "inverted")
-    )
-    assert np.array_equal(straight, 255 - inverted)
 
 
 # ---- splits and groups ---------------------------------------------------------------------------
