@@ -36,7 +36,7 @@ METHODS = {
     "MAML, 5-way": ["algorithm.inner_lr=0.1", "data.tasks_per_batch=8", "data.train_batches=150"],
     "MAML, 20-way": [
         *("algorithm.inner_lr=0.1", "data.ways=20", "data.tasks_per_batch=4"),
-        "data.train_batches=75",
+        "data.train_batches=40",
     ],
     "ProtoNet": [
         *("algorithm=protonet", "data.train_ways=20", "data.train_queries=5"),

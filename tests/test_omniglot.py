@@ -255,7 +255,7 @@ def test_faults_of_a_download_that_stay(make, archives, tmp_path, waited):
     with serve(archives, suffix=".zip") as server:
         options = {"source": "github", "base_url": server.url}
         server.missing = {"images_evaluation"}
-        assert "images_evaluation.zip: HTTP 404" in refused(make(**options).load)
+        assert "images_evaluation.zip: HTTP Error 404" in refused(make(**options).load)
         server.missing, server.fails["images_evaluation"] = set(), 9
         assert "run again to continue" in refused(make(**options).load)
         assert len(waited) == 3

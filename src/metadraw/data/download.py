@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +17,10 @@ from metadraw.errors import InputError
 _WAITS = (1.0, 3.0, 9.0)  # seconds before each further try
 _TIMEOUT = 20  # seconds without a byte
 _PIECE = 1 << 16  # bytes
+_TRANSIENT = (
+    *(urllib.error.URLError, http.client.HTTPException),
+    *(ConnectionError, TimeoutError, ssl.SSLError),
+)
 
 
 def download(url: str, file: Path, md5: str) -> None:
@@ -39,26 +44,20 @@ def download(url: str, file: Path, md5: str) -> None:
     part = file.with_name(f"{file.name}.part")
     waits = iter(_WAITS)
     while True:
-        before = _size(part)
         try:
             _fetch_rest(url, part)
             break
-        except (
-            urllib.error.URLError,
-            http.client.HTTPException,
-            ConnectionError,
-            TimeoutError,
-        ) as e:
-            answered = isinstance(e, urllib.error.HTTPError)
-            if isinstance(e, urllib.error.HTTPError) and e.code < 500 and e.code not in (408, 429):
-                raise InputError(f"{url}: HTTP {e.code} {e.reason}") from e
-            # A machine without a connection fails immediately.
-            wait = next(waits, None) if answered or _size(part) or before else None
+        except _TRANSIENT as error:
+            status = error.code if isinstance(error, urllib.error.HTTPError) else None
+            if status is not None and status < 500 and status not in (408, 429):
+                raise InputError(f"{url}: {error}") from error
+            # A machine that reaches nothing fails immediately.
+            wait = next(waits, None) if status or _size(part) else None
             if wait is None:
+                reason = " ".join(str(error).split()) or type(error).__name__
                 raise InputError(
-                    f"{url}: {' '.join(str(e).split()) or type(e).__name__}; what was fetched is "
-                    "kept, run again to continue"
-                ) from e
+                    f"{url}: {reason}; what was fetched is kept, run again to continue"
+                ) from error
             time.sleep(wait)
     with part.open("rb") as stream:
         actual = hashlib.md5(stream.read()).hexdigest()
@@ -79,12 +78,12 @@ def _fetch_rest(url: str, part: Path) -> None:
             return
         raise
     with response:
-        start = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
-        if response.status != 206 or start != str(at):
+        if response.status == 206:
+            start = response.headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
+            if start != str(at):
+                raise ConnectionError(f"received the range from {start!r} instead of {at}")
+        else:
             at = 0
-        if response.status == 206 and start != str(at):
-            part.unlink(missing_ok=True)
-            raise ConnectionError(f"received the range from {start or 'nowhere'}")
         missing = int(response.headers.get("Content-Length", -1))
         progress = tqdm(desc=url.rpartition("/")[2], total=at + missing, initial=at, unit="B")
         with part.open("ab" if at else "wb") as stream, progress:

@@ -78,7 +78,7 @@ class ImageFolder(EpisodeDataModule):
                 f"data.prepare=ink with data.image_channels={self.image_channels}: ink is grey, "
                 "expected data.image_channels=1"
             )
-        self.prepares, self.ink = prepare, prepare != "as_is"
+        self.preparation, self.ink = prepare, prepare != "as_is"
         if samples_per_class is not None and (
             type(samples_per_class) is not int or samples_per_class < 1
         ):
@@ -105,7 +105,7 @@ class ImageFolder(EpisodeDataModule):
         Raises:
             ValueError: pixels that are neither grey nor RGB.
         """
-        if self.prepares == "ink":
+        if self.preparation == "ink":
             return to_bitmap(image, self.image_size)[None]
         image = plain(image).convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -114,7 +114,7 @@ class ImageFolder(EpisodeDataModule):
         )
         square = ImageOps.fit(seen, (self.image_size,) * 2, method=Image.Resampling.BICUBIC)
         pixels = np.asarray(square)  # [H, W] or [H, W, 3]
-        if self.prepares == "inverted":
+        if self.preparation == "inverted":
             pixels = 255 - pixels
         return np.ascontiguousarray(np.moveaxis(np.atleast_3d(pixels), 2, 0))
 
@@ -150,7 +150,7 @@ class ImageFolder(EpisodeDataModule):
             "renderer": f"{type(self).__module__}.{type(self).__qualname__} {self.version}",
             "image_size": self.image_size,
             "image_channels": self.image_channels,
-            "prepare": self.prepares,
+            "prepare": self.preparation,
             "samples_per_class": self.samples or "all",
             "seed": self.drawings_seed,
         }

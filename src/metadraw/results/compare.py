@@ -240,7 +240,7 @@ def _check_same_tasks(base: Run, run: Run) -> None:
         if run.conditions[key] != value:
             remedy = (
                 "train both with the same one"
-                if key.removeprefix("data.") in _CLASSES + _TRAINING
+                if key in {f"data.{each}" for each in _CLASSES + _TRAINING}
                 else "test both on the same tasks with eval.py"
             )
             raise InputError(
