@@ -3,7 +3,8 @@
 python benchmarks/omniglot.py --omniglot ../shared/data/omniglot data.source=npm
 
 All networks are the report's, each trained for about a minute of one core, with each orientation of
-a class as a class. Every picture is classified by itself. Runs are in logs/omniglot; finished ones
+a class as a class. Every picture is classified by itself. The checkpoint that comes with metadraw is
+tested on the characters as well, for each way of preparing them. Runs are in logs/omniglot; finished ones
 are kept, so the command can be interrupted and repeated. Table and figure go to
 benchmarks/results/omniglot.{md,csv,png}.
 """
@@ -57,6 +58,13 @@ COMMON = [
 #: Ways, shots, and whether a task's characters are of one alphabet.
 SETTINGS = [(5, 1, False), (5, 5, False), (20, 1, False), (20, 5, False), (20, 1, True)]
 TESTED = ["data.queries=5", "data.tasks_per_batch=10", "data.eval_seed=0", "trainer=cpu"]
+SHIPPED = ROOT / "checkpoints" / "best.ckpt"
+#: What `data.prepare` makes of dark ink on white.
+PREPARE = {
+    "as_is": "unchanged, dark on white",
+    "inverted": "light on black",
+    "ink": "light on black, centred, with even strokes",
+}
 BATCHES = {5: 40, 20: 10}  # of tasks, by ways
 #: Of the figure.
 COLOURS = {"MAML": "#4c78a8", "ProtoNet": "#59a14f", "pre-training": "#e4572e"}
@@ -97,27 +105,32 @@ class Test(NamedTuple):
     @property
     def found(self) -> dict[str, float]:
         """Its results."""
-        return json.loads((self.folder / "results.json").read_text())["test"]
+        return found(self.folder)
 
     @property
     def accuracy(self) -> str:
         """Per cent, ± half the 95 % interval."""
-        return f"{100 * self.found['acc']:.1f} ± {100 * self.found['acc_ci95']:.1f}"
+        return percent(self.found)
+
+
+def fits(method: str, ways: int) -> bool:
+    """Whether a method can be tested with so many ways: MAML learns a head for a fixed number."""
+    return method.split(", ")[-1] in (f"{ways}-way", method)
 
 
 def planned() -> tuple[list[Test], list[Test]]:
     """The tests within Omniglot, and those from one data set to the other."""
-    characters = [Run("characters", method) for method in METHODS]
+    ways, shots, _ = SETTINGS[0]
     within = [
-        Test(run, "characters", *setting)
-        for run in characters
+        Test(Run("characters", method), "characters", *setting)
+        for method in METHODS
         for setting in SETTINGS
-        if run.method.split(", ")[-1] in (f"{setting[0]}-way", run.method)  # MAML has a fixed head
+        if fits(method, setting[0])
     ]
     across = [
-        Test(Run(trained, method), tested, 5, 1)
+        Test(Run(trained, method), tested, ways, shots)
         for method in METHODS
-        if method != "MAML, 20-way"
+        if fits(method, ways)
         for trained in ("characters", "doodles")
         for tested in ("characters", "doodles")
     ]
@@ -157,29 +170,48 @@ def finish(test: Test, data: dict[str, list[str]]) -> None:
     print(f"{test.folder.relative_to(LOGS)}: {test.accuracy} %", flush=True)
 
 
+def shipped(prepare: str, data: dict[str, list[str]]) -> None:
+    """Test the checkpoint that comes with metadraw on all characters, unless that is done."""
+    ways, shots, _ = SETTINGS[0]
+    folder = LOGS / "shipped" / prepare
+    if not (folder / "results.json").exists():
+        cfg = metadraw.compose(
+            *(f"ckpt_path={SHIPPED}", *data["characters"], "split=all", f"data.prepare={prepare}"),
+            *(*TESTED, f"data.ways={ways}", f"data.shots={shots}"),
+            *(f"data.test_batches={BATCHES[ways] // 2 or 1}", f"paths.output_dir={folder}"),
+            config="eval",
+        )
+        evaluate(cfg)
+    print(f"shipped, {prepare}: {percent(found(folder))} %", flush=True)
+
+
+def found(folder: Path) -> dict[str, float]:
+    """The results of a test."""
+    return json.loads((folder / "results.json").read_text())["test"]
+
+
+def percent(result: dict[str, float]) -> str:
+    """Accuracy ± half its 95 % interval."""
+    return f"{100 * result['acc']:.1f} ± {100 * result['acc_ci95']:.1f}"
+
+
 def findings(within: list[Test], across: list[Test]) -> list[str]:
     """Sentences, computed from the results."""
     lines = []
     for setting in SETTINGS:
-        tests = [test for test in within if test[2:] == setting]
-        best = max(tests, key=lambda test: test.found["acc"])
-        kind = "within one alphabet" if best.within else "of characters of any held-out alphabet"
-        lines.append(
-            f"{best.ways}-way {best.shots}-shot {kind}: {best.run.method} is best, "
-            f"{best.accuracy} %."
-        )
+        tests = sorted((t for t in within if t[2:] == setting), key=lambda t: -t.found["acc"])
+        name = f"{setting[0]}-way {setting[1]}-shot{', one alphabet' * setting[2]}"
+        order = ", then ".join(f"{t.run.method.split(',')[0]} ({t.accuracy})" for t in tests)
+        lines.append(f"{name}: {order}.")
     for trained, tested in (("doodles", "characters"), ("characters", "doodles")):
-        for test in across:
-            if (test.run.data, test.data) == (trained, tested):
-                own = next(
-                    t
-                    for t in across
-                    if t.run.method == test.run.method and t.run.data == t.data == tested
-                )
-                lines.append(
-                    f"From {trained} to {tested}, {test.run.method}: {difference(test, own)} "
-                    f"points from training on {tested}."
-                )
+        lost = []
+        for test in (t for t in across if (t.run.data, t.data) == (trained, tested)):
+            own = Test(Run(tested, test.run.method), tested, test.ways, test.shots)
+            lost.append(f"{test.run.method.split(',')[0]} {difference(test, own)}")
+        lines.append(
+            f"Trained on {trained} instead of {tested}, and tested on {tested}, in points, paired "
+            f"by task: {'; '.join(lost)}."
+        )
     return lines
 
 
@@ -202,6 +234,11 @@ def write(within: list[Test], across: list[Test], command: str) -> None:
     for run in dict.fromkeys(test.run for test in across):
         cells = [test.accuracy for test in across if test.run == run]
         across_rows.append([run.method, run.data, f"{run.minutes:.1f}", *cells])
+    prepared = [found(LOGS / "shipped" / name) for name in PREPARE]
+    shown = [
+        [f"`{name}`", PREPARE[name], percent(result)]
+        for name, result in zip(PREPARE, prepared, strict=True)
+    ]
     source = json.loads((within[0].folder / "results.json").read_text())["data"]
     text = [
         "# Characters and doodles",
@@ -211,14 +248,19 @@ def write(within: list[Test], across: list[Test], command: str) -> None:
         "alphabets, so figures are not those of papers on all 1,623 characters: 5 alphabets "
         f"meta-train, 1 validates, 2 test (sha256 {source['sha256'][:12]}). Accuracy in per cent "
         "on meta-test tasks of 5 queries a class, "
-        f"{10 * BATCHES[5]} of 5 classes and {10 * BATCHES[20]} of 20, ± half its "
+        f"{_counts()}, ± half its "
         "95 % interval. Minutes are those of one core. One seed a run.",
         "",
         *_table(rows),
         "",
-        "5-way 1-shot, from one data set to the other:",
+        f"{SETTINGS[0][0]}-way {SETTINGS[0][1]}-shot, from one data set to the other:",
         "",
         *_table(across_rows),
+        "",
+        "The checkpoint that comes with metadraw, trained on doodles, on characters of all "
+        f"alphabets, {SETTINGS[0][0]}-way {SETTINGS[0][1]}-shot, {prepared[0]['tasks']:.0f} tasks:",
+        "",
+        *_table([["`data.prepare`", "characters", "accuracy"], *shown]),
         "",
         *(f"- {line}" for line in findings(within, across)),
         "",
@@ -234,7 +276,15 @@ def write(within: list[Test], across: list[Test], command: str) -> None:
             values = [test.found[key] for key in ("acc", "acc_ci95", "tasks")]
             run = test.run
             lines.writerow([run.method, run.data, run.minutes, *test[1:], *values])
+        for name, result in zip(PREPARE, prepared, strict=True):
+            values = [result[key] for key in ("acc", "acc_ci95", "tasks")]
+            setting = ["characters", *SETTINGS[0]]
+            lines.writerow([f"shipped, data.prepare={name}", "doodles", "", *setting, *values])
     draw(within, across)
+
+
+def _counts() -> str:
+    return " and ".join(f"{10 * batches} of {ways} classes" for ways, batches in BATCHES.items())
 
 
 def _table(rows: list[list[str]]) -> list[str]:
@@ -252,7 +302,7 @@ def draw(within: list[Test], across: list[Test]) -> None:
     moves = [(a, b) for b in ("characters", "doodles") for a in ("characters", "doodles")]
     names = [f"{a}\nto {b}" for a, b in moves]
     bars(right, names, [(moves.index((test.run.data, test.data)), test) for test in across])
-    right.set_title("5-way 1-shot, from one data set to the other")
+    right.set_title(f"{across[0].ways}-way {across[0].shots}-shot, from one data set to the other")
     for name, colour in COLOURS.items():
         left.bar([0], [0], color=colour, label=name)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
@@ -295,6 +345,8 @@ def main() -> None:
     within, across = planned()
     for test in (*within, *across):
         finish(test, data)
+    for prepare in PREPARE:
+        shipped(prepare, data)
     command = f"python benchmarks/omniglot.py --omniglot {given.omniglot}"
     write(within, across, " ".join([command, *given.overrides]))
 
