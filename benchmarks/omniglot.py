@@ -2,11 +2,11 @@
 
 python benchmarks/omniglot.py --omniglot ../shared/data/omniglot data.source=npm
 
-All networks are the report's, each trained for about a minute of one core, with each orientation of
-a class as a class. Every picture is classified by itself. The checkpoint that comes with metadraw is
-tested on the characters as well, for each way of preparing them. Runs are in logs/omniglot; finished ones
-are kept, so the command can be interrupted and repeated. Table and figure go to
-benchmarks/results/omniglot.{md,csv,png}.
+All networks are the report's, each trained for one to two minutes of one core, with each
+orientation of a class as a class. Every picture is classified by itself. The checkpoint that comes
+with metadraw is tested on the characters as well, for each way of preparing them. Runs are in
+logs/omniglot; finished ones are kept, so the command can be interrupted and repeated. Tables and
+figure go to benchmarks/results/omniglot.{md,csv,png}.
 """
 
 from __future__ import annotations
