@@ -18,6 +18,7 @@ class Served:
     """What a server did, and how it should misbehave; may be changed while it runs."""
 
     folder: Path
+    suffix: str = ".npy"  # of its files
     url: str = ""
     requests: Counter[str] = field(default_factory=Counter)  # by class
     sent: int = 0  # bytes of bodies
@@ -46,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         served, name = self.served, Path(unquote(self.path)).stem
-        file = served.folder / f"{name}.npy"
+        file = served.folder / f"{name}{served.suffix}"
         with served.lock:
             served.requests[name] += 1
         over = served.requests[name] > served.until.get(name, served.requests[name])
@@ -54,11 +55,11 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(500)
         if name in served.missing or not file.is_file():
             return self.answer(404)
-        if served.no_ranges:
-            return self.answer(200, file.read_bytes())
+        if served.no_ranges or "Range" not in self.headers:
+            return self.answer(200, file.read_bytes(), served.take(served.cuts, name))
         size = file.stat().st_size
-        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
-        last = min(last, size - 1)
+        first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+        first, last = int(first), min(int(last or size), size - 1)
         if served.take(served.shifts, name):
             first, last = first - 1, last - 1
         if served.take(served.stalls, name):
@@ -104,9 +105,9 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[Served]:
-    """Serve ``folder`` on a free port of this machine."""
-    served = Served(folder)
+def serve(folder: Path, suffix: str = ".npy") -> Iterator[Served]:
+    """Serve the files of ``folder`` with this suffix on a free port of this machine."""
+    served = Served(folder, suffix)
     server = Server(("127.0.0.1", 0), type("Bound", (Handler,), {"served": served}))
     served.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)

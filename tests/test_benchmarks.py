@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 from points import ENVIRONMENT, HANGS
+from test_omniglot import archives, drawings  # noqa: F401
 
 import metadraw
 from metadraw.training.factory import build_learner
@@ -137,8 +138,8 @@ def test_navigation_in_small(study_in, tmp_path):
 
 def test_completion_in_small(study_in, synthetic_folder, tmp_path):
     study = study_in("completion", TASKS=5, PICTURES=2, SHOTS=(20, 784))
-    drawings = {"source": "path", "path": synthetic_folder, "samples_per_class": 20}
-    errors = study.study([*SHORT, *(f"data.drawings.{k}={v}" for k, v in drawings.items())])
+    own = {"source": "path", "path": synthetic_folder, "samples_per_class": 20}
+    errors = study.study([*SHORT, *(f"data.drawings.{k}={v}" for k, v in own.items())])
     # The nearest of all pixels is the pixel itself.
     assert errors["nearest", 784].max() == 0 < errors["nearest", 20].min()
     study.write(errors, "COMMAND")
@@ -232,3 +233,50 @@ def test_varying_ways_and_shots_in_small(monkeypatch, synthetic_folder, tmp_path
     shown = [float(cell.split(" ±")[0]) for cell in row.strip(" |").split(" | ")[1:]]
     assert shown == pytest.approx(expected.tolist(), abs=0.06)
     assert (tmp_path / "results" / "ways.png").stat().st_size > 1000
+
+
+def test_characters_and_doodles_in_small(monkeypatch, archives, synthetic_folder, tmp_path):  # noqa: F811
+    """Its plan composes; a run on each data set and five tests make its tables."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import omniglot
+
+    data = {
+        "characters": ["data=omniglot", "data.source=path", f"data.path={archives}"],
+        "doodles": ["data.source=path", f"data.path={synthetic_folder}"],
+    }
+    data["characters"] += ["data.split=alphabets", f"data.cache_dir={tmp_path / 'cache'}"]
+    data["doodles"] += ["data=quickdraw", "data.samples_per_class=20"]
+    within, across = omniglot.planned()
+    assert (len(within), len(across)) == (2 + 3 + 5 + 5, 2 * 4)
+    for run in {test.run for test in (*within, *across)}:
+        metadraw.compose(*omniglot.settings_of(run, data))
+    monkeypatch.setattr(omniglot, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(omniglot, "OUT", tmp_path / "results" / "omniglot")
+    own = [*omniglot.METHODS["pre-training"], "model.hidden_channels=4", "data.train_ways=4"]
+    monkeypatch.setattr(omniglot, "METHODS", {"pre-training": own})
+    monkeypatch.setattr(omniglot, "ACROSS", ("pre-training",))
+    for overrides in data.values():
+        overrides.append("data.train_batches=2")
+    quick = ["trainer.max_epochs=1", "data.val_batches=1", "data.ways=2"]
+    monkeypatch.setattr(omniglot, "COMMON", [*omniglot.COMMON, *quick])
+    monkeypatch.setattr(omniglot, "TESTED", ["data.queries=2", "data.tasks_per_batch=2"])
+    monkeypatch.setattr(omniglot, "SETTINGS", [(2, 1, False), (2, 1, True)])
+    monkeypatch.setattr(omniglot, "BATCHES", {2: 1})
+    within, across = omniglot.planned()
+    for test in (*within, *across):
+        omniglot.finish(test, data)
+    checkpoint = within[0].run.folder / "checkpoints" / "best.ckpt"
+    monkeypatch.setattr(omniglot, "SHIPPED", checkpoint)
+    for prepare in omniglot.PREPARE:
+        omniglot.shipped(prepare, data)
+    found = {path: path.stat().st_mtime_ns for path in omniglot.LOGS.rglob("results.json")}
+    assert len(found) == 2 + (2 + 4 - 1) + 3  # of runs and of their tests, of which one is in both
+    for test in (*within, *across):
+        omniglot.finish(test, data)
+    assert {path: path.stat().st_mtime_ns for path in found} == found  # nothing is done again
+    omniglot.write(within, across, "COMMAND")
+    text = (tmp_path / "results" / "omniglot.md").read_text()
+    assert text.count("| pre-training | ") == 3
+    assert "Trained on doodles instead of characters" in text
+    assert (tmp_path / "results" / "omniglot.csv").read_text().count("\n") == 1 + 5 + 3
+    assert (tmp_path / "results" / "omniglot.png").stat().st_size > 1000

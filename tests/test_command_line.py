@@ -179,19 +179,22 @@ def test_what_data_sets_share_is_no_data_set():
         metadraw.build(metadraw.compose("data=episodes"))
 
 
+DATA = (
+    "cifar_fs, completion, cub, fc100, image_folder, mini_imagenet, navigation, omniglot, "
+    "quickdraw, sinusoids, tiered_imagenet"
+)
+
+
 def test_help_offers_what_can_be_chosen():
     """Neither base configs nor the groups of another command are offered."""
     train, evaluation = (
         command("--help", program=f"{name}.py").stdout for name in ("train", "eval")
     )
-    assert "\ndata: completion, image_folder, navigation, quickdraw, sinusoids\n" in train
+    assert f"\ndata: {DATA}\n" in train
     assert "\nscheduler: cosine, none, one_cycle, plateau\n" in train
     assert "\nlogger: csv, many, none, tensorboard, wandb\n" in train
     assert "\nexperiment: best, best_conv4, completion, debug, navigation, overfit, pre" in train
-    assert (
-        "\ndata: as_trained, completion, image_folder, navigation, quickdraw, sinusoids\n"
-        in evaluation
-    )
+    assert f"\ndata: as_trained, {DATA}\n" in evaluation
     assert "\nmodel: " not in evaluation
 
 

@@ -192,6 +192,11 @@ def test_fewer_tasks_in_one_run_leave_those_that_all_have(make_run):
         ({"data": {"ways": 10}}, "data.ways=5 in {a} and 10 in {b}", "eval.py"),
         ({"data": {"shots": 5}}, "data.shots=1 in {a} and 5 in {b}", "eval.py"),
         ({"data": {"queries": 5}}, "data.queries=1 in {a} and 5 in {b}", "eval.py"),
+        (
+            {"data": {"within_groups": True}},
+            "data.within_groups=False in {a} and True in {b}",
+            "eval",
+        ),
         ({"data": {"eval_seed": 1}}, "data.eval_seed=0 in {a} and 1 in {b}", "eval.py"),
         ({"drawings": {"sha256": "ff" * 32}}, "sha256 ffffffffffff in {b}", "eval.py"),
     ],

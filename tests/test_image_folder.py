@@ -135,6 +135,19 @@ def test_the_centre_square_on_white_as_seen(module):
         prepare(Image.new("F", (8, 8)))
 
 
+def test_a_zip_archive_is_the_same_as_its_folder(module, folder, tmp_path):
+    packed = shutil.make_archive(tmp_path / "packed", "zip", folder.parent, folder.name)
+    right, found = module().load(), module(path=packed).load()
+    assert found.classes == right.classes
+    assert np.array_equal(found.images, right.images)
+
+
+def test_light_and_dark_exchanged(module):
+    straight, inverted = module(), module(prepare="inverted")
+    assert np.array_equal(straight.load().images, 255 - np.array(inverted.load().images))
+    assert (straight.ink, inverted.ink) == (False, True)
+
+
 def test_read_once_and_again_where_something_changed(module, folder, monkeypatch):
     read = []
     prepare = ImageFolder.prepare
@@ -371,8 +384,12 @@ WRONG = {
     "left out": ([f"data.exclude_classes=[{','.join(NAMES)}]"], None, "leaves no class"),
     "unknown": (["data.exclude_classes=[c0]"], None, "data.exclude_classes: the data have no c0"),
     "too many ways": (["data.ways=5"], None, "the meta-val split has only 2 classes"),
-    "prepare": (["data.prepare=white"], None, "data.prepare=white: must be as_is or ink"),
-    "prepare nothing": (["data.prepare=null"], None, "data.prepare=None: must be as_is or ink"),
+    "prepare": (["data.prepare=white"], None, "data.prepare=white: must be one of as_is, inverted"),
+    "prepare nothing": (
+        ["data.prepare=null"],
+        None,
+        "data.prepare=None: must be one of as_is, inverted",
+    ),
     "ink in colour": (
         ["data.prepare=ink"],
         None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from metadraw.data.episode import Episode, Examples
 from metadraw.data.figures import draw_episode
 from metadraw.data.mapped import MappedImages
 from metadraw.data.sampling import EpisodeSampler
-from metadraw.data.splits import Names, chosen_classes, named_splits, split_classes
+from metadraw.data.splits import Names, chosen_classes, group_of, named_splits, split_classes
 from metadraw.data.tasks import Count, TaskDataModule, check_split, count, most, switch, whole
 from metadraw.errors import InputError, is_number
 
@@ -59,6 +60,8 @@ class EpisodeDataModule(TaskDataModule):
         train_classes: those for meta-training, in the same form; give all three splits or none.
         val_classes: those for meta-validation.
         test_classes: those for meta-test.
+        within_groups: all classes of a task are of one group, which is what precedes the last ``/``
+            of their names, such as an alphabet. Groups of fewer classes than ``ways`` are not used.
         **tasks: see `TaskDataModule`.
 
     Raises:
@@ -93,6 +96,7 @@ class EpisodeDataModule(TaskDataModule):
         train_classes: Names | None = None,
         val_classes: Names | None = None,
         test_classes: Names | None = None,
+        within_groups: bool = False,
         **tasks: Any,
     ) -> None:
         super().__init__(**tasks)
@@ -133,6 +137,7 @@ class EpisodeDataModule(TaskDataModule):
                 f"data.new_classes={new_classes}: must be one of {', '.join(ORIENTATIONS)}"
             )
         switch(mirror=mirror)
+        self.within_groups = switch(within_groups=within_groups)
         if mirror and new_classes == "rotations_mirrors":
             raise InputError(
                 "data.mirror=true with data.new_classes=rotations_mirrors: mirrored drawings are "
@@ -177,6 +182,14 @@ class EpisodeDataModule(TaskDataModule):
         Raises:
             InputError: they cannot be loaded, or are not as expected.
         """
+
+    def divide(self, classes: Sequence[str]) -> dict[str, list[str]]:
+        """Divide the classes into ``train``, ``val`` and ``test``, if the user names none of these.
+
+        Raises:
+            InputError: this cannot be done with these classes.
+        """
+        return split_classes(classes, self.split_seed)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -249,7 +262,7 @@ class EpisodeDataModule(TaskDataModule):
             }
             drawings = replace(drawings, provenance={**drawings.provenance, **checksums})
         else:
-            self.splits = split_classes(drawings.classes, self.split_seed)
+            self.splits = self.divide(drawings.classes)
         self._counts = torch.tensor(counts)
         if cache.is_mapped(drawings.images):
             self.drawings = drawings
@@ -308,16 +321,16 @@ class EpisodeDataModule(TaskDataModule):
         check_split(split)
         self.setup()
         assert self._images is not None
-        names = self.drawings.classes if split == "all" else self.splits[split]
-        available = len(names) * self.orientations[split]
+        names = list(self.drawings.classes) if split == "all" else self.splits[split]
         ways = self.train_ways if split == "train" else self.ways
+        groups = None
+        if self.within_groups:
+            names, groups = self._in_large_groups(names, split)
+        available = len(names) * self.orientations[split]
         shots, queries = self.sizes_of(split)
-        if most(ways) + self.distractors > available:
-            more = f" + data.distractors={self.distractors}" if self.distractors else ""
-            raise InputError(
-                f"{self.key('ways', split)}={most(ways)}{more}: the meta-{split} split has only "
-                f"{available} classes"
-            )
+        taken, keys = self._classes_of_a_task(split)
+        if taken > available:
+            raise InputError(f"{keys}: the meta-{split} split has only {available} classes")
         # Kept, so that the drawings are copied to an accelerator once and all splits share them.
         device = torch.device(device)
         if device not in self._placed:
@@ -344,6 +357,7 @@ class EpisodeDataModule(TaskDataModule):
             shots=shots,
             queries=queries,
             seed=self.seeds[split],
+            groups=groups,
             vary=self.vary,
             tasks_per_batch=self.tasks_of(split),
             unlabelled=self.unlabelled,
@@ -354,3 +368,32 @@ class EpisodeDataModule(TaskDataModule):
             mirror=self.mirror[split],
             affine=self.affine if split == "train" else None,
         )
+
+    def _classes_of_a_task(self, split: str) -> tuple[int, str]:
+        """How many classes a task takes at most, distractors included, and the keys that say so."""
+        ways = most(self.train_ways if split == "train" else self.ways)
+        more = f" + data.distractors={self.distractors}" if self.distractors else ""
+        return ways + self.distractors, f"{self.key('ways', split)}={ways}{more}"
+
+    def _in_large_groups(self, names: list[str], split: str) -> tuple[list[str], Tensor]:
+        """The classes of groups that are large enough for a task, and the number of each's group.
+
+        Raises:
+            InputError: there are no groups, or all are smaller.
+        """
+        sizes = Counter(map(group_of, names))
+        if "" in sizes:
+            raise InputError(
+                f"data.within_groups=true: the class {next(n for n in names if not group_of(n))} "
+                "is of no group, which is what precedes the / in a name: must be false"
+            )
+        taken, keys = self._classes_of_a_task(split)
+        large = {group for group, size in sizes.items() if size * self.orientations[split] >= taken}
+        if not large:
+            raise InputError(
+                f"{keys}: with data.within_groups=true, no group of the meta-{split} split has so "
+                f"many classes: the largest has {max(sizes.values())}"
+            )
+        names = [name for name in names if group_of(name) in large]
+        number = {group: place for place, group in enumerate(sorted(large))}
+        return names, torch.tensor([number[group_of(name)] for name in names])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Iterator
@@ -18,27 +19,31 @@ from metadraw.data import cache
 from metadraw.data.bitmap import to_bitmap
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.drawings import Drawings
-from metadraw.data.pictures import FORMATS, SUFFIXES, plain
+from metadraw.data.picture_files import PictureFile, picture_files
+from metadraw.data.pictures import FORMATS, plain
 from metadraw.data.sources import choose_rows
 from metadraw.errors import InputError
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 1000  # files
+PREPARE = ("as_is", "inverted", "ink")
 
 
 class ImageFolder(EpisodeDataModule):
     """Episodes of a user's own images; each sub-folder of a folder is a class.
 
-    Other files, and hidden files and folders, are ignored. Images are read once and then cached, as
+    Other files, and hidden files and folders, are ignored. A subclass may find its classes in other
+    places, see `find`. Images are read once and then cached, as
     ``prepare`` returns them, until a file changes. A cache above 1 GiB is memory-mapped.
 
     Args:
-        path: the folder.
+        path: the folder, or a zip archive of one.
         samples_per_class: the maximum number of images per class, all if `None`.
         drawings_seed: which images of a class are chosen.
         cache_dir: where images are cached.
-        prepare: ``as_is`` takes images unchanged; ``ink`` converts each drawing to light ink on
-            black, see `to_bitmap`, as `FewShot` does for a network that was trained on doodles.
+        prepare: ``as_is`` takes images unchanged; ``inverted`` exchanges light and dark, for
+            drawings on white; ``ink`` converts each drawing to light ink on black, see `to_bitmap`,
+            as `FewShot` does for a network that was trained on doodles.
         **episodes: what `EpisodeDataModule` takes; ``image_channels`` is 1 (grey) or 3 (RGB).
 
     Raises:
@@ -46,6 +51,8 @@ class ImageFolder(EpisodeDataModule):
     """
 
     ink = False
+    #: In results.
+    source = "image_folder"
     #: Part of the cache's name: a subclass raises it when its `prepare` changes.
     version = 1
 
@@ -64,14 +71,14 @@ class ImageFolder(EpisodeDataModule):
             raise InputError(
                 f"data.image_channels={self.image_channels}: must be 1 for grey or 3 for RGB"
             )
-        if prepare not in ("as_is", "ink"):
-            raise InputError(f"data.prepare={prepare}: must be as_is or ink")
+        if prepare not in PREPARE:
+            raise InputError(f"data.prepare={prepare}: must be one of {', '.join(PREPARE)}")
         if prepare == "ink" and self.image_channels != 1:
             raise InputError(
                 f"data.prepare=ink with data.image_channels={self.image_channels}: ink is grey, "
                 "expected data.image_channels=1"
             )
-        self.ink = prepare == "ink"
+        self.preparation, self.ink = prepare, prepare != "as_is"
         if samples_per_class is not None and (
             type(samples_per_class) is not int or samples_per_class < 1
         ):
@@ -98,7 +105,7 @@ class ImageFolder(EpisodeDataModule):
         Raises:
             ValueError: pixels that are neither grey nor RGB.
         """
-        if self.ink:
+        if self.preparation == "ink":
             return to_bitmap(image, self.image_size)[None]
         image = plain(image).convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -107,6 +114,8 @@ class ImageFolder(EpisodeDataModule):
         )
         square = ImageOps.fit(seen, (self.image_size,) * 2, method=Image.Resampling.BICUBIC)
         pixels = np.asarray(square)  # [H, W] or [H, W, 3]
+        if self.preparation == "inverted":
+            pixels = 255 - pixels
         return np.ascontiguousarray(np.moveaxis(np.atleast_3d(pixels), 2, 0))
 
     def load(self) -> Drawings:
@@ -120,7 +129,7 @@ class ImageFolder(EpisodeDataModule):
             InputError: no such folder, one without images, an image that cannot be read, or a
                 cache that cannot be written.
         """
-        files = self._files()
+        files = self.find()
         classes = self.chosen(list(files))
         # By position among all classes, so that leaving out others changes nothing in a class.
         chosen = [
@@ -137,11 +146,11 @@ class ImageFolder(EpisodeDataModule):
         if not sum(counts):
             raise InputError(f"data.path={self.path} holds no images in {', '.join(classes[:3])}")
         origin: dict[str, str | int] = {
-            "source": "image_folder",
+            "source": self.source,
             "renderer": f"{type(self).__module__}.{type(self).__qualname__} {self.version}",
             "image_size": self.image_size,
             "image_channels": self.image_channels,
-            "prepare": "ink" if self.ink else "as_is",
+            "prepare": self.preparation,
             "samples_per_class": self.samples or "all",
             "seed": self.drawings_seed,
         }
@@ -157,35 +166,38 @@ class ImageFolder(EpisodeDataModule):
         of_classes = np.split(images, np.cumsum(counts)[:-1])
         return Drawings(of_classes, tuple(classes), {**provenance, "location": str(self.path)})
 
-    def _files(self) -> dict[str, list[Path]]:
-        """The image files of each class, both sorted by name."""
-        if not self.path.is_dir():
+    def find(self) -> dict[str, list[PictureFile]]:
+        """The files of each class, both sorted by name; nothing of them is read.
+
+        Raises:
+            InputError: there are none, or not where they should be.
+        """
+        files: dict[str, list[PictureFile]] = {}
+        if self.path.is_dir():
+            try:  # a class without images is still a class, and is reported
+                files = {folder.name: [] for folder in sorted(_seen(self.path)) if folder.is_dir()}
+            except OSError as error:
+                raise InputError(f"data.path={self.path}: cannot be read: {error}") from error
+        elif self.path.suffix.lower() != ".zip":
             raise InputError(
-                f"data.path={self.path} is not a folder; give one with a folder of images per class"
+                f"data.path={self.path} is not a folder or zip archive; give one with a folder of "
+                "images per class"
             )
-        try:
-            files = {
-                folder.name: sorted(file for file in _seen(folder) if _is_image(file))
-                for folder in sorted(_seen(self.path))
-                if folder.is_dir()
-            }
-        except OSError as error:
-            raise InputError(f"data.path={self.path}: cannot be read: {error}") from error
+        for file in picture_files(self.path, depth=2):
+            if len(file.path) > 1:
+                files.setdefault(file.path[-2], []).append(file)
         if not files:
             raise InputError(
                 f"data.path={self.path} holds no class folders; expected FOLDER/CLASS/IMAGE.png"
             )
-        return files
+        return dict(sorted(files.items()))
 
-    def _fingerprint(self, chosen: list[list[Path]], origin: dict[str, str | int]) -> str:
+    def _fingerprint(self, chosen: list[list[PictureFile]], origin: dict[str, str | int]) -> str:
         """A checksum of files and options, which does not change when the folder moves."""
-        files = []
-        for file in (file for of_class in chosen for file in of_class):
-            stat = file.stat()
-            files.append([str(file.relative_to(self.path)), stat.st_size, stat.st_mtime_ns])
+        files = [["/".join(f.path), *f.stamp] for of_class in chosen for f in of_class]
         return hashlib.sha256(json.dumps([files, origin]).encode()).hexdigest()
 
-    def _read_all(self, chosen: list[list[Path]]) -> Iterator[np.ndarray]:
+    def _read_all(self, chosen: list[list[PictureFile]]) -> Iterator[np.ndarray]:
         """The images of all files, one after the other, a few in memory at a time."""
         files = [file for of_class in chosen for file in of_class]
         _log.info("drawings: reading %d images in %s", len(files), self.path)
@@ -196,9 +208,9 @@ class ImageFolder(EpisodeDataModule):
                     yield image
                     progress.update()
 
-    def _read(self, file: Path) -> np.ndarray:
+    def _read(self, file: PictureFile) -> np.ndarray:
         try:
-            with Image.open(file, formats=FORMATS) as image:
+            with Image.open(io.BytesIO(file.read()), formats=FORMATS) as image:
                 return self.prepare(image)
         except Exception as error:  # a damaged file raises nearly anything
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -209,7 +221,3 @@ class ImageFolder(EpisodeDataModule):
 
 def _seen(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and file.is_file()

@@ -37,6 +37,9 @@ class EpisodeSampler:
             other, in memory or mapped.
         counts: ``[C]`` int64, how many drawings each class has; their sum is D.
         classes: ``[M]`` int64, the classes of this split.
+        groups: ``[M]`` int64, the group of each of them. A task draws one group, all equally
+            likely, and then its classes within it; each group has at least N + D classes. All
+            classes are one group if `None`.
         split: one of `SPLITS`: part of the hash, so splits never share a stream.
         ways: N, classes per task, at most M; or its minimum and maximum, between which it is drawn.
         shots: K, support drawings per class, likewise.
@@ -69,6 +72,7 @@ class EpisodeSampler:
         shots: int | tuple[int, int],
         queries: int | tuple[int, int],
         seed: int,
+        groups: Tensor | None = None,
         vary: str = "batch",
         tasks_per_batch: int | None = None,
         unlabelled: int = 0,
@@ -85,7 +89,12 @@ class EpisodeSampler:
         self.counts = drawable.to(images.device)
         # [O*M], orientation * C + class
         classes = torch.cat([classes + o * len(counts) for o in range(orientations)])
-        self.classes = classes.to(images.device)
+        # Group after group, each in the order of its classes.
+        groups = torch.zeros_like(classes) if groups is None else groups.repeat(orientations)
+        self.classes = classes[groups.argsort(stable=True)].to(images.device)
+        _, sizes = groups.unique(return_counts=True)
+        self.group_sizes = sizes.to(images.device)  # [G]
+        self.group_first = (sizes.cumsum(dim=0) - sizes).to(images.device)  # [G], places in classes
         self.orientations, self.shift, self.mirror = orientations, shift, mirror
         self.affine = affine if affine and any(affine) else None
         self.ways, self.shots, self.queries = ways, shots, queries
@@ -111,10 +120,12 @@ class EpisodeSampler:
         ways, shots, queries = self.sizes(number)
         number = number.to(self.images.device)
         episode_state = fold(self._state, number)
-        among = torch.tensor(len(self.classes), device=number.device)
         # Mixed once more, because the state of a class below comes from the same one.
-        chosen = draw(mix(episode_state), among, ways + self.distractors)
-        classes = self.classes[chosen]  # [T, N+D]
+        classes_state = mix(episode_state)
+        groups = torch.tensor(len(self.group_sizes), device=number.device)
+        group = draw(mix(classes_state), groups, 1)[:, 0]  # [T]
+        places = draw(classes_state, self.group_sizes[group], ways + self.distractors)
+        classes = self.classes[self.group_first[group][:, None] + places]  # [T, N+D]
         # One [T, N+D] state for each kind of choice within a class, from the class itself and not
         # from its label: see the class docstring.
         class_state = fold(episode_state[:, None], classes)[..., None]

@@ -34,6 +34,28 @@ def split_classes(classes: Sequence[str], seed: int) -> dict[str, list[str]]:
     return {"train": shuffled[:first], "val": shuffled[first:second], "test": shuffled[second:]}
 
 
+def group_of(name: str) -> str:
+    """The group of a class: what precedes the last ``/`` of its name, empty if nothing does."""
+    return name.rpartition("/")[0]
+
+
+def split_groups(classes: Sequence[str], seed: int) -> dict[str, list[str]]:
+    """Split whole groups of classes 60 / 20 / 20 %, by their number.
+
+    Args:
+        classes: class names, such as ``Greek/character01``.
+        seed: another seed gives another split.
+
+    Returns:
+        The classes of each split in the order of ``classes``.
+    """
+    groups = split_classes(list(dict.fromkeys(map(group_of, classes))), seed)
+    return {
+        split: [name for name in classes if group_of(name) in set(chosen)]
+        for split, chosen in groups.items()
+    }
+
+
 def named_splits(splits: Mapping[str, Names], known: Sequence[str]) -> dict[str, list[str]]:
     """The splits that a user names; classes in none of them are left out.
 

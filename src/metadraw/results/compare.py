@@ -25,7 +25,7 @@ from metadraw.results.measured import monitored, objective_of
 from metadraw.results.metrics import confidence_interval
 from metadraw.results.sweep import read_sweep
 
-_CLASSES = ("_target_", "split_seed")  # keys of data that eval.py only changes with the data set
+_CLASSES = ("_target_", "split", "split_seed")  # of data, changed by eval.py with the data set only
 _OF_A_RUN = ("config.yaml", "results.json", "tasks.csv", "error.txt", "checkpoints", ".hydra")
 _TRAINING = (  # likewise; for meta-training only
     *("seed", "train_samples_per_class", "new_classes"),
@@ -33,7 +33,7 @@ _TRAINING = (  # likewise; for meta-training only
 )
 _SIZES = ("ways", "shots", "queries")
 #: Of older runs, which lack these keys.
-_OFF = {"rotation": 0.0, "zoom": 0.0, "shear": 0.0}
+_OFF = {"rotation": 0.0, "zoom": 0.0, "shear": 0.0, "within_groups": False}
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,12 @@ def read(folder: Path, metric: str | None = None) -> Run:
         test, data, drawings = results["test"], results["config"]["data"], results["data"]
         objective, usual = objective_of(results["config"]), monitored(results["config"]).name
         of_training = test["split"] == "train"
+        data = _OFF | data
         if of_training:  # its own sizes, if it has any
             own_sizes = {key: data.get(f"train_{key}") for key in (*_SIZES, "tasks_per_batch")}
-            data = _OFF | data | {k: size for k, size in own_sizes.items() if size is not None}
-        keys = [*_CLASSES, *_SIZES, *(_TRAINING if of_training else ("eval_seed",))]
+            data |= {k: size for k, size in own_sizes.items() if size is not None}
+        keys = [*_CLASSES, *_SIZES, "within_groups"]
+        keys += _TRAINING if of_training else ("eval_seed",)
         if any(isinstance(data.get(key), list) for key in _SIZES):
             # Whether all tasks of a batch have the same ways and shots.
             data = {"vary": "batch"} | data
@@ -240,7 +242,7 @@ def _check_same_tasks(base: Run, run: Run) -> None:
         if run.conditions[key] != value:
             remedy = (
                 "train both with the same one"
-                if key.removeprefix("data.") in _CLASSES + _TRAINING
+                if key in {f"data.{each}" for each in _CLASSES + _TRAINING}
                 else "test both on the same tasks with eval.py"
             )
             raise InputError(

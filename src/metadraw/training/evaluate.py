@@ -87,7 +87,7 @@ def _warn_of_white_ground(cfg: DictConfig, data: TaskDataModule) -> None:
     if not isinstance(data, EpisodeDataModule):
         return
     trained = read_checkpoint(cfg.ckpt_path)["metadraw_config"]["data"]
-    on_ink = trained.get("prepare") == "ink"
+    on_ink = trained.get("prepare") in ("inverted", "ink")
     with suppress(ImportError):  # the data set's class may be missing on this machine
         on_ink = on_ink or getattr(get_class(trained["_target_"]), "ink", False)
     if not on_ink or data.ink:
