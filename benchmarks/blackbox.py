@@ -106,7 +106,7 @@ def finish(setting: str, name: str, settings: list[str]) -> None:
 
 def values(setting: str, name: str) -> torch.Tensor | None:
     """The metric of each meta-test task of a run, if it is finished; in per cent if a share."""
-    if not (at(setting, name) / "tasks.csv").exists():
+    if not (at(setting, name) / "results.json").exists():  # which a run writes last
         return None
     run = read(at(setting, name), SETTINGS[setting].metric.name)
     scale = 100 if SETTINGS[setting].metric.percent else 1
