@@ -2,9 +2,9 @@
 
 python benchmarks/blackbox.py data.source=npm
 
-Drawings, with the settings of benchmarks/algorithms.py, and the sinusoids of the MAML paper; all
-runs of a setting are tested on the same tasks. Black-box learners and the prototypical network are
-also meta-trained four times as long. Runs are in logs/benchmarks; finished ones are kept, so the
+Drawings, with as many meta-training tasks as in benchmarks/algorithms.py, and the sinusoids of the
+MAML paper; all runs of a setting are tested on the same tasks. Learners without an inner loop are
+also meta-trained four times as long. Runs are in logs/blackbox; finished ones are kept, so the
 command can be interrupted and repeated. Tables and figures go to
 benchmarks/results/blackbox.{md,csv,png} and gradients.{md,csv,png}.
 """
@@ -14,23 +14,27 @@ from __future__ import annotations
 import argparse
 import csv
 import platform
-from concurrent.futures import ThreadPoolExecutor
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-import algorithms  # beside this file
 import torch
-from algorithms import COMMON, FIVE_SHOT, INNER, ONE_SHOT, OUTER, folder
+from algorithms import COMMON, INNER, OUTER  # beside this file
 from matplotlib.figure import Figure
 
+import metadraw
 from metadraw.objectives import Metric
 from metadraw.objectives.classification import Classification
 from metadraw.objectives.squared_error import SquaredError
 from metadraw.results.compare import read
 from metadraw.results.metrics import confidence_interval
+from metadraw.training.train import train
 
-RESULTS = Path(__file__).resolve().parent / "results"
-LONG = "trainer.max_epochs=16"
+ROOT = Path(__file__).resolve().parents[1]
+LOGS, RESULTS = ROOT / "logs" / "blackbox", ROOT / "benchmarks" / "results"
+TESTED = ["data.val_batches=4", "data.test_batches=20"]  # 500 tasks
+ONE_SHOT = ["data.train_batches=25", *TESTED]
+FIVE_SHOT = ["data.shots=5", "data.train_batches=10", *TESTED]
 SINES = ["experiment=sinusoids", "data.train_batches=100", "data.val_batches=8"]
 
 
@@ -46,7 +50,12 @@ class Setting(NamedTuple):
 SETTINGS = {
     "one": Setting("5-way 1-shot, %", ONE_SHOT, Classification.measured["acc"], 2500),
     "five": Setting("5-way 5-shot, %", FIVE_SHOT, Classification.measured["acc"], 1000),
-    "long": Setting("5-way 1-shot, %", [*ONE_SHOT, LONG], Classification.measured["acc"], 10000),
+    "long": Setting(
+        "5-way 1-shot, four times as many tasks, %",
+        [*ONE_SHOT, "trainer.max_epochs=16"],
+        Classification.measured["acc"],
+        10000,
+    ),
     "sines": Setting("sinusoids, squared error", SINES, SquaredError.measured["loss"], 10000),
 }
 #: By algorithm: its settings for drawings, and those for sinusoids, `None` if it learns no values.
@@ -66,26 +75,38 @@ GRADIENTS = ["maml", "imaml", "cavia", "meta_curvature"]
 
 
 def planned() -> list[tuple[str, str, list[str]]]:
-    """Setting, algorithm and overrides of every run; the slowest, implicit gradients, last."""
+    """Setting, algorithm and overrides of every run, as they are done."""
     runs = []
-    for setting in ("sines", "one", "five", "long"):
-        for name, (drawings, values) in LEARNERS.items():
-            own = values if setting == "sines" else drawings
-            if own is None or (setting == "long" and name not in BLACK_BOX[1:]):
-                continue
-            shared = [*COMMON, *SETTINGS[setting].settings]
-            runs.append((setting, name, [*shared, f"algorithm={name}", OUTER, *own]))
-    return sorted(runs, key=lambda run: run[:2] == ("five", "imaml"))
+    for setting, names in (
+        ("sines", list(LEARNERS)),
+        ("one", BLACK_BOX),
+        ("five", BLACK_BOX[::-1]),
+        ("one", GRADIENTS[:0:-1]),
+        ("long", BLACK_BOX[1:]),
+    ):
+        for name in names:
+            own = LEARNERS[name][setting == "sines"]
+            if own is not None:
+                shared = [*COMMON, *SETTINGS[setting].settings]
+                runs.append((setting, name, [*shared, f"algorithm={name}", OUTER, *own]))
+    return runs
 
 
 def at(setting: str, name: str) -> Path:
     """The folder of a run."""
-    return folder(f"blackbox-{setting}", name)
+    return LOGS / setting / name
+
+
+def finish(setting: str, name: str, settings: list[str]) -> None:
+    """One meta-training and meta-test, unless its results exist."""
+    if values(setting, name) is None:
+        shutil.rmtree(at(setting, name), ignore_errors=True)
+        train(metadraw.compose(*settings, f"paths.output_dir={at(setting, name)}"))
 
 
 def values(setting: str, name: str) -> torch.Tensor | None:
     """The metric of each meta-test task of a run, if it is finished; in per cent if a share."""
-    if not (at(setting, name) / "tasks.csv").exists():
+    if not (at(setting, name) / "results.json").exists():  # which a run writes last
         return None
     run = read(at(setting, name), SETTINGS[setting].metric.name)
     scale = 100 if SETTINGS[setting].metric.percent else 1
@@ -114,16 +135,15 @@ def table(names: list[str], settings: list[str]) -> list[str]:
     head, rows = ["algorithm"], [[f"`{name}`"] for name in names]
     for setting in settings:
         long = setting == "long"
-        head += [SETTINGS[setting].title + (", four times as many tasks" if long else "")]
-        head += [] if long else ["difference"]
+        head += [SETTINGS[setting].title] if long else [SETTINGS[setting].title, "difference"]
         for row, name in zip(rows, names, strict=True):
             row += cells(setting, name)[: 1 if long else 2]
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def compared(setting: str, names: list[str]) -> list[str]:
-    """One line: which algorithms are better than MAML, which worse, and which are neither."""
-    groups: dict[str, list[str]] = {"better than": [], "worse than": [], "not told from": []}
+    """One line: which algorithms are better than MAML, which worse, by intervals without zero."""
+    groups: dict[str, list[str]] = {"better than": [], "worse than": [], "close to": []}
     base, metric = values(setting, "maml"), SETTINGS[setting].metric
     for name in names:
         own = values(setting, name)
@@ -132,18 +152,24 @@ def compared(setting: str, names: list[str]) -> list[str]:
         apart = own - base
         clear = apart.mean().abs() > confidence_interval(apart)
         ahead = metric.better(own.mean().item(), base.mean().item())
-        groups[
-            "better than" if clear and ahead else "worse than" if clear else "not told from"
-        ] += [f"`{name}`"]
-    said = [f"{' and '.join(who)} {how} `maml`" for how, who in groups.items() if who]
-    return [f"- {SETTINGS[setting].title.partition(',')[0]}: {'; '.join(said)}."] if said else []
+        how = ("better than" if ahead else "worse than") if clear else "close to"
+        groups[how].append(f"`{name}`")
+    said = [
+        f"{' and '.join(filter(None, [', '.join(who[:-1]), who[-1]]))} "
+        f"{'are' if len(who) > 1 else 'is'} {how} `maml`"
+        for how, who in groups.items()
+        if who
+    ]
+    title = SETTINGS[setting].title.partition(",")[0]
+    return [f"- {title[0].upper()}{title[1:]}: {'; '.join(said)}."] if said else []
 
 
 def write(out: str, title: str, names: list[str], settings: list[str], command: str) -> None:
     """Text, CSV and figure of one group of algorithms."""
+    left = missing(names, settings)
+    # A setting in which there is something to compare.
+    settings = [s for s in settings if any(values(s, name) is not None for name in names[1:])]
     counted = {SETTINGS[s].title.partition(",")[0]: SETTINGS[s].tasks for s in settings[::-1]}
-    if "long" in settings:
-        counted["5-way 1-shot"] = SETTINGS["one"].tasks
     text = [
         f"# {title}",
         "",
@@ -151,12 +177,12 @@ def write(out: str, title: str, names: list[str], settings: list[str], command: 
         "Meta-test results and paired differences from `maml` on the same tasks, each ± half its "
         "95 % interval. Meta-training tasks: "
         + "; ".join(f"{tasks:,} ({name})" for name, tasks in counted.items())
-        + ". The best of 4 epochs was tested. One seed per run.",
+        + ". The epoch with the best meta-validation was tested. One seed per run.",
         "",
         *table(names, settings),
         "",
         *findings(names, settings),
-        *missing(names, settings),
+        *left,
         "",
         f"![{title}]({out}.png)",
         "",
@@ -194,36 +220,38 @@ def missing(names: list[str], settings: list[str]) -> list[str]:
 
 def draw(out: str, names: list[str], settings: list[str]) -> None:
     """The metric of each algorithm, drawings on the left, sinusoids on the right."""
-    panels = [[s for s in settings if s != "sines"], [s for s in settings if s == "sines"]]
-    figure = Figure(figsize=(9, 0.42 * len(names) + 1.5), layout="constrained")
-    axes = figure.subplots(1, 2, width_ratios=[3, 2])
+    drawings, sines = (
+        [s for s in settings if (s == "sines") == on_the_right] for on_the_right in (False, True)
+    )
+    panels = [shown for shown in (drawings, sines) if shown]
+    figure = Figure(figsize=(4.5 * len(panels), 0.42 * len(names) + 1.5), layout="constrained")
     colours = {"one": "#4c78a8", "long": "#9ecae9", "five": "#e4572e", "sines": "#59a14f"}
     labels = {
         "one": "1 shot",
         "five": "5 shots",
         "long": "1 shot, four times as many tasks",
-        "sines": "10 shots",
+        "sines": "sinusoids, 10 shots",
     }
-    for panel, shown in zip(axes, panels, strict=True):
+    handles = []
+    for axes, shown in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for place, setting in enumerate(shown):
             for row, name in enumerate(names):
                 found = values(setting, name)
                 if found is None:
                     continue
                 height = row + 0.22 * (place - (len(shown) - 1) / 2)
-                half = confidence_interval(found).item()
-                mean = found.mean().item()
-                panel.errorbar(mean, height, xerr=half, fmt="o", color=colours[setting], ms=5)
-            panel.plot([], [], "o", color=colours[setting], label=labels[setting])
-        panel.set_yticks(range(len(names)), names)
-        panel.set_ylim(len(names) - 0.5, -0.5)
-        panel.grid(axis="x", alpha=0.3)
-    axes[0].axvline(20, color="0.6", lw=1, ls="--")
-    axes[0].set_xlabel("5-way meta-test accuracy (%); dashed: guessing")
-    axes[1].set_xlabel("squared error on sinusoids")
-    axes[1].set_xlim(left=0)
-    axes[1].set_yticklabels([])
-    handles = [line for panel in axes for line in panel.get_legend_handles_labels()[0]]
+                mean, half = found.mean().item(), confidence_interval(found).item()
+                axes.errorbar(mean, height, xerr=half, fmt="o", color=colours[setting], ms=5)
+            handles += axes.plot([], [], "o", color=colours[setting], label=labels[setting])
+        axes.set_yticks(range(len(names)), names if shown is panels[0] else [""] * len(names))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.grid(axis="x", alpha=0.3)
+        if shown is drawings:
+            axes.axvline(20, color="0.6", lw=1, ls="--")
+            axes.set_xlabel("5-way meta-test accuracy (%); dashed: guessing")
+        else:
+            axes.set_xlabel("mean squared error, logarithmic")
+            axes.set_xscale("log")
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(RESULTS / f"{out}.png", dpi=120)
 
@@ -232,20 +260,18 @@ def main() -> None:
     """Finish the runs, then write both groups."""
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each")
     parser.add_argument("--tables", action="store_true", help="of finished runs, without running")
     parser.add_argument("overrides", nargs="*", help="for runs on drawings, e.g. data.source=npm")
     given = parser.parse_args()
-    if not given.tables:
-        with ThreadPoolExecutor(given.jobs) as pool:
-            for setting, name, settings in planned():
-                more = [] if setting == "sines" else given.overrides
-                pool.submit(algorithms.run, f"blackbox-{setting}", name, [*settings, *more])
+    torch.set_num_threads(1)
+    for setting, name, settings in planned() if not given.tables else []:
+        print(f"{setting}: {name}", flush=True)
+        finish(setting, name, [*settings, *(given.overrides if setting != "sines" else [])])
     command = " ".join(["python benchmarks/blackbox.py", *given.overrides])
     title = "Learners without an inner loop"
     write("blackbox", title, BLACK_BOX, ["one", "long", "five", "sines"], command)
     title = "Implicit gradients, contexts and curvature"
-    write("gradients", title, GRADIENTS, ["one", "five", "sines"], command)
+    write("gradients", title, GRADIENTS, ["one", "sines"], command)
 
 
 if __name__ == "__main__":

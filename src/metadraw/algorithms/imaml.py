@@ -103,11 +103,11 @@ def conjugate_gradients(product: Callable[[Params], Params], b: Params, steps: i
         steps: at most as many as the vector has elements are useful.
     """
 
-    def plus(one: Params, scale: Tensor, other: Params) -> Params:
+    def plus(one: Params, scale: Tensor | float, other: Params) -> Params:
         return {name: each + scale * other[name] for name, each in one.items()}
 
     x = b
-    residual = plus(b, -torch.ones_like(dot(b, b)), product(x))
+    residual = plus(b, -1.0, product(x))
     direction, square = residual, dot(residual, residual)
     going = square > 0
     for _ in range(steps):
