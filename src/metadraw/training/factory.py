@@ -227,6 +227,7 @@ def restore(
                 f"must have {'classes' if 'ways' in trained.data else 'no classes'}"
             )
         kept = [k for k in (*_TASKS, *_IMAGES) if given.get(k) is None and k in trained.data]
+        kept.append("train_batches")  # by which the schedule of the outer rate was planned
         cfg.data = {**given, **{key: trained.data[key] for key in kept}}
     # The checkpoint's config is resolved, so keys that follow others are set again.
     if given.get("queries") is None and trained.data.queries == trained.data.shots:
