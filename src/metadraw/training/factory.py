@@ -273,8 +273,17 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
 
 
 def _use_own_cache(config: dict[str, Any]) -> None:
-    if "cache_dir" in config["data"]:
-        config["data"]["cache_dir"] = _CACHE
+    data = config["data"]
+    nested = [each for key in ("domains", "parts") for each in _mappings(data.get(key))]
+    for each in (data, *nested):
+        if "cache_dir" in each:
+            each["cache_dir"] = _CACHE
+
+
+def _mappings(value: Any) -> list[dict[str, Any]]:
+    """The mappings in a mapping, such as the data sets of a mixture."""
+    values = value.values() if isinstance(value, dict) else ()
+    return [each for each in values if isinstance(each, dict)]
 
 
 def start_from(path: str | Path, learner: MetaLearner) -> None:
