@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,14 +103,26 @@ def test_without_the_renderer_or_npm(package, monkeypatch):
     with pytest.raises(InputError, match=r"a package is missing.*pip install 'metadraw\[icons\]'"):
         module(package / "cache").load()
     (package / "npm").unlink()
-    with pytest.raises(InputError, match="npm is not installed"):
-        iconify.load("own", ["a"])
+    monkeypatch.setitem(sys.modules, "resvg_py", SimpleNamespace())
+    with pytest.raises(
+        InputError, match=r"^data=icons: npm is not installed.* a connection, once$"
+    ):
+        module(package / "cache").load()
 
 
 def test_a_package_without_an_icon(package):
     assert list(iconify.load("own", ["b"])) == ["b"]
     with pytest.raises(InputError, match=r"^@iconify-json/own@1\.0\.0 has no icon c$"):
         iconify.load("own", ["c"])
+
+
+def test_pictures_of_a_user_have_the_same_form(tmp_path):
+    drawing = Image.new("L", (90, 60), 255)
+    ImageDraw.Draw(drawing).ellipse((10, 10, 50, 50), outline=0, width=4)
+    ink = module(tmp_path, "data.image_size=40").prepare(drawing)
+    assert (ink.shape, ink[0, 20, 20], ink.max()) == ((1, 40, 40), 0, 255)
+    rgb = module(tmp_path, "data.image_size=40", "data.image_channels=3").prepare(drawing)
+    assert (rgb.shape, rgb[:, 0, 0].tolist()) == ((3, 40, 40), [255] * 3)
 
 
 @pytest.mark.usefixtures("from_npm")

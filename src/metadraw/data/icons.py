@@ -18,9 +18,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from metadraw.data import cache
-from metadraw.data.bitmap import around
+from metadraw.data.bitmap import around, to_bitmap
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.drawings import Drawings
+from metadraw.data.pictures import square_on_white
 from metadraw.data.sources import iconify
 from metadraw.errors import InputError
 
@@ -68,6 +69,12 @@ class Icons(EpisodeDataModule):
         self.sets, self.cache_dir = list(sets), Path(cache_dir).expanduser()
         self.ink = self.image_channels == 1
 
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """Convert any picture: a drawing to ink, or its centre square on white to RGB."""
+        if self.ink:
+            return to_bitmap(image, self.image_size)[None]
+        return square_on_white(image, self.image_size, self.image_channels)
+
     def load(self) -> Drawings:
         """The icons of all classes that have one in the chosen sets, rendered or from the cache.
 
@@ -111,10 +118,13 @@ class Icons(EpisodeDataModule):
             ) from error
         wanted = [icon for of_class in icons.values() for icon in of_class]
         _log.info("drawings: rendering %d icons of %s", len(wanted), ", ".join(self.sets))
-        svg = {
-            name: iconify.load(name, [icon for of, icon in wanted if of == name])
-            for name in self.sets
-        }
+        try:
+            svg = {
+                name: iconify.load(name, [icon for of, icon in wanted if of == name])
+                for name in self.sets
+            }
+        except InputError as error:
+            raise InputError(f"data=icons: {error}; it needs npm and a connection, once") from error
         side = max(_FINE, self.image_size)
         for name, icon in wanted:
             png = resvg_py.svg_to_bytes(
@@ -126,10 +136,7 @@ class Icons(EpisodeDataModule):
     def _convert(self, icon: Image.Image, lines: bool) -> np.ndarray:
         """``uint8 [image_channels, image_size, image_size]`` of an RGBA picture."""
         if not self.ink:
-            white = Image.new("RGBA", icon.size, "white")
-            seen = Image.alpha_composite(white, icon).convert("RGB")
-            pixels = np.asarray(seen.resize((self.image_size,) * 2, Image.Resampling.BOX))
-            return np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
+            return self.prepare(icon)
         cropped = icon.crop(icon.getchannel("A").getbbox())
         inner = ImageOps.pad(cropped, (icon.width - _EDGE + 1,) * 2, color=(0, 0, 0, 0))
         framed = ImageOps.expand(inner, _EDGE // 2, (0, 0, 0, 0))
