@@ -199,6 +199,7 @@ def test_a_mixture_of_class_lists():
         ("domains", {"queries": 5}, "data.domains.a: data.shots=1 + data.queries=5 = 6 drawings"),
         ("domains", {"parts": {"a": part(0, 5, names=["c20"]), "b": part(1, 9)}}, "no class is in"),
         ("domains", {"parts": {"a": {"kind": 0}}}, "data.domains.a: must be a data set"),
+        ("domains", {"parts": {"a": part("???", 5)}}, "data.domains.a.kind is missing"),
         ("domains", {"exclude_classes": ["c20"]}, "the data have no c20"),
         ("mixture", {"weights": {"z": 1}}, "must be numbers above 0 by name, of a, b"),
         ("mixture", {"weights": {"a": 1, "b": True}}, "must be numbers above 0 by name, of a, b"),

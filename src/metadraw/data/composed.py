@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf.errors import MissingMandatoryValue
 from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -70,13 +71,16 @@ class Composed(EpisodeDataModule):
     @contextmanager
     def naming(self, part: str) -> Iterator[None]:
         """Within this context, errors name the part."""
+        where = f"data.{self.key_of_parts}.{part}"
         try:
             yield
+        except MissingMandatoryValue as error:
+            raise InputError(f"{where}.{error.key} is missing") from error
         except (InputError, InstantiationException) as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) else error
             if not isinstance(cause, InputError):
                 raise
-            raise InputError(f"data.{self.key_of_parts}.{part}: {cause}") from error
+            raise InputError(f"{where}: {cause}") from error
 
     @abstractmethod
     def compose(self) -> Drawings:
