@@ -1,6 +1,7 @@
 """Benchmarks: what they compare is the same, and what cannot be run here says so."""
 
 import importlib
+import json
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 from points import ENVIRONMENT, HANGS
+from test_domains import flat, part
 from test_omniglot import archives, drawings  # noqa: F401
 
 import metadraw
@@ -278,3 +280,35 @@ def test_characters_and_doodles_in_small(monkeypatch, archives, synthetic_folder
     assert "Trained on doodles instead of characters" in text
     assert (tmp_path / "results" / "omniglot.csv").read_text().count("\n") == 1 + 5 + 3
     assert (tmp_path / "results" / "omniglot.png").stat().st_size > 1000
+
+
+def test_doodles_and_icons_in_small(monkeypatch, tmp_path):
+    """All of its runs compose; one, on synthetic domains, makes its table and figure."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import domains
+
+    monkeypatch.setattr(domains, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(domains, "OUT", tmp_path / "results" / "domains")
+    monkeypatch.setattr(domains, "BATCHES", 2)
+    for settings in domains.TRAINED.values():
+        metadraw.compose(*domains.SHARED, *settings)
+    small = ["trainer.max_epochs=1", "data.tasks_per_batch=4", "model.hidden_channels=4"]
+    small += [f"data.{split}_batches=1" for split in ("train", "val", "test")]
+    for kind, name in enumerate(domains.DOMAINS):
+        own = part(kind, 6, names=[f"c{number:02}" for number in range(25)])
+        small += [f"~data.domains.{name}", f"+data.domains.{name}={flat(own)}"]
+    found = domains.finish("icons", small)
+    again = domains.finish("icons", small)  # nothing is done again
+    assert all(torch.equal(again[test], values) for test, values in found.items())
+    less = {test: values - 1 for test, values in found.items()}
+    results = dict.fromkeys(domains.TRAINED, found) | {"doodles": less}
+    domains.write(results, "COMMAND")
+    domains.draw(results, small)
+    text = (tmp_path / "results" / "domains.md").read_text(encoding="utf-8")
+    folder = tmp_path / "logs" / "icons" / "doodles-icons"
+    test = json.loads((folder / "results.json").read_text(encoding="utf-8"))["test"]
+    assert test["tasks"] == test["groups"]["icons"]["tasks"] == 8
+    assert f" {100 * test['acc']:.1f} ± {100 * test['acc_ci95']:.1f} " in text
+    assert "on doodles, a network that was trained on icons instead differs by +1.0 ± " in text
+    assert (tmp_path / "results" / "domains.csv").read_text().count("\n") == 1 + 6 * 4
+    assert (tmp_path / "results" / "domains.png").stat().st_size > 1000

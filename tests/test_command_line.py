@@ -180,8 +180,9 @@ def test_what_data_sets_share_is_no_data_set():
 
 
 DATA = (
-    "cifar_fs, completion, cub, fc100, image_folder, mini_imagenet, navigation, omniglot, "
-    "quickdraw, sinusoids, tiered_imagenet"
+    "cifar_fs, completion, cub, domain_folder, domains, fair_synthetic, fc100, icons, "
+    "image_folder, mini_imagenet, mixture, navigation, omniglot, quickdraw, sinusoids, table, "
+    "tiered_imagenet"
 )
 
 

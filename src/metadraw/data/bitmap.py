@@ -74,7 +74,7 @@ def _ink(grey: Image.Image) -> np.ndarray:
         grey = ImageOps.invert(grey)
     # Now ink is lighter than the ground, which is the darkest value nearby, smoothed.
     coarse = grey.resize((64, 64), Image.Resampling.BOX)
-    nearby = Image.fromarray(_around(np.asarray(coarse), 15, np.minimum))
+    nearby = Image.fromarray(around(np.asarray(coarse), 15, np.minimum))
     nearby = nearby.filter(ImageFilter.GaussianBlur(6))
     ground = np.asarray(nearby.resize(grey.size, Image.Resampling.BICUBIC), np.float32)
     difference = np.asarray(grey, np.float32) - ground
@@ -89,17 +89,17 @@ def _ink(grey: Image.Image) -> np.ndarray:
 def _even_strokes(fine: Image.Image) -> Image.Image:
     """Erode or dilate strokes to the width of those in the data."""
     pixels = np.asarray(fine)
-    area, inner = (int((a > 127).sum()) for a in (pixels, _around(pixels, 3, np.minimum)))
+    area, inner = (int((a > 127).sum()) for a in (pixels, around(pixels, 3, np.minimum)))
     if area == inner:
         return fine
     width = 2 * area / (area - inner)  # of a long stroke: area = width * edge / 2
     if width > _FILLED:
         return fine
     size = 2 * round(abs(width - _STROKE) / 2) + 1
-    return Image.fromarray(_around(pixels, size, np.minimum if width > _STROKE else np.maximum))
+    return Image.fromarray(around(pixels, size, np.minimum if width > _STROKE else np.maximum))
 
 
-def _around(pixels: np.ndarray, size: int, extreme: np.ufunc) -> np.ndarray:
+def around(pixels: np.ndarray, size: int, extreme: np.ufunc) -> np.ndarray:
     """The minimum or maximum in a square around each pixel; its side is an odd number.
 
     Rows first, then columns: Pillow's rank filters would sort the whole square.

@@ -236,9 +236,11 @@ class EpisodeDataModule(TaskDataModule):
         Raises:
             InputError: drawings of another size, too few of a class, or wrong class names.
         """
-        if self._images is not None:
-            return
-        drawings = self._restricted(self.load())
+        if self._images is None:
+            self.use(self._restricted(self.load()))
+
+    def use(self, drawings: Drawings) -> None:
+        """Split the classes of these drawings, check and keep them; see `setup`."""
         for shape in {images.shape[1:] for images in drawings.images}:
             channels, height, width = shape if len(shape) == 3 else (1, *shape)
             if (channels, height, width) != (self.image_channels, self.image_size, self.image_size):

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Drawings:
 
     images: Sequence[np.ndarray] | np.ndarray
     classes: tuple[str, ...]
-    provenance: dict[str, str | int]
+    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from metadraw.data import cache
@@ -20,7 +20,7 @@ from metadraw.data.bitmap import to_bitmap
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.drawings import Drawings
 from metadraw.data.picture_files import PictureFile, picture_files
-from metadraw.data.pictures import FORMATS, plain
+from metadraw.data.pictures import FORMATS, square_on_white
 from metadraw.data.sources import choose_rows
 from metadraw.errors import InputError
 
@@ -107,16 +107,8 @@ class ImageFolder(EpisodeDataModule):
         """
         if self.preparation == "ink":
             return to_bitmap(image, self.image_size)[None]
-        image = plain(image).convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        seen = Image.alpha_composite(white, image).convert(
-            "L" if self.image_channels == 1 else "RGB"
-        )
-        square = ImageOps.fit(seen, (self.image_size,) * 2, method=Image.Resampling.BICUBIC)
-        pixels = np.asarray(square)  # [H, W] or [H, W, 3]
-        if self.preparation == "inverted":
-            pixels = 255 - pixels
-        return np.ascontiguousarray(np.moveaxis(np.atleast_3d(pixels), 2, 0))
+        pixels = square_on_white(image, self.image_size, self.image_channels)
+        return 255 - pixels if self.preparation == "inverted" else pixels
 
     def load(self) -> Drawings:
         """The images of the chosen classes, from their files or from the cache.

@@ -10,6 +10,28 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 
 
+def square_on_white(image: Image.Image, side: int, channels: int) -> np.ndarray:
+    """The centre square of an image on white, resized with antialiasing.
+
+    Args:
+        image: of any size and mode, see `plain`.
+        side: of the result, in pixels.
+        channels: 1 for grey, 3 for RGB.
+
+    Returns:
+        ``uint8 [channels, side, side]``.
+
+    Raises:
+        ValueError: see `plain`.
+    """
+    image = plain(image).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    seen = Image.alpha_composite(white, image).convert("L" if channels == 1 else "RGB")
+    square = ImageOps.fit(seen, (side, side), method=Image.Resampling.BICUBIC)
+    pixels = np.asarray(square)  # [H, W] or [H, W, 3]
+    return np.ascontiguousarray(np.moveaxis(np.atleast_3d(pixels), 2, 0))
+
+
 def plain(image: Image.Image) -> Image.Image:
     """The same picture, upright, of mode ``L``, ``RGB`` or, where it is transparent, ``RGBA``.
 

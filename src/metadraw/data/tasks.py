@@ -176,6 +176,18 @@ class TaskDataModule(L.LightningDataModule, ABC):
     def picture(self, task: Episode, path: Path, before: Tensor, after: Tensor) -> None:
         """Draw a task with the outputs for its query set, before and after adaptation."""
 
+    def groups(self, split: str, number: Tensor) -> list[str] | None:
+        """The group of each episode of a split, such as its domain, for results by group.
+
+        Args:
+            split: one of `SPLITS`.
+            number: ``[T]`` int64, the episodes' numbers.
+
+        Returns:
+            T names, or `None` if tasks have no groups.
+        """
+        return None
+
     def prepare_data(self) -> None:
         """Download, in one process per machine, if needed."""
         self.setup()

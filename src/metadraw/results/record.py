@@ -18,7 +18,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from metadraw.files import write_whole
-from metadraw.objectives import Metric
+from metadraw.objectives import Metric, Objective
+from metadraw.results.metrics import confidence_interval
 
 _WHOSE = {"query": "its own", "support": "the support set's", "running": "running"}
 _PACKAGES = ("metadraw", "torch", "lightning", "hydra-core", "numpy", "torchmetrics")
@@ -103,20 +104,48 @@ def write(
 
 
 @rank_zero_only
-def write_tasks(path: Path, names: Sequence[str], evaluated: Tensor) -> None:
+def write_tasks(
+    path: Path, names: Sequence[str], evaluated: Tensor, groups: Sequence[str] | None = None
+) -> None:
     """Write ``tasks.csv``: the metrics of each task of an evaluation, for paired comparisons.
 
     Args:
         path: the file.
         names: of the metrics.
         evaluated: ``[tasks, 1 + metrics]`` float64, see `MetaLearner.evaluated`.
+        groups: the group of each task, if tasks have any, for a column ``group``.
     """
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["number", *names])
-    for number, *values in evaluated.tolist():
-        rows.writerow([int(number), *(f"{value:.9g}" for value in values)])
+    rows.writerow(["number", *names, *(["group"] if groups else [])])
+    for row, (number, *values) in enumerate(evaluated.tolist()):
+        group = groups[row : row + 1] if groups else []
+        rows.writerow([int(number), *(f"{value:.9g}" for value in values), *group])
     write_whole(path, text.getvalue())
+
+
+def by_group(
+    objective: Objective, evaluated: Tensor, groups: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """The means of an evaluation's tasks in each group, such as a domain.
+
+    Args:
+        objective: the one that defines the metrics.
+        evaluated: ``[tasks, 1 + metrics]`` float64, see `MetaLearner.evaluated`.
+        groups: the group of each task.
+
+    Returns:
+        By group: the means by name, half the 95 % interval of the monitored one, and ``tasks``.
+    """
+    found = {}
+    for group in sorted(set(groups)):
+        own = evaluated[[row for row, other in enumerate(groups) if other == group], 1:]
+        values = dict(zip(objective.names(), own.T, strict=True))
+        means = {name: round(value.mean().item(), 6) for name, value in values.items()}
+        monitored = objective.metric.name
+        half = round(confidence_interval(values[monitored]).item(), 6)
+        found[group] = {**means, f"{monitored}_ci95": half, "tasks": len(own)}
+    return found
 
 
 def sentence(test: Mapping[str, Any], metric: Metric) -> str:
@@ -124,9 +153,13 @@ def sentence(test: Mapping[str, Any], metric: Metric) -> str:
     steps = test["inner_steps"]
     adaptation = f"{steps} inner step{'s' if steps > 1 else ''}" if steps else "no inner loop"
     value, half, before = (test[f"{metric.name}{end}"] for end in ("", "_ci95", "_before"))
+    groups = "; ".join(
+        f"{name} {metric.show(*(each[f'{metric.name}{end}'] for end in ('', '_ci95')))}"
+        for name, each in test.get("groups", {}).items()
+    )
     return (
         f"meta-{test['split']} {metric.title} {metric.show(value, half)} "
         f"(95 % interval, {test['tasks']} tasks, {adaptation}, "
         f"query set normalised by {_WHOSE[test['query_statistics']]} statistics), "
-        f"before adaptation {metric.show(before)}"
+        f"before adaptation {metric.show(before)}{f'; {groups}' if groups else ''}"
     )

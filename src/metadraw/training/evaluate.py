@@ -21,7 +21,7 @@ from metadraw.errors import InputError
 from metadraw.results import record
 from metadraw.training.factory import read_checkpoint, restore
 from metadraw.training.options import check_trainer
-from metadraw.training.train import evaluation, make_trainer, show_episode
+from metadraw.training.train import evaluation, make_trainer, show_episode, write_tasks
 
 log = logging.getLogger(__name__)
 say = rank_zero_only(log.info)  # once, not by every process
@@ -66,7 +66,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     began = time.perf_counter()
     trainer.test(learner, datamodule=data, verbose=False)
     test = evaluation(trainer, learner, cfg.split, time.perf_counter() - began)
-    record.write_tasks(folder / "tasks.csv", learner.objective.names(), learner.evaluated)
+    test |= write_tasks(data, learner, cfg.split, folder)
     show_episode(data, learner, folder / "episode.png")
     results = record.write(
         folder / "results.json",

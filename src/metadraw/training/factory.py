@@ -277,10 +277,14 @@ def read_checkpoint(path: str | Path, key: str = "ckpt_path") -> dict[str, Any]:
 
 
 def _use_own_cache(config: dict[str, Any]) -> None:
-    # Also that of a data set within another one.
-    for node in (config["data"], *config["data"].values()):
-        if isinstance(node, dict) and "cache_dir" in node:
-            node["cache_dir"] = _CACHE
+    def visit(node: Any) -> None:  # data sets may be within others
+        if isinstance(node, dict):
+            if "cache_dir" in node:
+                node["cache_dir"] = _CACHE
+            for each in node.values():
+                visit(each)
+
+    visit(config["data"])
 
 
 def start_from(path: str | Path, learner: MetaLearner) -> None:

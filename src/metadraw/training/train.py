@@ -126,8 +126,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         began_test = time.perf_counter()
         trainer.test(learner, datamodule=data, verbose=False)
         test = evaluation(trainer, learner, "test", time.perf_counter() - began_test)
-        record.write_tasks(folder / "tasks.csv", learner.objective.names(), learner.evaluated)
-
+        test |= write_tasks(data, learner, "test", folder)
         show_episode(data, learner, folder / "episode.png")
         epochs = trainer.current_epoch
         results = record.write(
@@ -264,6 +263,18 @@ def evaluation(
         "seconds": round(seconds, 3),
         "tasks_per_second": round(means["tasks"] / seconds, 1),
     }
+
+
+def write_tasks(
+    data: TaskDataModule, learner: MetaLearner, split: str, folder: Path
+) -> dict[str, Any]:
+    """Write ``tasks.csv`` of the latest evaluation; returns its results by group, if any."""
+    numbers, names = learner.evaluated[:, 0].long(), learner.objective.names()
+    groups = data.groups(split, numbers)
+    record.write_tasks(folder / "tasks.csv", names, learner.evaluated, groups)
+    return (
+        {"groups": record.by_group(learner.objective, learner.evaluated, groups)} if groups else {}
+    )
 
 
 @rank_zero_only

