@@ -79,6 +79,7 @@ def write(returns: dict[str, Tensor], rate: float, command: str) -> None:
     spent = ", ".join(f"{name} {minutes(LOGS / name):.1f}" for name in returns)
     steps = " and ".join(dict.fromkeys(f"{outer_steps(LOGS / name):,}" for name in returns))
     ours, theirs, oracle = (returns[name] for name in NETWORKS)
+    last = ours[:, STEPS]
     gap = (ours[:, 1].mean() - ours[:, 0].mean()) / (oracle[:, 0].mean() - ours[:, 0].mean())
     text = [
         "# Navigation",
@@ -93,8 +94,9 @@ def write(returns: dict[str, Tensor], rate: float, command: str) -> None:
         f"One step takes MAML from {ours[:, 0].mean():.1f} to {ours[:, 1].mean():.1f}, which is "
         f"{100 * gap:.0f} % of the way to the oracle, and "
         f"{shown(ours[:, 1] - theirs[:, STEPS], 1)} better than what {STEPS} steps of {rate} make "
-        f"of the pre-trained policy on the same goals. {STEPS} steps of MAML give "
-        f"{ours[:, STEPS].mean():.1f}; it was trained for one.",
+        f"of the pre-trained policy on the same goals. MAML was trained for one step: after "
+        f"{STEPS} its mean is {last.mean():.1f}, its median {last.median():.1f}, and the worst "
+        f"goal's return {last.min():.1f}.",
         "",
         "![Returns by gradient steps, and paths to four goals](navigation.png)",
     ]
@@ -123,7 +125,9 @@ def draw(returns: dict[str, Tensor], rate: float) -> None:
         axes.fill_between(
             range(STEPS + 1), mean - half, mean + half, color=COLOURS[name], alpha=0.2, lw=0
         )
+    lowest = min(found.mean(dim=0).min().item() for found in returns.values())
     axes.set(xlabel="gradient steps", ylabel="mean return", xticks=range(STEPS + 1))
+    axes.set_ylim(1.15 * lowest, 1)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
