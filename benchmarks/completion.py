@@ -52,7 +52,7 @@ KINDS = {
 
 def completions(shots: int, tasks: int) -> tuple[Episode, dict[str, Tensor]]:
     """Meta-test tasks, and their pictures ``[T, 784, 1]`` by kind."""
-    path = LOGS / "MAML" / "checkpoints" / "last.ckpt"
+    path = LOGS / "MAML" / "checkpoints" / "best.ckpt"
     data, learner = metadraw.load(path, f"data.shots={shots}")
     batch = data.episodes("test")(torch.arange(tasks))
     outcome = learner.evaluate(batch)
