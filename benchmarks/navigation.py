@@ -139,7 +139,8 @@ def draw(returns: dict[str, Tensor], rates: dict[str, float]) -> None:
     axes.set_ylim(1.15 * lowest, 1)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    names = axes.get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower left", ncols=len(returns), frameon=False, fontsize=9)
     for panel, (name, step, title) in zip(
         panels,
         (
