@@ -17,6 +17,7 @@ from torch.func import vmap
 import metadraw
 from metadraw.data.episode import Episode
 from metadraw.results.metrics import confidence_interval
+from metadraw.training.factory import read_checkpoint
 from metadraw.training.learner import MetaLearner
 from metadraw.training.train import train
 
@@ -24,11 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def checkpoint(folder: Path, settings: Sequence[str]) -> Path:
-    """The last checkpoint of a run in this folder, which is trained unless that is done.
+def checkpoint(folder: Path, settings: Sequence[str], which: str = "best") -> Path:
+    """A checkpoint of the run in this folder, which is trained unless that is done.
 
-    Not the best one, which would be chosen by the metric after adaptation: a network that knows the
-    task needs none.
+    ``best``: the best one by meta-validation, after adaptation; or the ``last``.
     """
     cost = folder / "cost.json"
     if not cost.exists():
@@ -38,7 +38,7 @@ def checkpoint(folder: Path, settings: Sequence[str]) -> Path:
         minutes = round((time.process_time() - began) / 60, 2)
         cost.write_text(json.dumps({"minutes": minutes}))
         print(f"{folder.name}: {minutes:.1f} minutes of one core", flush=True)
-    return folder / "checkpoints" / "last.ckpt"
+    return folder / "checkpoints" / f"{which}.ckpt"
 
 
 def minutes(folder: Path) -> float:
@@ -50,6 +50,12 @@ def minutes(folder: Path) -> float:
 def outer_steps(folder: Path) -> int:
     """The outer steps that a run took."""
     found: int = json.loads((folder / "results.json").read_text())["train"]["outer_steps"]
+    return found
+
+
+def steps_of(path: Path) -> int:
+    """The outer steps before a checkpoint."""
+    found: int = read_checkpoint(path)["global_step"]
     return found
 
 

@@ -15,6 +15,9 @@ make the files:
     python benchmarks/gpu.py data.source=npm                # on a machine with a GPU
     python benchmarks/training.py data.source=npm
     python benchmarks/page.py data.source=npm
+    python benchmarks/sinusoids.py
+    python benchmarks/completion.py data.drawings.source=npm
+    python benchmarks/navigation.py
     python benchmarks/shipped.py RUN/checkpoints/best.ckpt
     python train.py experiment=quickstart data.source=npm hydra.run.dir=logs/quickstart/run
     python report.py logs/quickstart --to results/quickstart

@@ -68,7 +68,9 @@ def study(overrides: list[str]) -> tuple[dict[tuple[str, int], torch.Tensor], di
     """Errors ``[tasks, steps + 1]`` by network and shots, and the rates of fine-tuning by shots."""
     errors, rates = {}, {}
     for name, settings in NETWORKS.items():
-        path = checkpoint(LOGS / name, [*settings, *COMMON, *overrides])
+        path = checkpoint(
+            LOGS / name, [*settings, *COMMON, *overrides], "last" if name == "oracle" else "best"
+        )
         for shots in SHOTS:
             own = tested(shots)
             if name == "pre-trained":
@@ -154,7 +156,7 @@ def draw(errors: dict[tuple[str, int], torch.Tensor], rates: dict[int, float]) -
     fits = below.subplots(1, 2, sharey=True)
     for axes, name in zip(fits, ("MAML", "pre-trained"), strict=True):
         rate = [f"algorithm.inner_lr={rates[5]}"] if name == "pre-trained" else []
-        path = LOGS / name / "checkpoints" / "last.ckpt"
+        path = LOGS / name / "checkpoints" / "best.ckpt"
         data, learner = metadraw.load(path, *tested(5), *rate)
         task = data.episodes("test")(torch.arange(1)).task(0)
         x = torch.linspace(-5, 5, 200)[:, None]

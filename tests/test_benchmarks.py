@@ -108,7 +108,7 @@ def test_sinusoids_in_small(study_in, tmp_path):
     study = study_in("sinusoids", TASKS=20, SHOTS=(5, 10), RATES=(0.01, 0.5))
     errors, rates = study.study(SHORT)
     assert rates == {5: 0.01, 10: 0.01}  # the other is far too large
-    path = tmp_path / "logs" / "MAML" / "checkpoints" / "last.ckpt"
+    path = tmp_path / "logs" / "MAML" / "checkpoints" / "best.ckpt"
     data, learner = metadraw.load(path, *study.tested(5), "algorithm.eval_inner_steps=10")
     batch = data.episodes("test")(torch.arange(20))
     for step, outputs in zip((0, 10), learner.evaluate(batch), strict=True):
@@ -126,14 +126,14 @@ def test_sinusoids_in_small(study_in, tmp_path):
 def test_navigation_in_small(study_in, tmp_path):
     study = study_in("navigation", TASKS=8, ROLLOUTS=5, RATES=(0.1,))
     short = [*SHORT, "data.horizon=5", "data.shots=5", "data.tasks_per_batch=4"]
-    returns, rate = study.study(short)
+    returns, rates = study.study(short)
     again, _ = study.study(short)  # nothing is trained again
     assert all(torch.equal(returns[name], again[name]) for name in returns)
-    study.write(returns, rate, "COMMAND")
-    study.draw(returns, rate)
+    study.write(returns, rates, "COMMAND")
+    study.draw(returns, rates)
     text = (tmp_path / "results" / "navigation.md").read_text()
     assert f"| MAML | {returns['MAML'][:, 0].mean():.2f} ± " in text
-    assert (tmp_path / "results" / "navigation.csv").read_text().count("\n") == 1 + 2 * 4 + 1
+    assert (tmp_path / "results" / "navigation.csv").read_text().count("\n") == 1 + 3 * 4 + 1
     assert (tmp_path / "results" / "navigation.png").stat().st_size > 10_000
 
 

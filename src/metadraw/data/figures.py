@@ -243,7 +243,8 @@ def show_paths(axes: Axes, rollouts: Tensor, goal: Tensor) -> None:
         axes.plot(steps[:, 3], steps[:, 4], color=_BEFORE, alpha=0.4, lw=0.8)
     axes.plot(0, 0, "o", color="black", markersize=5)
     axes.plot(*goal.cpu().tolist(), "*", color=_AFTER, markersize=14, zorder=3)
-    axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
+    ticks = (-1, -0.5, 0, 0.5, 1)
+    axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xticks=ticks, yticks=ticks)
     axes.grid(alpha=0.3)
 
 
