@@ -199,17 +199,31 @@ class Algorithm(nn.Module, ABC):
         """`outputs` for a task's query set, normalised as `support_statistics` says."""
         if not self.support_statistics:
             return self.outputs(state, task.query)
-        support = task.support
+        predict = self.beside(task.support, partial(self.predict, state))
+        return self.objective.outputs(predict, task.query)
 
-        def predict(x: Tensor) -> Tensor:
+    def query_features(self, state: State, task: Episode) -> Tensor:
+        """Features ``[B, F]`` of a task's query set, normalised as in `answer`."""
+        features = partial(self.features, state=state)
+        if self.support_statistics:
+            return self.beside(task.support, features)(task.query.x)
+        with self.weighted(task.query):
+            return features(task.query.x)
+
+    def beside(
+        self, support: Examples, function: Callable[[Tensor], Tensor]
+    ) -> Callable[[Tensor], Tensor]:
+        """A function of inputs ``[B, ...]`` that batch norm normalises by a support set's."""
+
+        def normalised(x: Tensor) -> Tensor:
             known = support.weight
             if known is None:
                 known = torch.ones_like(support.x.flatten(1)[:, 0])
             weight = torch.cat([known, known.new_zeros(len(x))])
             with statistics_of(weight, self.network):
-                return self.predict(state, torch.cat([support.x, x]))[len(support.x) :]
+                return function(torch.cat([support.x, x]))[len(support.x) :]
 
-        return self.objective.outputs(predict, task.query)
+        return normalised
 
     def loss_on(self, examples: Examples) -> Callable[[State], Tensor]:
         """The objective's loss on examples, as a function of the state."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from torch import Tensor
 from metadraw.data.episode import Episode, Examples
 from metadraw.data.figures import draw_fit
 from metadraw.data.hashing import fold, start, uniform
-from metadraw.data.tasks import SPLITS, TaskDataModule, check_split
-from metadraw.errors import InputError
+from metadraw.data.tasks import SPLITS, TaskDataModule, check_split, interval
 
 
 class Sinusoids(TaskDataModule):
@@ -45,12 +43,9 @@ class Sinusoids(TaskDataModule):
     ) -> None:
         super().__init__(**tasks)
         for split in ("test", "train"):
-            for name, number in zip(("shots", "queries"), self.sizes_of(split), strict=True):
-                if not isinstance(number, int):
-                    key = self.key(name, split)
-                    raise InputError(f"{key}={list(number)}: must be one whole number")
-        self.amplitude = _range(amplitude=amplitude)
-        self.phase, self.x = _range(phase=phase), _range(x=x)
+            self.fixed_sizes(split)
+        self.amplitude = interval(amplitude=amplitude)
+        self.phase, self.x = interval(phase=phase), interval(x=x)
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -87,7 +82,7 @@ class SinusoidSampler:
 
     def __init__(self, data: Sinusoids, split: str, device: torch.device) -> None:
         self.data, self.device = data, device
-        self.shots, self.queries = data.sizes_of(split)
+        self.shots, self.queries = data.fixed_sizes(split)
         self._state = start(data.seeds[split], SPLITS.index(split)).to(device)
 
     def __call__(self, number: Tensor) -> Episode:
@@ -120,25 +115,6 @@ class SinusoidSampler:
             y = amplitude * (x - phase).sin()
             return Examples(x.float()[..., None], y.float()[..., None])
 
-        assert isinstance(self.shots, int)
-        assert isinstance(self.queries, int)
         about = {"amplitude": amplitude[:, 0].float(), "phase": phase[:, 0].float()}
         support, query = examples(2, self.shots), examples(3, self.queries)
         return Episode(support, query, number, about=about)
-
-
-def _range(**setting: Sequence[float]) -> tuple[float, float]:
-    """Return the two numbers of the one setting given.
-
-    Raises:
-        InputError: it is not two numbers in ascending order.
-    """
-    ((key, value),) = setting.items()
-    ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
-    if not (
-        len(ends) == 2
-        and all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends)
-        and ends[0] <= ends[1]
-    ):
-        raise InputError(f"data.{key}={value}: must be two numbers, minimum and maximum")
-    return float(ends[0]), float(ends[1])

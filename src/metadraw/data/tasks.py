@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from metadraw.data.episode import Episode
-from metadraw.errors import InputError
+from metadraw.errors import InputError, is_number
 
 #: ``all``: everything, for data that nothing was trained on. It comes last, because a split's
 #: position is part of the hash.
@@ -220,6 +221,20 @@ class TaskDataModule(L.LightningDataModule, ABC):
             return self.train_shots, self.train_queries
         return self.shots, self.queries
 
+    def fixed_sizes(self, split: str) -> tuple[int, int]:
+        """Shots and queries of a split's tasks, of a kind whose sizes are not drawn.
+
+        Raises:
+            InputError: a range.
+        """
+        fixed = []
+        for name, number in zip(("shots", "queries"), self.sizes_of(split), strict=True):
+            if not isinstance(number, int):
+                key = self.key(name, split)
+                raise InputError(f"{key}={list(number)}: must be one whole number")
+            fixed.append(number)
+        return fixed[0], fixed[1]
+
     def key(self, name: str, split: str) -> str:
         """The config key of a size in a split: ``data.shots``, or ``data.train_shots``."""
         own = split == "train" and getattr(self, f"train_{name}") != getattr(self, name)
@@ -267,6 +282,23 @@ def count(minimum: int = 1, **setting: Count) -> int | tuple[int, int]:
             f"and maximum of a range, e.g. data.{key}=[{minimum},{5 * minimum}]"
         )
     return ends[0], ends[1]
+
+
+def interval(**setting: Sequence[float]) -> tuple[float, float]:
+    """Return the two numbers of the one setting given.
+
+    Raises:
+        InputError: it is not two numbers in ascending order.
+    """
+    ((key, value),) = setting.items()
+    ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+    if not (
+        len(ends) == 2
+        and all(is_number(end) and math.isfinite(end) for end in ends)
+        and ends[0] <= ends[1]
+    ):
+        raise InputError(f"data.{key}={value}: must be two numbers, minimum and maximum")
+    return float(ends[0]), float(ends[1])
 
 
 def least(number: int | tuple[int, int]) -> int:
