@@ -226,7 +226,7 @@ def write(
         sizes = listed([str(size) for size in dict.fromkeys(POOLS[pool])])
         what = "each class" if len(set(POOLS[pool])) == 1 else "the classes"
         text += ["", f"**{pool.capitalize()} pool**, {sizes} drawings of {what}:", ""]
-        text += table("strategy", found, labels)
+        text += table("strategy", found, labels, SHOWN)
         rows += lines(pool, found, labels)
         text += ["", findings(found, labels)]
     counts = list(range(WAYS, MOST_BY_CLASS + 1))
@@ -253,7 +253,7 @@ def write(
 
 
 def table(
-    title: str, found: dict[str, Tensor], labels: Sequence[int], shown: Sequence[int] = SHOWN
+    title: str, found: dict[str, Tensor], labels: Sequence[int], shown: Sequence[int]
 ) -> list[str]:
     """The lines of a table: accuracies, and in brackets differences from random."""
     head = [title, *(f"{count} labels" for count in shown)]

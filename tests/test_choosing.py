@@ -143,7 +143,7 @@ def drawing(kind, number):
     return image
 
 
-@pytest.mark.parametrize("algorithm", ["maml", "protonet", "matching_net"])
+@pytest.mark.parametrize("algorithm", ["maml", "matching_net"])
 def test_suggestions_are_made_from_what_the_network_sees(algorithm, checkpoint_of):
     meta_learner = FewShot(checkpoint_of(algorithm))
     images = torch.rand(30, 1, 28, 28, generator=torch.Generator().manual_seed(0))

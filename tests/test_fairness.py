@@ -13,6 +13,7 @@ import metadraw
 from metadraw import InputError
 from metadraw.command.cli import one_line_errors
 from metadraw.data.episode import Examples
+from metadraw.data.table import Table
 from metadraw.objectives.fair_classification import CRITERIA, FairClassification
 from metadraw.training.evaluate import evaluate
 from metadraw.training.train import train
@@ -153,7 +154,7 @@ def test_equals_per_task_autograd(criterion, how):
 # ---- synthetic tasks -------------------------------------------------------------------------
 
 
-def test_synthetic_tasks_are_those_of_the_paper():
+def test_synthetic_tasks_are_as_described():
     data, _ = build("data.shots=4", "data.queries=400", "data.angle=[0.4,0.4]")
     batch = data.episodes("train")(torch.arange(1000))
     assert batch.support.x.shape == (1000, 4, 2)
@@ -264,46 +265,56 @@ def test_tasks_of_a_table(table, tmp_path):
     assert chosen.episodes("test")(torch.arange(1)).support.x.shape == (1, 5, 2)
 
 
-@pytest.mark.parametrize(
-    ("override", "says"),
-    [
-        ("data.path=no.csv", r"data.path=no.csv: not a readable CSV file"),
-        ("data.target=incom", "data.target=incom: .* no such column; the closest column to it is"),
-        ("data.task=sex", "data.target=income, data.protected=sex, data.task=sex: must be three"),
-        ("data.features=[ages]", "data.features=ages: .* no such column; .* is age"),
-        ("data.features=[sex]", "data.features: sex is target, protected attribute or task"),
-        ("data.features=age", "data.features=age: must be a list of columns"),
-        ("data.features=[]", "data.features: .* has no column left"),
-        ("data.positive=1", "data.positive=1: no row has this value of income: .* <=50K, >50K"),
-        ("data.group=x", "data.group=x: no row has this value of sex"),
-        ("data.shots=25", "data.shots=25 .* = 35 rows of a task, but there are 30 of r"),
-        ("data.split_seed=-1", "data.split_seed=-1: must be a whole number"),
-        (
-            "data.task=constant data.features=[age]",
-            "data.task=constant: .* has 1 tasks: must be at least 3",
-        ),
-    ],
-)
-def test_what_is_wrong_with_a_table(table, override, says):
-    with pytest.raises(SystemExit, match=says) as refused, one_line_errors():
-        build(*table, *override.split())
-    assert "\n" not in str(refused.value)
+WRONG = {
+    "path": ({"path": "no.csv"}, r"data.path=no.csv: not a readable CSV file"),
+    "target": (
+        {"target": "incom"},
+        "data.target=incom: .* no such column; the closest .* is income",
+    ),
+    "same": ({"task": "sex"}, "data.protected=sex, data.task=sex: must be three different"),
+    "feature": ({"features": ["ages"]}, "data.features=ages: .* no such column; .* is age"),
+    "used": ({"features": ["sex"]}, "data.features: sex is target, protected attribute or task"),
+    "text": ({"features": "age"}, "data.features=age: must be a list of columns"),
+    "none": ({"features": []}, "data.features: .* has no column left"),
+    "positive": (
+        {"positive": 1},
+        "data.positive=1: no row has this value of income: .* <=50K, >50K",
+    ),
+    "group": ({"group": "x"}, "data.group=x: no row has this value of sex"),
+    "shots": ({"shots": 25}, "data.shots=25 .* = 35 rows of a task, but there are 30 of r"),
+    "seed": ({"split_seed": -1}, "data.split_seed=-1: must be a whole number"),
+    "tasks": ({"task": "constant", "features": ["age"]}, "has 1 tasks: must be at least 3"),
+}
 
 
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("r1,old,>50K,f,1,2", r"row 302: age is 'old': must be a number"),
-        ("r1,nan,>50K,f,1,2", r"row 302: age is 'nan': must be a number"),
-        ("r1,30,>50K,f", "row 302 has not 6 cells"),
-        ("r1,30,>50K,f,1,2,3", "row 302 has not 6 cells"),
-    ],
-)
-def test_what_is_wrong_with_a_row(table, tmp_path, line, says):
-    with (tmp_path / "people.csv").open("a") as file:
-        file.write(line + "\n")
-    with pytest.raises(InputError, match=says):
-        build(*table)
+def opened(table, changes):
+    """The table with other arguments."""
+    arguments = dict(metadraw.compose("experiment=fair", *table).data)
+    return Table(**{k: v for k, v in arguments.items() if k != "_target_"} | changes)
+
+
+def test_what_is_wrong_with_a_table(table):
+    for changes, says in WRONG.values():
+        with pytest.raises(InputError, match=says) as refused:
+            opened(table, changes).episodes("train")
+        assert "\n" not in str(refused.value)
+
+
+ROWS = {
+    "r1,old,>50K,f,1,2": "row 302: age is 'old': must be a number",
+    "r1,nan,>50K,f,1,2": "row 302: age is 'nan': must be a number",
+    "r1,30,>50K,f": "row 302 has not 6 cells",
+    "r1,30,>50K,f,1,2,3": "row 302 has not 6 cells",
+}
+
+
+def test_what_is_wrong_with_a_row(table, tmp_path):
+    file = tmp_path / "people.csv"
+    whole = file.read_text()
+    for line, says in ROWS.items():
+        file.write_text(f"{whole}{line}\n")
+        with pytest.raises(InputError, match=says):
+            opened(table, {}).setup()
 
 
 # ---- runs ------------------------------------------------------------------------------------

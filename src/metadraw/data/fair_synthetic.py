@@ -16,7 +16,7 @@ from metadraw.data.hashing import fold, start, uniform
 from metadraw.data.outcomes import OutcomeTasks, tasks_of
 from metadraw.data.tasks import SPLITS, check_split, interval
 
-#: Mean and covariance of the two Gaussian distributions (Zafar et al. 2017, section 4.1).
+#: Mean and covariance of the two Gaussian distributions (Zafar et al. 2017).
 _GAUSSIANS = (
     ((2.0, 2.0), ((5.0, 1.0), (1.0, 5.0))),
     ((-2.0, -2.0), ((10.0, 1.0), (1.0, 3.0))),
@@ -27,16 +27,15 @@ class FairSynthetic(OutcomeTasks):
     """Each task divides the plane by a line, and its protected group is mostly on one side.
 
     After Slack et al. 2020 ("Fairness Warnings and Fair-MAML"), who take the points and groups of
-    Zafar et al. 2017 ("Fairness Constraints: Mechanisms for Fair Classification", section 4.1):
+    Zafar et al. 2017 ("Fairness Constraints: Mechanisms for Fair Classification"):
     points are of two Gaussian distributions, half of each. The outcome is positive above a line
     through the origin, whose slope is a task's own. A point is rotated by an angle, also a task's
     own, and is of the protected group with the probability that it then is of the second
     distribution, most of which has a negative outcome. The smaller the angle, the more do group and
     outcome agree. The group is not among the inputs.
 
-    The ranges of slope and angle are config: the slopes are the paper's, the angles span those of
-    Zafar et al. Meta-training, -validation and -test share one distribution of tasks, but no random
-    numbers.
+    The ranges of slope and angle are this project's. Meta-training, -validation and -test share one
+    distribution of tasks, but no random numbers.
 
     Args:
         slope: minimum and maximum.

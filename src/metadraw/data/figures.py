@@ -228,9 +228,9 @@ def draw_outcomes(task: Episode, before: Tensor, after: Tensor, path: Path) -> N
     names = []
     for row, (group, label) in enumerate([(True, 1), (True, 0), (False, 1), (False, 0)]):
         of = (protected == group) & (y == label)
-        share = f"{(chances[1][of] > 0.5).float().mean():.0%}" if of.any() else "none"
+        share = f"{(chances[1][of] > 0.5).float().mean():.0%} predicted positive"
         who, what = "protected" if group else "others", "positive" if label else "negative"
-        names.append(f"{who}, {what} ({share})")
+        names.append(f"{who}, {what}:\n{share if of.any() else 'no example'}")
         for values, colour, mark, lift in zip(
             chances, (_BEFORE, _AFTER), "|o", (0.2, 0), strict=True
         ):

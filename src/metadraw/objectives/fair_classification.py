@@ -20,7 +20,7 @@ class FairClassification(Classification):
     """Two classes, of which label 1 is the positive outcome, and examples of a protected group.
 
     Slack, Friedler and Givental 2020 ("Fairness Warnings and Fair-MAML: Learning Fairly with
-    Minimal Data", section 4): the loss is the cross-entropy plus gamma times a regulariser, in the
+    Minimal Data"): the loss is the cross-entropy plus gamma times a regulariser, in the
     inner loop and in the outer one. It is 1 minus the mean probability of the positive outcome over
     the protected examples (demographic parity), or over those of them whose label is positive
     (equal opportunity); 0 if there are none. So it only ever raises the outcomes of the protected

@@ -112,7 +112,7 @@ def facility_location(pool: Pool, n: int) -> list[int]:
 
     Each choice raises the most the sum, over the pool, of the similarity to the most similar
     example or choice (Wei, Iyer and Bilmes 2015, "Submodularity in Data Subset Selection and Active
-    Learning", equation 3). The greedy order is within 1 - 1 / e of the best sum.
+    Learning"). The greedy order is within 1 - 1 / e of the best sum.
     """
     similar = pool.features @ pool.features.T  # [P, P]
     highest = (pool.features @ pool.known.T).amax(dim=1)
