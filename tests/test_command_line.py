@@ -184,7 +184,7 @@ def test_help_offers_what_can_be_chosen():
     train, evaluation = (
         command("--help", program=f"{name}.py").stdout for name in ("train", "eval")
     )
-    assert "\ndata: image_folder, quickdraw, sinusoids\n" in train
+    assert "\ndata: fair_synthetic, image_folder, quickdraw, sinusoids, table\n" in train
     assert "\nscheduler: cosine, none, one_cycle, plateau\n" in train
     assert "\nlogger: csv, many, none, tensorboard, wandb\n" in train
     assert "\nexperiment: best, best_conv4, debug, overfit, pretrain, quickstart" in train
