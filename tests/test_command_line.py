@@ -187,8 +187,11 @@ def test_help_offers_what_can_be_chosen():
     assert "\ndata: fair_synthetic, image_folder, quickdraw, sinusoids, table\n" in train
     assert "\nscheduler: cosine, none, one_cycle, plateau\n" in train
     assert "\nlogger: csv, many, none, tensorboard, wandb\n" in train
-    assert "\nexperiment: best, best_conv4, debug, overfit, pretrain, quickstart" in train
-    assert "\ndata: as_trained, image_folder, quickdraw, sinusoids\n" in evaluation
+    assert "\nexperiment: best, best_conv4, debug, fair, overfit, pretrain, quickstart" in train
+    assert (
+        "\ndata: as_trained, fair_synthetic, image_folder, quickdraw, sinusoids, table\n"
+        in evaluation
+    )
     assert "\nmodel: " not in evaluation
 
 
