@@ -18,6 +18,8 @@ make the files:
     python benchmarks/sinusoids.py
     python benchmarks/completion.py data.drawings.source=npm
     python benchmarks/navigation.py
+    python benchmarks/labels.py data.source=npm
+    python benchmarks/fairness.py
     python benchmarks/shipped.py RUN/checkpoints/best.ckpt
     python train.py experiment=quickstart data.source=npm hydra.run.dir=logs/quickstart/run
     python report.py logs/quickstart --to results/quickstart

@@ -14,6 +14,7 @@ from test_omniglot import archives, drawings  # noqa: F401
 
 import metadraw
 from metadraw.training.factory import build_learner
+from metadraw.use.classifier import FewShot
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -312,3 +313,62 @@ def test_doodles_and_icons_in_small(monkeypatch, tmp_path):
     assert "on doodles, a network that was trained on icons instead differs by +1.0 ± " in text
     assert (tmp_path / "results" / "domains.csv").read_text().count("\n") == 1 + 6 * 4
     assert (tmp_path / "results" / "domains.png").stat().st_size > 1000
+
+
+def test_the_study_of_labels_in_small(monkeypatch, tmp_path):
+    """On synthetic features, whose classes are apart: it writes what it measured."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import labels
+
+    random = torch.Generator().manual_seed(0)
+    features = [
+        torch.randn(256, generator=random) + torch.randn(100, 256, generator=random) * 2
+        for _ in range(8)
+    ]
+    monkeypatch.setattr(labels, "OUT", tmp_path / "labels")
+    monkeypatch.setattr(labels, "MOST", 15)
+    monkeypatch.setattr(labels, "SHOWN", (10, 15))
+    frozen = labels.Frozen(FewShot(labels.SHIPPED))
+    made = [labels.make(features, i, labels.POOLS["balanced"]) for i in range(3)]
+    # A larger pool of the same task has the same first examples and queries.
+    other = labels.make(features, 0, labels.POOLS["unbalanced"])
+    assert torch.equal(other.first, made[0].first)
+    assert torch.equal(other.query.x, made[0].query.x)
+    seen = {tuple(x.tolist()) for x in torch.cat([other.first, other.pool.x])}
+    assert not seen & {tuple(x.tolist()) for x in other.query.x}
+    found = labels.study(labels.by_strategy, frozen, ["k_center", "random"], made)
+    assert found["random"].shape == (3, 3)
+    assert torch.equal(found["random"][:, 0], found["k_center"][:, 0])  # the same start
+    assert (found["random"][:, -1] > 0.5).all()
+    classes = labels.study(labels.by_class, frozen, labels.BY_CLASS, made[:2])
+    labels.write("COMMAND", 3, {"balanced": found}, classes)
+    text = (tmp_path / "labels.md").read_text()
+    shown = 100 * found["k_center"][:, 1].mean()
+    assert f"| `k_center` | {shown:.1f} ± " in text
+    rows = (tmp_path / "labels.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 3 + 3 * len(range(5, labels.MOST_BY_CLASS + 1))
+    assert (tmp_path / "labels.png").stat().st_size > 1000
+
+
+def test_the_study_of_fairness_in_small(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import fairness
+
+    monkeypatch.setattr(fairness, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(fairness, "OUT", tmp_path / "results" / "fairness")
+    monkeypatch.setattr(fairness, "GAMMAS", (0.0, 1.0))
+    monkeypatch.setattr(fairness, "SHOTS", (5,))
+    monkeypatch.setattr(fairness, "TESTED", ["trainer=cpu", "data.test_batches=1"])
+    small = ["data.train_batches=2", "data.val_batches=1", "trainer.max_epochs=1"]
+    runs = fairness.planned()
+    assert len({run.folder for run in runs}) == len(runs) == 3
+    for run in runs:
+        fairness.finish(run, small)
+    fairness.write("COMMAND", 1.0, 0.5)
+    text = (tmp_path / "results" / "fairness.md").read_text()
+    found = runs[0].tested(5)
+    assert len(found["acc"]) == 25
+    shown = f"{fairness.cell(found['acc'])}, {fairness.cell(found['parity'])} |"
+    assert shown in text
+    assert (tmp_path / "results" / "fairness.csv").read_text().count("\n") == 1 + 2 * 2
+    assert (tmp_path / "results" / "fairness.png").stat().st_size > 1000

@@ -194,7 +194,7 @@ def test_help_offers_what_can_be_chosen():
     assert f"\ndata: {DATA}\n" in train
     assert "\nscheduler: cosine, none, one_cycle, plateau\n" in train
     assert "\nlogger: csv, many, none, tensorboard, wandb\n" in train
-    assert "\nexperiment: best, best_conv4, completion, debug, navigation, overfit, pre" in train
+    assert "\nexperiment: best, best_conv4, completion, debug, fair, navigation, overf" in train
     assert f"\ndata: as_trained, {DATA}\n" in evaluation
     assert "\nmodel: " not in evaluation
 

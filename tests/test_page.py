@@ -109,6 +109,19 @@ def test_adapt_and_predict(meta_learner, monkeypatch):
     talk(meta_learner, conversation)
 
 
+def test_the_class_that_another_example_would_help(meta_learner):
+    async def conversation(client):
+        body = examples(("cat", "dog", "owl"))
+        for number in (0, 2):
+            body["classes"][number]["examples"] *= 2
+        found = await (await client.post("/adapt", json=body)).json()
+        answer = await client.post("/weakest", json={"id": found["id"]})
+        assert await answer.json() == {"place": 1}
+        assert (await client.post("/weakest", json={"id": "x"})).status == 410
+
+    talk(meta_learner, conversation)
+
+
 def test_real_drawings_are_of_meta_test(meta_learner):
     async def conversation(client):
         found = await (await client.get("/real?ways=6&shots=3")).json()
@@ -474,6 +487,39 @@ def test_drawing_in_a_browser(browser, address, tmp_path):
     assert names(browser) == ["x", "y", "z"]
     css(browser, "#empty")[0].click()
     wait(browser, lambda b: not css(b, ".example"), "all removed")
+
+
+def test_the_page_says_which_class_to_draw_next(browser, address, tmp_path):
+    def hint():
+        """The verdict, the class that is marked, and whether both are in view with the drawing."""
+        return browser.execute_script(
+            "scrollTo(0, 0); const next = [...document.querySelectorAll('#targets .next')];"
+            "const seen = [verdict, pad, ...next].every(e => {"
+            "const { top, bottom, right } = e.getBoundingClientRect();"
+            "return top >= 0 && bottom <= innerHeight && right <= innerWidth; });"
+            "return [verdict.innerText, next.map(e => e.title), seen,"
+            "verdict.scrollWidth <= verdict.clientWidth]"
+        )
+
+    opened(browser, address)
+    classes = examples(["lollipop", "hat", "tent"])
+    classes["classes"][0]["examples"] *= 2
+    classes["classes"][2]["examples"] *= 3
+    import_(browser, classes, tmp_path)
+    wanted = ["Try it, or draw another hat", ["hat"], True, True]
+    wait(browser, lambda b: hint() == wanted, "a hint")
+    browser.save_screenshot(str(tmp_path / "hint.png"))
+    draw(browser, ZIGZAG, browser.pointer)
+    wait(browser, chances, "chances")
+    assert hint()[1] == []  # the marks are now those of the drawing
+    for _ in range(2):
+        css(browser, "#undo")[0].click()
+    wait(browser, lambda b: "none yet" in css(b, "#status")[0].text, "no example")
+    css(browser, "#more")[0].click()
+    import_(browser, examples(["a", "b"]), tmp_path)
+    wait(browser, lambda b: "draw another" in hint()[0], "a hint again")
+    css(browser, "#more")[0].click()
+    wait(browser, lambda b: hint()[:2] == ["Try it, or draw a first class 3", ["class 3"]], "")
 
 
 def resized(browser, width, height, ratio):

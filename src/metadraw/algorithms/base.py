@@ -201,6 +201,11 @@ class Algorithm(nn.Module, ABC):
         predict = self.like_query(partial(self.predict, state), task, examples)
         return self.objective.outputs(predict, examples)
 
+    def query_features(self, state: State, task: Episode) -> Tensor:
+        """Features ``[B, F]`` of a task's query set, normalised as in `answer`."""
+        features = self.like_query(partial(self.features, state=state), task, task.query)
+        return features(task.query.x)
+
     def like_query(
         self, function: Callable[[Tensor], Tensor], task: Episode, examples: Examples
     ) -> Callable[[Tensor], Tensor]:

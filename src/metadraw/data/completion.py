@@ -13,7 +13,7 @@ from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.episode import Episode, Examples
 from metadraw.data.figures import draw_completion
 from metadraw.data.hashing import fold, start
-from metadraw.data.tasks import SPLITS, TaskDataModule, check_split, most
+from metadraw.data.tasks import SPLITS, TaskDataModule, check_split
 from metadraw.errors import InputError
 
 
@@ -39,14 +39,13 @@ class Completion(TaskDataModule):
 
     def __init__(self, *, drawings: EpisodeDataModule, **tasks: Any) -> None:
         super().__init__(**tasks)
-        self.refuse_ranges()
         if not isinstance(drawings, EpisodeDataModule):
             raise InputError("data.drawings: must be a data set with classes, such as quickdraw")
         self.drawings = drawings
         drawings.seeds = self.seeds
         for split in ("test", "train"):
-            for name, number in zip(("shots", "queries"), self.sizes_of(split), strict=True):
-                if most(number) > self.pixels:
+            for name, number in zip(("shots", "queries"), self.fixed_sizes(split), strict=True):
+                if number > self.pixels:
                     raise InputError(
                         f"{self.key(name, split)}={number}: a drawing has {self.pixels} pixels "
                         f"(data.drawings.image_size={drawings.image_size})"
@@ -78,7 +77,7 @@ class Completion(TaskDataModule):
     def example(self, tasks: int) -> Episode:
         """Tasks of noise."""
         shapes = (
-            [tasks, most(count), self.drawings.image_channels] for count in self.sizes_of("test")
+            [tasks, count, self.drawings.image_channels] for count in self.fixed_sizes("test")
         )
         support, query = (
             Examples(torch.rand(*shape[:2], 2) * 2 - 1, torch.rand(shape)) for shape in shapes
@@ -103,7 +102,7 @@ class CompletionSampler:
     """
 
     def __init__(self, data: Completion, split: str, device: torch.device | str) -> None:
-        self.shots, self.queries = map(most, data.sizes_of(split))
+        self.shots, self.queries = data.fixed_sizes(split)
         self.drawn = data.drawings.episodes(split, device)
         self.places = places(data.drawings.image_size).to(device)
         # Not the hash from which the drawings are drawn.

@@ -281,3 +281,38 @@ def draw_completion(
             if axes in figure.axes[:columns]:
                 axes.set_title(title, fontsize=9)
     figure.savefig(path, dpi=110)
+
+
+def draw_outcomes(task: Episode, before: Tensor, after: Tensor, path: Path) -> None:
+    """The probability of a positive outcome for each query example, by its group and outcome.
+
+    Args:
+        task: one task of two outcomes, with a protected group.
+        before: ``[Q, 2]``, logits for the query set before adaptation.
+        after: the same after it.
+        path: the picture to write.
+    """
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    chances = [each.detach().float().cpu().softmax(dim=1)[:, 1] for each in (before, after)]
+    protected, y = task.query.extra["protected"].cpu(), task.query.y.cpu()
+    names = []
+    for row, (group, label) in enumerate([(True, 1), (True, 0), (False, 1), (False, 0)]):
+        of = (protected == group) & (y == label)
+        share = f"{(chances[1][of] > 0.5).float().mean():.0%} predicted positive"
+        who, what = "protected" if group else "others", "positive" if label else "negative"
+        names.append(f"{who}, {what}:\n{share if of.any() else 'no example'}")
+        for values, colour, mark, lift in zip(
+            chances, (_BEFORE, _AFTER), "|o", (0.2, 0), strict=True
+        ):
+            height = np.full(int(of.sum()), row - lift)
+            axes.plot(values[of], height, mark, color=colour, alpha=0.5, markersize=6)
+    axes.plot([], [], "|", color=_BEFORE, label="before adaptation")
+    axes.plot([], [], "o", color=_AFTER, label="adapted")
+    axes.axvline(0.5, color="0.7", zorder=0)
+    axes.set(xlabel="probability of a positive outcome", xlim=(-0.02, 1.02))
+    axes.set_yticks(range(4), names)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)

@@ -14,7 +14,7 @@ from torch import Tensor
 from metadraw.data.episode import Episode, Examples
 from metadraw.data.figures import draw_paths
 from metadraw.data.hashing import fold, start, uniform
-from metadraw.data.tasks import SPLITS, TaskDataModule, check_split, interval, most, switch, whole
+from metadraw.data.tasks import SPLITS, TaskDataModule, check_split, interval, switch, whole
 from metadraw.errors import InputError, is_number
 
 
@@ -75,7 +75,8 @@ class Navigation(TaskDataModule):
         self, *, goal: Sequence[float], horizon: int, oracle: bool = False, **tasks: Any
     ) -> None:
         super().__init__(**tasks)
-        self.refuse_ranges()
+        for split in ("test", "train"):
+            self.fixed_sizes(split)
         whole(1, horizon=horizon)
         self.goal, self.horizon, self.oracle = interval(goal=goal), horizon, switch(oracle=oracle)
 
@@ -113,7 +114,7 @@ class NavigationSampler:
 
     def __init__(self, data: Navigation, split: str, device: torch.device) -> None:
         self.data, self.device = data, device
-        self.shots, self.queries = map(most, data.sizes_of(split))
+        self.shots, self.queries = data.fixed_sizes(split)
         self._state = start(data.seeds[split], SPLITS.index(split)).to(device)
 
     def __call__(self, number: Tensor) -> Episode:

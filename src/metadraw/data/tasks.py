@@ -233,17 +233,19 @@ class TaskDataModule(L.LightningDataModule, ABC):
             return self.train_shots, self.train_queries
         return self.shots, self.queries
 
-    def refuse_ranges(self) -> None:
-        """Check that shots and queries are numbers, for tasks that cannot vary in size.
+    def fixed_sizes(self, split: str) -> tuple[int, int]:
+        """Shots and queries of a split's tasks, of a kind whose sizes are not drawn.
 
         Raises:
-            InputError: one is a range.
+            InputError: a range.
         """
-        for split in ("test", "train"):
-            for name, number in zip(("shots", "queries"), self.sizes_of(split), strict=True):
-                if not isinstance(number, int):
-                    key = self.key(name, split)
-                    raise InputError(f"{key}={list(number)}: must be one whole number")
+        fixed = []
+        for name, number in zip(("shots", "queries"), self.sizes_of(split), strict=True):
+            if not isinstance(number, int):
+                key = self.key(name, split)
+                raise InputError(f"{key}={list(number)}: must be one whole number")
+            fixed.append(number)
+        return fixed[0], fixed[1]
 
     def key(self, name: str, split: str) -> str:
         """The config key of a size in a split: ``data.shots``, or ``data.train_shots``."""

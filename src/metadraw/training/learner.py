@@ -183,6 +183,12 @@ class MetaLearner(L.LightningModule):
             return self.algorithm.answer(state, task)
 
     @torch.no_grad()
+    def features(self, state: State, task: Episode) -> Tensor:
+        """Features ``[B, F]`` of one task's query set, normalised as ``query_statistics`` says."""
+        with self._mode(training=False):
+            return self.algorithm.query_features(state, task)
+
+    @torch.no_grad()
     def evaluate(self, batch: Episode) -> Outcome:
         """The outcome of T tasks, such as query logits ``[T, N*Q, N]``; changes nothing."""
 

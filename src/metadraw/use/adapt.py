@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
@@ -18,6 +18,7 @@ from metadraw.data.figures import draw_confusion, draw_predictions
 from metadraw.data.pictures import SUFFIXES
 from metadraw.errors import InputError
 from metadraw.files import write_whole
+from metadraw.use import choosing
 from metadraw.use.classifier import Classifier, FewShot
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ def adapt(cfg: DictConfig) -> Classifier:
 
     The run folder then holds ``predictions.csv``, ``predictions.png`` and ``classifier.pt``, which
     `Classifier.load` reads. If a query picture is in a folder with the name of a class, it also
-    holds ``confusion.png``, and the log the accuracy.
+    holds ``confusion.png``, and the log the accuracy. With ``cfg.pool``, pictures without labels,
+    it holds ``suggestions.csv``: which of them to label next. The query may then be left out.
 
     Returns:
         The classifier.
@@ -37,38 +39,53 @@ def adapt(cfg: DictConfig) -> Classifier:
     Raises:
         InputError: something is missing or not a picture, or cannot be learned by the checkpoint.
     """
-    for key, what in {
+    wanted = {
         "ckpt_path": "a checkpoint",
         "support": "a folder with one sub-folder of pictures for each class",
         "query": "a picture or a folder of pictures",
-    }.items():
-        check_path(cfg, key, what)
+        "pool": "a folder of pictures without labels",
+    }
+    unwanted = "pool" if cfg.pool is None else "query" if OmegaConf.is_missing(cfg, "query") else ""
+    for key, what in wanted.items():
+        if key != unwanted:
+            check_path(cfg, key, what)
+    choosing.check(cfg.suggest, cfg.strategy, 0)
     support = {
         folder.name: [str(path) for path in pictures_in(folder)]
         for folder in _folders(Path(cfg.support))
     }
-    query = Path(cfg.query)
-    files = pictures_in(query)
+    query, pool = (
+        None if key == unwanted else pictures_in(Path(cfg[key])) for key in ("query", "pool")
+    )
     classifier = FewShot(cfg.ckpt_path).adapt(support, steps=cfg.steps)
-    chances, none = classifier.answer(files)
-
     folder = Path(cfg.paths.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    classifier.save(folder / "classifier.pt")
+    written = []
+    if query is not None:
+        written.append(_classify(classifier, query, Path(cfg.query), folder))
+    if pool is not None:
+        _suggest(classifier, pool, cfg, folder)
+        written.append("suggestions")
+    log.info("%s and the classifier: %s", ", ".join(written), folder)
+    return classifier
+
+
+def _classify(classifier: Classifier, files: list[Path], query: Path, folder: Path) -> str:
+    """Write and log what the pictures are; returns what was written, in words."""
+    chances, none = classifier.answer(files)
     best, labels = chances.max(dim=1)
     predicted = [classifier.classes[label] for label in labels.tolist()]
     # A picture in a folder with the name of a class is of that class.
-    actual = [file.parent.name if file.parent.name in support else "" for file in files]
-    names = [file.name if file == query else str(file.relative_to(query)) for file in files]
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    head = ["file", "class", "predicted", "probability", "none of these"]
-    table.writerow([*head, *classifier.classes])
+    actual = [file.parent.name if file.parent.name in classifier.classes else "" for file in files]
+    names = _names(files, query)
+    head = ["file", "class", "predicted", "probability", "none of these", *classifier.classes]
     found = list(zip(names, actual, predicted, best.tolist(), none.tolist(), strict=True))
+    rows = []
     for (name, right, guess, chance, unlike), row in zip(found, chances.tolist(), strict=True):
         cells = [name, right, guess, f"{chance:.6f}", "yes" if unlike else ""]
-        table.writerow([*cells, *(f"{value:.6f}" for value in row)])
-    write_whole(folder / "predictions.csv", text.getvalue())
-    classifier.save(folder / "classifier.pt")
+        rows.append([*cells, *(f"{value:.6f}" for value in row)])
+    _write_csv(folder / "predictions.csv", head, rows)
     shown = classifier.meta_learner.prepare(files[:_MOST_SHOWN])
     draw_predictions(
         classifier.support_x,
@@ -92,8 +109,35 @@ def adapt(cfg: DictConfig) -> Classifier:
         hits, known = int(counts.trace()), int(counts.sum())
         log.info("accuracy %.1f %% (%d of %d)", 100 * hits / known, hits, known)
         written += ", the confusion matrix"
-    log.info("%s and the classifier: %s", written, folder)
-    return classifier
+    return written
+
+
+def _suggest(classifier: Classifier, pool: list[Path], cfg: DictConfig, folder: Path) -> None:
+    """Write and log which pictures of a pool to label next, with what they seem to be."""
+    chosen = [pool[at] for at in classifier.suggest(pool, cfg.suggest, cfg.strategy)]
+    best, labels = classifier.probabilities(chosen).max(dim=1)
+    guesses = [classifier.classes[label] for label in labels.tolist()]
+    names = _names(chosen, Path(cfg.pool))
+    rows = [
+        [name, guess, f"{chance:.6f}"]
+        for name, guess, chance in zip(names, guesses, best.tolist(), strict=True)
+    ]
+    _write_csv(folder / "suggestions.csv", ["file", "predicted", "probability"], rows)
+    log.info("label next, most useful first (%s):", cfg.strategy)
+    width = max(len(name) for name in names)
+    for name, guess, chance in zip(names, guesses, best.tolist(), strict=True):
+        log.info("%-*s  perhaps %s %.0f %%", width, name, guess, 100 * chance)
+
+
+def _names(files: Sequence[Path], given: Path) -> list[str]:
+    """Files as a user knows them: by their paths in the folder that was given."""
+    return [file.name if file == given else str(file.relative_to(given)) for file in files]
+
+
+def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    write_whole(path, text.getvalue())
 
 
 def confusion(actual: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> Tensor:

@@ -28,6 +28,7 @@ from metadraw.data.pictures import FORMATS
 from metadraw.errors import InputError
 from metadraw.training.factory import read_checkpoint, trained
 from metadraw.training.learner import MetaLearner
+from metadraw.use import choosing
 from metadraw.use.calibration import Calibration
 
 #: A file, a PIL image, an array ``[H, W]`` or ``[H, W, C]``, or a tensor ``[H, W]`` or
@@ -225,12 +226,60 @@ class Classifier:
         """
         if not len(pictures):
             return Answer(torch.empty(0, len(self.classes)), torch.empty(0, dtype=torch.bool))
-        x = self.meta_learner.prepare(pictures)
-        task = _task(self.support_x, self.support_y, x, len(self.classes))
+        task = self._task(self.meta_learner.prepare(pictures))
         logits = self.meta_learner.learner.answer(self.after if adapted else self.before, task)
-        inverse_shots = self.support_y.bincount().double().reciprocal().mean().item()
-        temperature, threshold = self.meta_learner.calibration.at(inverse_shots)
+        temperature, threshold = self._calibrated()
         return Answer((logits / temperature).softmax(dim=1), logits.amax(dim=1) < threshold)
+
+    def suggest(
+        self, pool: Sequence[Picture], n: int, strategy: str = "facility_location", seed: int = 0
+    ) -> list[int]:
+        """Which pictures of a pool to label next, as examples for another `FewShot.adapt`.
+
+        Args:
+            pool: unlabelled pictures.
+            n: how many to choose; all, in their order, if there are fewer.
+            strategy: one of `metadraw.use.choosing.STRATEGIES`.
+            seed: of the strategies that choose at random.
+
+        Returns:
+            Their positions in the pool, the most useful one first.
+
+        Raises:
+            InputError: an unknown strategy, an impossible number, or a picture that cannot be read.
+        """
+        choosing.check(n, strategy, seed)
+        if not len(pool):
+            return []
+        x, learner = self.meta_learner.prepare(pool), self.meta_learner.learner
+        task = self._task(torch.cat([self.support_x, x]))
+        logits, features = learner.answer(self.after, task), learner.features(self.after, task)
+        known = len(self.support_x)
+        chances = (logits[known:] / self._calibrated()[0]).softmax(dim=1)
+        seen = choosing.Pool(chances, features[known:], features[:known], seed)
+        return choosing.choose(seen, n, strategy)
+
+    def weakest(self) -> str:
+        """The class that another example would help most, see `choosing.weakest_class`."""
+        label = choosing.weakest_class(self._held_out, self.support_y, len(self.classes))
+        return self.classes[label]
+
+    def _held_out(self, kept: Tensor) -> Tensor:
+        """The probabilities ``[B, N]`` of all examples after learning from ``kept``, ``[B]``."""
+        learner = self.meta_learner.learner
+        support_y = self.support_y[kept]
+        task = _task(self.support_x[kept], support_y, self.support_x, len(self.classes))
+        temperature, _ = self.meta_learner.calibration.at(_inverse_shots(support_y))
+        state = learner.adapt(task, self.about["steps"])
+        return (learner.answer(state, task) / temperature).softmax(dim=1)
+
+    def _task(self, x: Tensor) -> Episode:
+        """Its examples, and prepared pictures to classify."""
+        return _task(self.support_x, self.support_y, x, len(self.classes))
+
+    def _calibrated(self) -> tuple[float, float]:
+        """Temperature and threshold, see `Calibration.at`."""
+        return self.meta_learner.calibration.at(_inverse_shots(self.support_y))
 
     def save(self, path: str | Path) -> None:
         """Write everything that `load` needs into one file; its only pictures are the examples."""
@@ -284,6 +333,11 @@ def _task(support_x: Tensor, support_y: Tensor, query_x: Tensor, ways: int) -> E
     unknown = torch.zeros(0, dtype=torch.int64)
     support, query = Examples(support_x, support_y), Examples(query_x, unknown)
     return Episode(support, query, torch.tensor(0), about={"classes": torch.arange(ways)})
+
+
+def _inverse_shots(support_y: Tensor) -> float:
+    """1 / k, the mean over the classes of labels ``[B]``."""
+    return support_y.bincount().double().reciprocal().mean().item()
 
 
 def _any_ways() -> list[str]:

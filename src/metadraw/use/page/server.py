@@ -201,6 +201,7 @@ class _Handlers:
             web.get(f"{prefix}/about", self.about),
             web.get(f"{prefix}/real", self.real),
             web.post(f"{prefix}/adapt", self.adapt),
+            web.post(f"{prefix}/weakest", self.weakest),
             web.post(f"{prefix}/predict", self.predict),
         ]
 
@@ -260,11 +261,7 @@ class _Handlers:
 
     async def predict(self, request: web.Request) -> web.StreamResponse:
         body = await _json(request)
-        token, drawing = _field(body, "id", str), _image(_field(body, "drawing", str))
-        classifier = self.kept.get(token)
-        if classifier is None:
-            raise web.HTTPGone(reason="these examples are no longer kept: adapt again")
-        self.kept.move_to_end(token)
+        classifier, drawing = self._classifier(body), _image(_field(body, "drawing", str))
         began = time.perf_counter()
 
         def answers() -> list[Answer]:
@@ -278,6 +275,25 @@ class _Handlers:
             "none": bool(after.none[0]),
         }
         return web.json_response(found | {"ms": _since(began)})
+
+    async def weakest(self, request: web.Request) -> web.StreamResponse:
+        """The class that another example would help most, by its place among the classes."""
+        classifier = self._classifier(await _json(request))
+        name = await self._work(classifier.weakest)
+        return web.json_response({"place": classifier.classes.index(name)})
+
+    def _classifier(self, body: Any) -> Classifier:
+        """The adapted classifier that a request names.
+
+        Raises:
+            web.HTTPGone: it is no longer kept.
+        """
+        token = _field(body, "id", str)
+        classifier = self.kept.get(token)
+        if classifier is None:
+            raise web.HTTPGone(reason="these examples are no longer kept: adapt again")
+        self.kept.move_to_end(token)
+        return classifier
 
     async def _work(self, work: Callable[[], T]) -> T:
         if self.waiting >= _WAITING:
