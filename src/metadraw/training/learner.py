@@ -121,7 +121,7 @@ class MetaLearner(L.LightningModule):
         self._evaluation = Evaluation(algorithm.objective)
         #: The latest evaluation, float64 ``[tasks, 1 + metrics]``: the episode's number and its
         #: metrics in the order of `Objective.names`, sorted by number.
-        self.evaluated = torch.empty(0)
+        self.evaluated = torch.empty(0, 1)
         #: The number of outer steps before the latest meta-validation; -1 without one.
         self.validated_at = -1
 
