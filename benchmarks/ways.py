@@ -50,11 +50,11 @@ LEARNERS = {
             *("algorithm=unicorn_maml", "algorithm.first_order=true"),
             *("algorithm.inner_steps=5", "algorithm.eval_inner_steps=5"),
         ],
-        60,
+        40,
     ),
 }
 TRAINED = ["data.queries=5", "data.tasks_per_batch=10", "optimizer.lr=0.003", "data.val_batches=2"]
-TESTED = ["trainer=cpu", "data.tasks_per_batch=10", "data.test_batches=15", "data.queries=5"]
+TESTED = ["trainer=cpu", "data.tasks_per_batch=10", "data.test_batches=12", "data.queries=5"]
 #: ``[settings, tasks]`` accuracies by learner and what it was trained on.
 Found = dict[tuple[str, str], torch.Tensor]
 
