@@ -15,6 +15,8 @@ make the files:
     python benchmarks/gpu.py data.source=npm                # on a machine with a GPU
     python benchmarks/training.py data.source=npm
     python benchmarks/page.py data.source=npm
+    python benchmarks/ways.py data.source=npm
+    python benchmarks/unlabelled.py data.source=npm
     python benchmarks/shipped.py RUN/checkpoints/best.ckpt
     python train.py experiment=quickstart data.source=npm hydra.run.dir=logs/quickstart/run
     python report.py logs/quickstart --to results/quickstart
