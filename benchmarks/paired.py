@@ -56,14 +56,21 @@ def cpu_seconds(folder: Path) -> float:
     return float((folder / "cpu_seconds.txt").read_text())
 
 
+def interval(values: torch.Tensor) -> tuple[float, float]:
+    """The mean of ``[tasks]`` values, and half the width of its 95 % interval."""
+    return values.mean().item(), confidence_interval(values).item()
+
+
 def percent(shares: torch.Tensor, sign: str = "") -> str:
     """The mean of ``[tasks]`` shares in per cent, ± half its 95 % interval."""
-    return f"{100 * shares.mean():{sign}.1f} ± {100 * confidence_interval(shares):.1f}"
+    mean, half = interval(100 * shares)
+    return f"{mean:{sign}.1f} ± {half:.1f}"
 
 
 def clear(shares: torch.Tensor) -> bool:
     """Whether the 95 % interval of a mean leaves out 0."""
-    return bool(shares.mean().abs() > confidence_interval(shares))
+    mean, half = interval(shares)
+    return abs(mean) > half
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

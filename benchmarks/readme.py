@@ -20,6 +20,8 @@ make the files:
     python benchmarks/navigation.py
     python benchmarks/labels.py data.source=npm
     python benchmarks/fairness.py
+    python benchmarks/ways.py data.source=npm
+    python benchmarks/unlabelled.py data.source=npm
     python benchmarks/shipped.py RUN/checkpoints/best.ckpt
     python train.py experiment=quickstart data.source=npm hydra.run.dir=logs/quickstart/run
     python report.py logs/quickstart --to results/quickstart

@@ -16,9 +16,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from paired import clear, machine, markdown, percent, tested, trained  # beside this file
-
-from metadraw.results.metrics import confidence_interval
+from paired import clear, interval, machine, markdown, percent, tested, trained  # beside this file
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "logs" / "unlabelled"
@@ -40,8 +38,8 @@ LEARNERS: dict[str, tuple[list[str], str | None]] = {
         )
         for name, kind in (
             ("soft k-means", "ignore"),
-            ("with a further cluster", "cluster"),
-            ("with masks", "mask"),
+            ("soft k-means, cluster", "cluster"),
+            ("soft k-means, masks", "mask"),
         )
     },
     "UNICORN-MAML": (["algorithm=unicorn_maml", *STEPS], None),
@@ -57,7 +55,7 @@ def measure(overrides: list[str]) -> Found:
     """The accuracy of each task, by learner, unlabelled drawings and classes beside the task's."""
     found: Found = {}
     for name, (settings, base) in LEARNERS.items():
-        folder = LOGS / name.replace(" ", "_")
+        folder = LOGS / name.replace(",", "").replace(" ", "_")
         checkpoint = trained(folder, [*settings, *TRAINED, *overrides])
         for distractors in DISTRACTORS if base else (0,):
             for number in NUMBERS if base else (0,):
@@ -133,9 +131,11 @@ def write(found: Found, command: str) -> None:
     OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
     with OUT.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["learner", "unlabelled", "distractors", "task", "acc"])
+        columns = ["acc", "acc_ci95", "gain", "gain_ci95"]
+        lines.writerow(["learner", "unlabelled", "distractors", *columns])
         for key, values in found.items():
-            lines.writerows([*key, task, round(v, 4)] for task, v in enumerate(values.tolist()))
+            both = (values, gain(found, *key)) if LEARNERS[key[0]][1] else (values,)
+            lines.writerow([*key, *(f"{n:.5f}" for v in both for n in interval(v))])
     draw(found)
 
 
@@ -153,8 +153,7 @@ def draw(found: Found) -> None:
             ]
             axes.errorbar(
                 x,
-                [100 * p.mean().item() for p in points],
-                [100 * confidence_interval(p).item() for p in points],
+                *zip(*(interval(100 * p) for p in points), strict=True),
                 fmt="-" + "osD^"[place],
                 color=("#4c78a8", "#f2a03d", "#59a14f", "#e4572e")[place],
                 label=name,

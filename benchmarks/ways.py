@@ -2,10 +2,9 @@
 
 python benchmarks/ways.py data.source=npm
 
-A prototypical network and UNICORN-MAML are meta-trained on 5-way 1-shot tasks, on 10-way 5-shot
-tasks, and on tasks between these, whose ways and shots are drawn for each batch or for each task.
-All are tested on the same tasks. Runs are in logs/ways; the same command goes on where it was
-stopped.
+A prototypical network is meta-trained on 5-way 1-shot tasks, on 10-way 5-shot tasks, and on tasks
+between these, whose ways and shots are drawn for each batch or for each task. All are tested on the
+same tasks. Runs are in logs/ways; the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 from paired import (  # beside this file
     clear,
     cpu_seconds,
+    interval,
     machine,
     markdown,
     percent,
@@ -43,18 +43,9 @@ EPISODES = {
 }
 VARYING = "drawn for each task"
 #: Settings, and batches of 10 tasks.
-LEARNERS = {
-    "prototypical network": (["algorithm=protonet"], 100),
-    "UNICORN-MAML": (
-        [
-            *("algorithm=unicorn_maml", "algorithm.first_order=true"),
-            *("algorithm.inner_steps=5", "algorithm.eval_inner_steps=5"),
-        ],
-        60,
-    ),
-}
+LEARNERS = {"prototypical network": (["algorithm=protonet"], 100)}
 TRAINED = ["data.queries=5", "data.tasks_per_batch=10", "optimizer.lr=0.003", "data.val_batches=2"]
-TESTED = ["trainer=cpu", "data.tasks_per_batch=10", "data.test_batches=15", "data.queries=5"]
+TESTED = ["trainer=cpu", "data.tasks_per_batch=10", "data.test_batches=12", "data.queries=5"]
 #: ``[settings, tasks]`` accuracies by learner and what it was trained on.
 Found = dict[tuple[str, str], torch.Tensor]
 
@@ -153,8 +144,8 @@ def write(found: Found, command: str) -> None:
         "",
         f"`{command}`, {machine()}. Accuracy in per cent ± half its 95 % interval on {tasks} "
         f"meta-test tasks of 5 queries a class, after {counts} meta-training tasks with any "
-        "episodes; one seed. Seconds are those of training on the core. UNICORN-MAML takes 5 inner "
-        "steps, without second derivatives.",
+        "episodes; one seed. Those tasks differ in size: with queries, one of 5-way 1-shot has 30 "
+        "drawings, one of 10-way 5-shot 100. Seconds are those of training on the core.",
         "",
         *markdown(["trained on", "seconds", *names], of_grid),
         "",
@@ -170,30 +161,32 @@ def write(found: Found, command: str) -> None:
     OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
     with OUT.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["learner", "trained_on", "ways", "shots", "task", "acc"])
+        columns = ["acc", "acc_ci95", "varying_minus_this", "varying_minus_this_ci95"]
+        lines.writerow(["learner", "trained_on", "ways", "shots", *columns])
         for key, settings in found.items():
-            for setting, values in zip(GRID, settings.tolist(), strict=True):
-                rows = enumerate(round(value, 4) for value in values)
-                lines.writerows([*key, *setting, *row] for row in rows)
+            for setting, *both in zip(GRID, settings, difference(found, *key), strict=True):
+                lines.writerow([*key, *setting, *(f"{n:.5f}" for v in both for n in interval(v))])
     draw(found)
 
 
 def draw(found: Found) -> None:
     """Heat maps: the accuracy with varying episodes, and its differences from the others."""
     others = [episodes for episodes in EPISODES if episodes != VARYING]
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    figure = Figure(figsize=(11, 2.6 * len(LEARNERS) + 0.3), layout="constrained")
     grid = figure.subplots(len(LEARNERS), 1 + len(others), squeeze=False)
     columns, rows = [f"{n}-shot" for n in SHOTS], [f"{n}-way" for n in WAYS]
 
     def table(accuracies: torch.Tensor) -> list[list[float]]:
-        return (100 * accuracies.mean(dim=1)).view(len(WAYS), len(SHOTS)).tolist()
+        means = [interval(100 * values)[0] for values in accuracies]
+        return [means[i : i + len(SHOTS)] for i in range(0, len(means), len(SHOTS))]
 
+    apart = {key: table(difference(found, *key)) for key in found}
+    most = max(abs(value) for rows in apart.values() for row in rows for value in row)
     for line, learner in zip(grid, LEARNERS, strict=True):
         draw_grid(line[0], table(found[learner, VARYING]), rows, columns)
         line[0].set_title(f"{learner}\n{VARYING}: accuracy (%)", fontsize=9)
         for axes, episodes in zip(line[1:], others, strict=True):
-            values = table(difference(found, learner, episodes))
-            draw_grid(axes, values, rows, columns, form="+.1f", differences=True)
+            draw_grid(axes, apart[learner, episodes], rows, columns, form="+.1f", differences=most)
             axes.set_title(f"difference from training\n{episodes} (points)", fontsize=9)
     figure.savefig(OUT.with_suffix(".png"), dpi=130)
 

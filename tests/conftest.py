@@ -80,8 +80,9 @@ def equal(one, other):
 def make_sampler(synthetic_images):
     """An episode sampler over the synthetic classes."""
 
-    def make(ways=5, shots=1, queries=None, seed=0, split="train"):
+    def make(ways=5, shots=1, queries=None, seed=0, split="train", unlabelled=0):
         options = {"split": split, "queries": queries or shots, "seed": seed}
+        options["unlabelled"] = unlabelled
         return sampler_of(synthetic_images, ways=ways, shots=shots, **options)
 
     return make

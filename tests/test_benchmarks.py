@@ -197,7 +197,7 @@ def test_unlabelled_examples_in_small(monkeypatch, synthetic_folder, tmp_path):
     monkeypatch.setattr(unlabelled, "TESTED", ["trainer=cpu", "data.test_batches=2"])
     for settings, _ in unlabelled.LEARNERS.values():
         metadraw.compose(*settings, *unlabelled.TRAINED)
-    names = "prototypical network", "with masks"
+    names = "prototypical network", "soft k-means, masks"
     monkeypatch.setattr(unlabelled, "LEARNERS", {name: unlabelled.LEARNERS[name] for name in names})
     small = [*SMALL, "data.source=path", f"data.path={synthetic_folder}"]
     found = unlabelled.measure(small)
@@ -206,7 +206,7 @@ def test_unlabelled_examples_in_small(monkeypatch, synthetic_folder, tmp_path):
     unlabelled.write(found, "COMMAND")
     text = (tmp_path / "results" / "unlabelled.md").read_text()
     plain, refined = found[names[0], 0, 0].mean(), found[names[1], 2, 0].mean()
-    row = next(line for line in text.splitlines() if line.startswith("| with masks | 0 |"))
+    row = next(line for line in text.splitlines() if line.startswith("| soft k-means, masks | 0 |"))
     assert float(row.split(" | ")[3].split(" ±")[0]) == pytest.approx(
         100 * float(refined - plain), abs=0.06
     )

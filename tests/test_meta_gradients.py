@@ -214,21 +214,19 @@ def soft_kmeans(algorithm, meta, task, *, steps, distractors="ignore"):
 
 
 def self_training(algorithm, meta, task, *, steps):
-    """UNICORN-MAML, then steps on labels of its own, weighted by their probabilities."""
+    """UNICORN-MAML, then steps on labels of its own, times their probabilities and a weight."""
     fast = {name: p.clone() for name, p in network_of(meta).items()}
     fast["head.weight"], fast["head.bias"] = one_vector(meta, None, task)
     further = 2 if task.sets else 0
     for step in range(steps + further):
         logits = logits_of(algorithm, fast, task.support.x)
-        losses = F.cross_entropy(logits, task.support.y, reduction="none")
-        weight = torch.ones_like(losses)
+        loss = F.cross_entropy(logits, task.support.y)
         if step >= steps:
             logits = logits_of(algorithm, fast, task.sets["unlabelled"].x)
             chances = F.softmax(logits.detach(), dim=1)
             own = F.cross_entropy(logits, chances.argmax(dim=1), reduction="none")
-            losses = torch.cat([losses, own])
-            weight = torch.cat([weight, chances.amax(dim=1)])
-        fast = descend((weight * losses).sum() / weight.sum(), fast, LR)
+            loss = loss + meta["log_weight"].exp() * (chances.amax(dim=1) * own).mean()
+        fast = descend(loss, fast, LR)
     return F.cross_entropy(logits_of(algorithm, fast, task.query.x), task.query.y)
 
 
@@ -527,6 +525,8 @@ REFERENCES = {
     "cavia": (cavia, "cavia", STEPS, 0),
     "meta_curvature": (meta_curvature, "meta_curvature", STEPS, 0),
 }
+#: They learn from unlabelled examples, too.
+SEMI_SUPERVISED = ("soft_kmeans_protonet", "self_training")
 #: Their outer loss is not the query loss that is logged.
 OTHER_LOSS = (
     "maml_pp, epoch 0",
@@ -592,7 +592,8 @@ def test_equals_per_task_autograd(name, fused, steps, shots, make_sampler):
     reference, config, overrides, epoch = REFERENCES[name]
     if steps > 1 and not overrides:
         pytest.skip("has no inner loop")
-    batch = make_sampler(shots=shots)(torch.arange(3)).to(torch.float64)
+    more = 2 if name in SEMI_SUPERVISED else 0
+    batch = make_sampler(shots=shots, unlabelled=more)(torch.arange(3)).to(torch.float64)
     learner = make_learner(config, steps, overrides, fused=fused)
     learner.algorithm.begin_epoch(epoch)
     found, values = learner.meta_gradients(batch)

@@ -120,6 +120,7 @@ def test_wrong_numbers(tiny, overrides, says):
         (["soft_kmeans_protonet", "algorithm.distractors=drop"], "drop: must be ignore, cluster"),
         (["soft_kmeans_protonet", "algorithm.radius=0"], "algorithm.radius=0: must be"),
         (["self_training", "algorithm.self_training_steps=0"], "self_training_steps=0: must be"),
+        (["self_training", "algorithm.unlabelled_weight=-1"], "unlabelled_weight=-1: must be"),
     ],
 )
 def test_wrong_settings(overrides, says):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import equal, sampler_of, tiny_in
 from matplotlib.figure import Figure
-from test_meta_gradients import REFERENCES, make_learner, relative_error
+from test_meta_gradients import REFERENCES, SEMI_SUPERVISED, make_learner, relative_error
 
 import metadraw
 from metadraw import FewShot
@@ -127,7 +127,7 @@ LEARNERS = [
 def test_a_mixed_batch_equals_its_tasks_one_by_one(name, sampler):
     """The same meta-gradient, loss and metrics as of the tasks without padding."""
     _, config, overrides, epoch = REFERENCES[name]
-    unlabelled = 2 if config in ("soft_kmeans_protonet", "self_training") else 0
+    unlabelled = 2 if name in SEMI_SUPERVISED else 0
     batch = sampler(unlabelled=unlabelled)(torch.arange(3)).to(torch.float64)
     assert len({tuple(row) for row in counted(batch.support).tolist()}) == 3
     fewer = ["algorithm.eval_inner_steps=2"] if name in ("unicorn_maml", "baseline_pp") else []

@@ -176,8 +176,9 @@ class EpisodeSampler:
     def _within_tasks(self, state: Tensor, share: Tensor, drawings: Tensor) -> dict[str, Tensor]:
         """How many examples of each class belong to each task.
 
-        Triantafillou et al. 2020 ("Meta-Dataset"), section 3 and the appendix on sampling, with the
-        maximum of ``shots`` in place of 100 and its minimum in place of 1.
+        Classes that differ in their shots follow Triantafillou et al. 2020 ("Meta-Dataset", section
+        3 and the appendix on sampling), with the maximum of ``shots`` in place of 100, its minimum
+        in place of 1, and no limit of the whole support set.
 
         Args:
             state: ``[T]``, hashes of the episodes.

@@ -181,7 +181,7 @@ def draw_grid(
     columns: Sequence[str],
     *,
     form: str = ".1f",
-    differences: bool = False,
+    differences: float | None = None,
 ) -> None:
     """A heat map with the value in each cell.
 
@@ -191,14 +191,15 @@ def draw_grid(
         rows: their names.
         columns: theirs.
         form: how values are written, see `format`.
-        differences: colour values by their sign, too.
+        differences: the size at which differences have their full colour, by sign; `None` if the
+            values are no differences.
     """
     flat = [value for row in values for value in row]
-    if differences:
-        colours, middle, most = "RdBu", 0.0, max(map(abs, flat))
+    if differences is None:
+        colours, middle, far = "Blues", max(flat), max(flat) - min(flat)
     else:
-        colours, middle, most = "Blues", max(flat), max(flat) - min(flat)
-    far = (most or 1.0) * (2 if differences else 1)
+        colours, middle, far = "RdBu", 0.0, 2 * differences
+    far = far or 1.0
     # Half of the colours at most, so that black can be read on all of them.
     axes.imshow(values, cmap=colours, aspect="auto", vmin=middle - far, vmax=middle + far)
     for y, row in enumerate(values):
