@@ -93,6 +93,14 @@ def findings(found: Found) -> list[str]:
         "- Tested without any, those that were trained with unlabelled drawings differ from the "
         f"learner that was not by: {', '.join(without)} points."
     )
+    plain, masks = "soft k-means", "soft k-means, masks"
+    if {plain, masks} <= LEARNERS.keys():
+        points = found[masks, most, DISTRACTORS[-1]] - found[plain, most, DISTRACTORS[-1]]
+        ahead = "clearly differ" if clear(points) else "do not clearly differ"
+        lines.append(
+            f"- In the paper, masks are best with other classes. Here they {ahead} from plain "
+            f"{plain} there: {percent(points, '+')} points."
+        )
     return lines
 
 

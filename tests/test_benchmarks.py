@@ -223,6 +223,9 @@ def test_varying_ways_and_shots_in_small(monkeypatch, synthetic_folder, tmp_path
     for settings, _ in ways.LEARNERS.values():
         for sizes in ways.EPISODES.values():
             metadraw.compose(*settings, *sizes, *ways.TRAINED)
+    monkeypatch.setattr(ways, "GRID", [(5, 1), (10, 5)])
+    monkeypatch.setattr(ways, "SHOTS", (1,))
+    monkeypatch.setattr(ways, "WAYS", (5, 10))
     monkeypatch.setattr(ways, "LEARNERS", {"prototypical network": (["algorithm=protonet"], 1)})
     small = [*SMALL, "data.source=path", f"data.path={synthetic_folder}"]
     found = ways.measure(small)
