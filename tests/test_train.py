@@ -10,6 +10,7 @@ from conftest import ALGORITHMS
 
 import metadraw
 from metadraw import InputError
+from metadraw.results.compare import read
 from metadraw.training.evaluate import evaluate
 from metadraw.training.learner import MetaLearner
 from metadraw.training.train import train
@@ -230,6 +231,8 @@ def test_two_processes_end_where_one_does(tiny, other_folder):
             assert two[split][name] == pytest.approx(one[split][name], rel=1e-5)
     assert (folder / "curves.png").exists()
     assert len(rows(folder)) == 2
+    numbers, theirs = (read(each).values for each in (alone, folder))
+    assert theirs == pytest.approx(numbers, rel=1e-5)  # of each task
 
 
 def test_queries_follow_shots_in_a_loaded_checkpoint_too(tiny):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from metadraw.errors import InputError
 from metadraw.results import record
 from metadraw.training.factory import read_checkpoint, restore
 from metadraw.training.options import check_trainer
-from metadraw.training.train import evaluation, make_trainer, show_episode, write_tasks
+from metadraw.training.train import make_trainer, show_episode, tested
 
 log = logging.getLogger(__name__)
 say = rank_zero_only(log.info)  # once, not by every process
@@ -63,10 +62,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     folder = Path(cfg.paths.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     trainer = make_trainer(cfg, learner)
-    began = time.perf_counter()
-    trainer.test(learner, datamodule=data, verbose=False)
-    test = evaluation(trainer, learner, cfg.split, time.perf_counter() - began)
-    test |= write_tasks(data, learner, cfg.split, folder)
+    test = tested(trainer, learner, data, folder)
     show_episode(data, learner, folder / "episode.png")
     results = record.write(
         folder / "results.json",

@@ -119,9 +119,7 @@ class MetaLearner(L.LightningModule):
         self.gradient_clip_norm = gradient_clip_norm
         self.cuda_graph = CudaGraph(self._meta_gradients) if cuda_graph else None
         self._evaluation = Evaluation(algorithm.objective)
-        #: The latest evaluation, float64 ``[tasks, 1 + metrics]``: the episode's number and its
-        #: metrics in the order of `Objective.names`, sorted by number.
-        self.evaluated = torch.empty(0, 1)
+        self._rows = torch.empty(0, 1)
         #: The number of outer steps before the latest meta-validation; -1 without one.
         self.validated_at = -1
 
@@ -129,6 +127,23 @@ class MetaLearner(L.LightningModule):
     def objective(self) -> Objective:
         """The algorithm's objective."""
         return self.algorithm.objective
+
+    @property
+    def evaluated(self) -> Tensor:
+        """The latest evaluation, float64 ``[tasks, 1 + metrics]``.
+
+        The episode's number and its metrics in the order of `Objective.names`, sorted by number.
+        """
+        return self._rows[~self._rows[:, 0].isnan()]
+
+    def make_room(self, tasks: int) -> None:
+        """Make room for an evaluation of at most this many tasks.
+
+        In shared memory: a strategy may evaluate in processes that it starts, of which nothing else
+        comes back than the means.
+        """
+        rows = torch.full((tasks, 1 + len(self.objective.names())), torch.nan, dtype=torch.float64)
+        self._rows = rows.share_memory_()
 
     # ---- what notebooks, tests and users call ------------------------------------------------
 
@@ -335,7 +350,10 @@ class MetaLearner(L.LightningModule):
         self._evaluation.add(batch.number, values)
 
     def _log_evaluation(self, split: str) -> None:
-        self.evaluated, logged = self._evaluation.finish(self.trainer.world_size)
+        rows, logged = self._evaluation.finish(self.trainer.world_size)
+        if len(rows) > len(self._rows):
+            self.make_room(len(rows))
+        self._rows.fill_(torch.nan)[: len(rows)] = rows
         # All ranks log the same numbers; sync_dist only avoids Lightning's warning.
         self.log_dict({f"{split}/{name}": value for name, value in logged.items()}, sync_dist=True)
         if split == "val":

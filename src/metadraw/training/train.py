@@ -123,10 +123,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         if f"val/{metric.name}" not in logged:  # saved without validation
             trainer.validate(learner, datamodule=data, verbose=False)
             logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        began_test = time.perf_counter()
-        trainer.test(learner, datamodule=data, verbose=False)
-        test = evaluation(trainer, learner, "test", time.perf_counter() - began_test)
-        test |= write_tasks(data, learner, "test", folder)
+        test = tested(trainer, learner, data, folder)
         show_episode(data, learner, folder / "episode.png")
         epochs = trainer.current_epoch
         results = record.write(
@@ -249,10 +246,22 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     write_whole(folder / "config.yaml", f"{head}defaults:\n- hydra: default\n- _self_\n{text}")
 
 
-def evaluation(
-    trainer: L.Trainer, learner: MetaLearner, split: str, seconds: float
+def tested(
+    trainer: L.Trainer, learner: MetaLearner, data: TaskDataModule, folder: Path
 ) -> dict[str, Any]:
-    """The results of the latest ``trainer.test``: means over tasks, interval, conditions."""
+    """Test on `TaskDataModule.test_split`, and write ``tasks.csv``.
+
+    Returns:
+        The results: means over tasks, interval, conditions and, if there are any, those by group.
+    """
+    split = data.test_split
+    learner.make_room(data.batches["test"] * data.tasks_of(split))
+    began = time.perf_counter()
+    trainer.test(learner, datamodule=data, verbose=False)
+    seconds = time.perf_counter() - began
+    rows, objective = learner.evaluated, learner.objective
+    groups = data.groups(split, rows[:, 0].long())
+    record.write_tasks(folder / "tasks.csv", objective.names(), rows, groups)
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     means = record.of_split(logged, "test")
     return {
@@ -262,19 +271,8 @@ def evaluation(
         "query_statistics": learner.query_statistics,
         "seconds": round(seconds, 3),
         "tasks_per_second": round(means["tasks"] / seconds, 1),
+        **({"groups": record.by_group(objective, rows, groups)} if groups else {}),
     }
-
-
-def write_tasks(
-    data: TaskDataModule, learner: MetaLearner, split: str, folder: Path
-) -> dict[str, Any]:
-    """Write ``tasks.csv`` of the latest evaluation; returns its results by group, if any."""
-    numbers, names = learner.evaluated[:, 0].long(), learner.objective.names()
-    groups = data.groups(split, numbers)
-    record.write_tasks(folder / "tasks.csv", names, learner.evaluated, groups)
-    return (
-        {"groups": record.by_group(learner.objective, learner.evaluated, groups)} if groups else {}
-    )
 
 
 @rank_zero_only
