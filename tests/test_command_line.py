@@ -62,6 +62,7 @@ WRONG = {
     "too many ways": (["data.ways=80"], "data.ways=80", "69"),
     "inner steps": (["algorithm.inner_steps=0"], "algorithm.inner_steps=0"),
     "inner learning rate": (["algorithm.inner_lr=-1"], "algorithm.inner_lr=-1"),
+    "given twice": (["algorithm=baseline_pp", "+algorithm.frozen=true"], "frozen: this choice"),
     "not a number": (["data.shots=five"], "data.shots=five"),
     "no checkpoint": (["ckpt_path=/no/such.ckpt"], "/no/such.ckpt"),
     "clipping": (["+trainer.gradient_clip_val=1"], "learner.gradient_clip_norm"),

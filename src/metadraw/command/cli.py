@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ _UNUSABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.ENAMETOOLONG, errno.ELOOP),
 )
+#: A class gives its base class an argument that the config also has.
+_TWICE = re.compile(r"__init__\(\) got multiple values for keyword argument '(\w+)'")
 _SHOW_ALL = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -99,6 +102,8 @@ def explain(error: BaseException) -> str | None:
                 f"{cause.filename}: cannot be used ({cause.strerror}): choose another path "
                 "(folders come from hydra.run.dir, hydra.sweep.dir, METADRAW_LOGS, METADRAW_CACHE)"
             )
+        if isinstance(cause, TypeError) and (twice := _TWICE.search(str(cause))):
+            return f"{twice[1]}: this choice has a value of its own for it: leave it out"
         if isinstance(cause, MissingMandatoryValue):
             return f"{cause.full_key} is missing: {cause.full_key}=... is needed"
         if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and cause.full_key:
