@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-oldest docs clean
+.PHONY: train test test-slow test-oldest docs clean
 
 # A real meta-training on real drawings, about 5 minutes on 2 CPU cores.
 train: .venv/installed
@@ -14,6 +14,10 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses=logical --dist=worksteal
+
+# What takes minutes: every algorithm in every test, and the studies of benchmarks/ in small.
+test-slow: .venv/installed
+	$(BIN)/pytest --numprocesses=logical --dist=worksteal -m slow
 
 # The tests, on the oldest versions that pyproject.toml allows: several GB, once.
 test-oldest:

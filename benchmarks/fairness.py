@@ -135,7 +135,7 @@ def positive_outcomes(overrides: Sequence[str]) -> float:
 
 def write(command: str, minutes: float, positive: float) -> None:
     """Tables, findings, figure and CSV."""
-    tasks = len(Run("demographic_parity", 0.0).tested(1)["acc"])
+    tasks = len(Run("demographic_parity", 0.0).tested(SHOTS[0])["acc"])
     text = [
         "# Accuracy against fairness",
         "",

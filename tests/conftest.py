@@ -24,12 +24,34 @@ from metadraw.training.train import train
 ROOT = CONFIGS.parent
 os.environ.pop("HYDRA_FULL_ERROR", None)  # else tracebacks replace one-line errors
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
+#: One of each kind of start, inner loop, outer loss and outer step.
+KINDS = (
+    *("alpha_maml", "cnp", "finetune", "imaml", "maml", "maml_pp", "protonet", "reptile"),
+    *("self_training", "simple_shot"),
+)
 #: Those that can be tested with another number of ways than they were trained with.
 ANY_WAYS = [
     *("baseline_pp", "cnp", "finetune", "in_context", "logistic_regression", "matching_net"),
     *("meta_baseline", "proto_maml", "protonet", "r2d2", "self_training", "simple_shot"),
     *("soft_kmeans_protonet", "unicorn_maml"),
 ]
+
+
+def each_algorithm(*but):
+    """All algorithms except these, for a test that takes seconds; those outside `KINDS` are slow."""
+    return [
+        pytest.param(name, marks=() if name in KINDS else pytest.mark.slow)
+        for name in ALGORITHMS
+        if name not in but
+    ]
+
+
+def every_third(cases):
+    """These cases for a test that takes seconds; two of three are slow."""
+    return [
+        pytest.param(*case, marks=pytest.mark.slow if place % 3 else ())
+        for place, case in enumerate(cases)
+    ]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -105,6 +105,7 @@ SHORT = ["data.train_batches=2", "trainer.max_epochs=1", "data.val_batches=1"]
 SHORT += ["data.test_batches=1", "callbacks.progress_bar.refresh_rate=0"]
 
 
+@pytest.mark.slow
 def test_sinusoids_in_small(study_in, tmp_path):
     study = study_in("sinusoids", TASKS=20, SHOTS=(5, 10), RATES=(0.01, 0.5))
     errors, rates = study.study(SHORT)
@@ -124,6 +125,7 @@ def test_sinusoids_in_small(study_in, tmp_path):
     assert (tmp_path / "results" / "sinusoids.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_navigation_in_small(study_in, tmp_path):
     study = study_in("navigation", TASKS=8, ROLLOUTS=5, RATES=(0.1,))
     short = [*SHORT, "data.horizon=5", "data.shots=5", "data.tasks_per_batch=4"]
@@ -138,6 +140,7 @@ def test_navigation_in_small(study_in, tmp_path):
     assert (tmp_path / "results" / "navigation.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_completion_in_small(study_in, synthetic_folder, tmp_path):
     study = study_in("completion", TASKS=5, PICTURES=2, SHOTS=(20, 784))
     own = {"source": "path", "path": synthetic_folder, "samples_per_class": 20}
@@ -151,6 +154,7 @@ def test_completion_in_small(study_in, synthetic_folder, tmp_path):
     assert (tmp_path / "results" / "completion.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_black_box_learners_in_small(monkeypatch, tmp_path):
     """Its plan composes; finished runs make table, findings, CSV and figure; others are named."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
@@ -186,6 +190,7 @@ def test_black_box_learners_in_small(monkeypatch, tmp_path):
 SMALL = ["model.hidden_channels=4", "data.samples_per_class=20", "data.tasks_per_batch=3"]
 
 
+@pytest.mark.slow
 def test_unlabelled_examples_in_small(monkeypatch, synthetic_folder, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import unlabelled
@@ -213,6 +218,7 @@ def test_unlabelled_examples_in_small(monkeypatch, synthetic_folder, tmp_path):
     assert (tmp_path / "results" / "unlabelled.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_varying_ways_and_shots_in_small(monkeypatch, synthetic_folder, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import ways
@@ -239,6 +245,7 @@ def test_varying_ways_and_shots_in_small(monkeypatch, synthetic_folder, tmp_path
     assert (tmp_path / "results" / "ways.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_characters_and_doodles_in_small(monkeypatch, archives, synthetic_folder, tmp_path):  # noqa: F811
     """Its plan composes; a run on each data set and five tests make its tables."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
@@ -286,6 +293,7 @@ def test_characters_and_doodles_in_small(monkeypatch, archives, synthetic_folder
     assert (tmp_path / "results" / "omniglot.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_doodles_and_icons_in_small(monkeypatch, tmp_path):
     """All of its runs compose; one, on synthetic domains, makes its table and figure."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ALGORITHMS, ANY_WAYS, run
+from conftest import ALGORITHMS, ANY_WAYS, each_algorithm, run
 from hydra.utils import get_class, instantiate
 from PIL import Image, ImageDraw, ImageOps
 
@@ -18,7 +18,7 @@ from metadraw.training.evaluate import evaluate
 from metadraw.use.adapt import adapt, confusion
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", each_algorithm())
 def test_every_algorithm_says_what_evaluation_says(algorithm, checkpoint_of, tmp_path):
     path = checkpoint_of(algorithm)
     data, learner = metadraw.load(path, "learner.query_statistics=support")

@@ -205,7 +205,7 @@ def test_help_teaches():
     assert done.returncode == 0
     for part in (
         "python train.py algorithm=fomaml data.shots=5",
-        "algorithm: alpha_maml, anil, baseline_pp, boil, finetune, fomaml",
+        "algorithm: alpha_maml, anil, baseline_pp, boil, cavia, cnp, finetune",
         "inner_lr",
     ):
         assert part in done.stdout
@@ -322,11 +322,12 @@ def choices():
     for path in sorted(CONFIGS.glob("*/*.yaml")):
         group = path.parent.name
         # Of data, the others are no data sets, or need a folder (test_image_folder.py has it) or
-        # no folder (test_sinusoids.py, test_navigation.py, test_completion.py).
+        # no folder (test_sinusoids.py, test_navigation.py, test_completion.py, test_fairness.py).
         others = group == "data" and path.stem != "quickdraw"
         # These have tests of their own.
         others |= path.stem in ("squared_error", "sinusoids", "timm")
         others |= path.stem in ("policy_gradient", "navigation", "completion", "fourier")
+        others |= path.stem in ("fair_classification", "fair")
         others |= path.stem in ("pretrain", "best", "best_conv4")
         if group not in ("hydra", "paths", "sweep") and not others:
             yield f"{'' if group != 'experiment' else '+'}{group}={path.stem}".lstrip("+")

@@ -63,6 +63,7 @@ def test_one_line(options, says):
         ConvNet(**{"parameters": 9000} | options)
 
 
+@pytest.mark.slow
 def test_the_search_in_small(monkeypatch, synthetic_folder, tmp_path):
     """Each rung trains the better half on, and the best one's results are written."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import ALGORITHMS, tasks_of
+from conftest import each_algorithm, tasks_of
 
 import metadraw
 from metadraw.training.factory import build_learner
@@ -16,7 +16,7 @@ def episodes():
 
 
 CASES = [
-    *((algorithm, []) for algorithm in ALGORITHMS),
+    *(pytest.param(*case.values, [], marks=case.marks) for case in each_algorithm()),
     ("maml", ["learner.query_statistics=support"]),
     ("maml", ["learner.recompute_steps=true"]),
     ("maml", ["model.fused=false"]),

@@ -37,6 +37,7 @@ def test_joblib_divides_the_cores(sweep, alone):
     assert threads == {max(1, (os.cpu_count() or 1) // 2)}
 
 
+@pytest.mark.slow
 def test_submitit_leaves_the_same(sweep, alone):
     """With its local executor, which is like Slurm's."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")

@@ -5,7 +5,7 @@ import signal
 import lightning as L
 import pytest
 import torch
-from conftest import ALGORITHMS
+from conftest import each_algorithm
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
@@ -218,7 +218,7 @@ def test_a_task_that_is_not_finite_stops_before_the_next_checkpoint(tiny_learner
     assert not (tmp_path / "kept").exists()
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", each_algorithm())
 def test_classes_of_identical_and_of_empty_drawings(algorithm, tiny_for):
     """No differences to learn from, and no variance for batch norm: still finite."""
     data, learner = metadraw.build(metadraw.compose(*tiny_for(algorithm)))
@@ -232,7 +232,7 @@ def test_classes_of_identical_and_of_empty_drawings(algorithm, tiny_for):
     assert learner.evaluate(batch).after.isfinite().all()
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", each_algorithm())
 def test_sixty_ways(algorithm, tiny_for):
     """60 of the 69 classes of meta-test, one shot each."""
     overrides = [*tiny_for(algorithm), "data.ways=60", "data.tasks_per_batch=2"]

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ALGORITHMS
+from conftest import each_algorithm
 from test_meta_gradients import REFERENCES, STEPS, reference_mean, relative_error
 from torch import nn
 
@@ -155,7 +155,7 @@ def train_steps(make_sampler):
     return take
 
 
-@pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if a not in ("scratch", "maml_pp")])
+@pytest.mark.parametrize("algorithm", each_algorithm("scratch", "maml_pp"))
 @pytest.mark.parametrize("outer", [("adam", {"weight_decay": 0.1}), ("sgd", {"weight_decay": 0.1})])
 def test_what_is_frozen_stays_bit_identical(algorithm, outer, train_steps, make_sampler):
     class Frozen(FrozenBatchNorm):

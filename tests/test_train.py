@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ALGORITHMS
+from conftest import each_algorithm
 
 import metadraw
 from metadraw import InputError
@@ -98,7 +98,7 @@ def test_same_config_same_numbers_and_another_seed_others(tiny, other_folder):
     assert figures(one) != figures(other)
 
 
-@pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if a != "scratch"])
+@pytest.mark.parametrize("algorithm", each_algorithm("scratch"))
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny_for, other_folder, algorithm, monkeypatch):
     small = ["data.train_batches=2", "data.val_batches=1", "data.test_batches=1"]
     tiny = [*tiny_for(algorithm), *small, "scheduler=cosine", "trainer.max_epochs=3"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from conftest import every_third
 from lightning.pytorch import callbacks as shipped
 from omegaconf import OmegaConf
 
@@ -162,7 +163,7 @@ def deterministic_again():
 
 
 @pytest.mark.usefixtures("deterministic_again")
-@pytest.mark.parametrize(("name", "value", "works"), list(cases(L.Trainer, TRAINER)))
+@pytest.mark.parametrize(("name", "value", "works"), every_third(cases(L.Trainer, TRAINER)))
 def test_trainer(attempt, name, value, works):
     more = {"algorithm": "maml"} if name == "precision" else {}
     splits = ("val", "test") if name in ("precision", "limit_test_batches") else ("val",)
@@ -231,7 +232,9 @@ BEST = {
 BEST_HARMLESS = {"verbose": True, "auto_insert_metric_name": False, "enable_version_counter": True}
 
 
-@pytest.mark.parametrize(("name", "value", "works"), list(cases(shipped.ModelCheckpoint, BEST)))
+@pytest.mark.parametrize(
+    ("name", "value", "works"), every_third(cases(shipped.ModelCheckpoint, BEST))
+)
 def test_best_checkpoint(attempt, tmp_path, name, value, works):
     """Including meta-validation in the middle of an epoch, which is harder."""
     value = value.format(folder=tmp_path) if isinstance(value, str) else value
@@ -276,7 +279,9 @@ LAST = {
 }
 
 
-@pytest.mark.parametrize(("name", "value", "works"), list(cases(shipped.ModelCheckpoint, LAST)))
+@pytest.mark.parametrize(
+    ("name", "value", "works"), every_third(cases(shipped.ModelCheckpoint, LAST))
+)
 def test_last_checkpoint(attempt, name, value, works):
     found, said = attempt(**{f"callbacks__last__{name}": value}, splits=())
     assert (found != REFUSED) == works, said
@@ -343,7 +348,7 @@ def callback_cases():
             yield pytest.param(name, options, works, id=f"{name}-{options}")
 
 
-@pytest.mark.parametrize(("name", "options", "works"), list(callback_cases()))
+@pytest.mark.parametrize(("name", "options", "works"), every_third(callback_cases()))
 def test_callback(attempt, name, options, works):
     node = {"_target_": f"lightning.pytorch.callbacks.{name}", **options}
     splits = ("val",) if options else ()

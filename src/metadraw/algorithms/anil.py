@@ -29,11 +29,13 @@ def head_path(algorithm: Algorithm, task: Episode, steps: int) -> list[State]:
         steps: inner steps.
     """
     assert algorithm.inner is not None
-    features = algorithm.embed(task.support)
+    support, features = task.support, algorithm.embed(task.support)
     head = {n: p for n, p in algorithm.start(task).items() if n.startswith("head.")}
 
     def loss(head: State) -> Tensor:
-        outputs = algorithm.objective.outputs(lambda _: linear(features, head), task.support)
-        return algorithm.objective.loss(outputs, task.support)
+        def predict(x: Tensor) -> Tensor:  # of other inputs than the examples', too, in rollouts
+            return linear(features if x is support.x else algorithm.features(x), head)
+
+        return algorithm.objective.loss(algorithm.objective.outputs(predict, support), support)
 
     return algorithm.inner.path(loss, head, steps)
