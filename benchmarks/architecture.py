@@ -42,7 +42,7 @@ SPACE = {
     "poolings": (2, 3, 4),
 }
 CANDIDATES, RUNGS = 24, 4  # rung r has CANDIDATES / 2**r candidates after 2**r epochs
-EPOCHS, SEEDS = 16, (0, 1)  # of the comparison from scratch
+EPOCHS, SEEDS = 8, (0, 1)  # of the comparison from scratch
 #: 5-way 1-shot, first order: cheap steps, and all parts of a network are adapted.
 TASKS = [
     *("algorithm=fomaml", "algorithm.inner_lr=0.1", "optimizer.lr=0.003", "data.queries=5"),

@@ -38,7 +38,7 @@ ANY_WAYS = [
 
 
 def each_algorithm(*but):
-    """All algorithms except these, for a test that takes seconds; those outside `KINDS` are slow."""
+    """All algorithms but these, for a test that takes seconds; those outside `KINDS` are slow."""
     return [
         pytest.param(name, marks=() if name in KINDS else pytest.mark.slow)
         for name in ALGORITHMS
