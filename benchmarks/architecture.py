@@ -41,8 +41,8 @@ SPACE = {
     "skip": (False, True),
     "poolings": (2, 3, 4),
 }
-CANDIDATES, RUNGS = 24, 4  # rung r has CANDIDATES / 2**r candidates after 2**r epochs
-EPOCHS, SEEDS = 8, (0, 1)  # of the comparison from scratch
+CANDIDATES, RUNGS = 24, 3  # rung r has CANDIDATES / 2**r candidates after 2**r epochs
+EPOCHS, SEEDS = 4, (0, 1)  # of the comparison from scratch
 #: 5-way 1-shot, first order: cheap steps, and all parts of a network are adapted.
 TASKS = [
     *("algorithm=fomaml", "algorithm.inner_lr=0.1", "optimizer.lr=0.003", "data.queries=5"),
