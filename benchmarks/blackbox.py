@@ -66,7 +66,7 @@ LEARNERS: dict[str, tuple[list[str], list[str] | None]] = {
     "cnp": ([], []),
     "mann": ([], []),
     "imaml": ([], ["algorithm.inner_lr=0.01"]),
-    "cavia": ([], ["algorithm.context=5"]),
+    "cavia": ([], ["algorithm.context=5", "algorithm.inner_lr=0.1"]),
     "meta_curvature": ([INNER], []),
 }
 #: The two tables and figures.
