@@ -173,7 +173,8 @@ class Across:
 
     Args:
         support: draws the episodes whose support sets are used.
-        query: draws the episodes of the same classes whose query sets are used.
+        query: draws the episodes of the same classes whose query sets are used, and all but their
+            support sets.
     """
 
     def __init__(self, support: Sampler, query: Sampler) -> None:
@@ -202,8 +203,7 @@ class Mixed:
         of_domains = [sampler(number) for sampler in self.samplers]
         state = fold(fold(self._state.to(number.device), number), PART)
 
-        def mixed(name: str, kind: int) -> Examples:
-            sets: list[Examples] = [getattr(episode, name) for episode in of_domains]
+        def mixed(sets: list[Examples], kind: int) -> Examples:
             picture = torch.arange(sets[0].y.shape[1], device=number.device)
             random = uniform(fold(fold(state, torch.tensor(kind))[:, None], picture))
             domain = (random * len(sets)).long()  # [T, B]
@@ -218,7 +218,12 @@ class Mixed:
 
             return tree_map(pick, *sets)
 
-        return of_domains[0]._replace(support=mixed("support", 0), query=mixed("query", 1))
+        first = of_domains[0]
+        return first._replace(
+            support=mixed([episode.support for episode in of_domains], 0),
+            query=mixed([episode.query for episode in of_domains], 1),
+            sets={n: mixed([episode.sets[n] for episode in of_domains], 2) for n in first.sets},
+        )
 
 
 class DomainFolder(Domains):
