@@ -49,7 +49,7 @@ def each_algorithm(*but):
 def every_third(cases):
     """These cases for a test that takes seconds; two of three are slow."""
     return [
-        pytest.param(*case, marks=pytest.mark.slow if place % 3 else ())
+        pytest.param(*case.values, marks=pytest.mark.slow if place % 3 else (), id=case.id)
         for place, case in enumerate(cases)
     ]
 

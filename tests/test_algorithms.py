@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ALGORITHMS, ANY_WAYS, sampler_of
+from conftest import ALGORITHMS, ANY_WAYS, each_algorithm, sampler_of
 
 import metadraw
 from metadraw import InputError
@@ -36,7 +36,7 @@ def blocks(classes, seed):
     return sampler_of(torch.from_numpy(images), queries=2, seed=seed)
 
 
-@pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if a != "scratch"])
+@pytest.mark.parametrize("algorithm", each_algorithm("scratch"))
 def test_it_learns(build, algorithm):
     """The loss on tasks of unseen classes falls within 30 outer steps; MANN takes longer."""
     rate, steps = {"cnp": (0.003, 30), "mann": (0.005, 80)}.get(algorithm, (0.01, 30))
