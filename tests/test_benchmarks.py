@@ -48,6 +48,7 @@ def test_the_plain_loop_that_is_measured_computes_the_same(monkeypatch, make_sam
         torch.testing.assert_close(torch.stack(mean).mean(0), gradient, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_frontier_in_small(monkeypatch, synthetic_folder, tmp_path):
     """Its plan composes; two runs, the second on the network of the first, make its tables."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

@@ -26,6 +26,7 @@ def alone(tiny, tmp_path):
     return found
 
 
+@pytest.mark.slow
 def test_joblib_divides_the_cores(sweep, alone):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     typed, folder = sweep("data.shots=1,2", "sweep=joblib")
