@@ -69,7 +69,7 @@ def test_scratch_is_never_meta_trained(tiny_for, tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", ANY_WAYS)
-@pytest.mark.parametrize("ways", [3, 8])
+@pytest.mark.parametrize("ways", [pytest.param(3, marks=pytest.mark.slow), 8])
 def test_any_number_of_ways(build, algorithm, ways):
     _, trained = build(algorithm)
     data, learner = build(algorithm, f"data.ways={ways}")

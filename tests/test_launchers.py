@@ -65,6 +65,7 @@ def test_ray(sweep, alone):
     assert losses(folder) == alone
 
 
+@pytest.mark.slow
 def test_optuna_goes_on_with_its_study(sweep):
     optuna = pytest.importorskip("optuna")
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")

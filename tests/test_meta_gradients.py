@@ -604,7 +604,7 @@ def test_equals_per_task_autograd(name, fused, steps, shots, make_sampler):
         torch.testing.assert_close(values["loss"], losses, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", REFERENCES)
 def test_tasks_one_after_the_other_give_the_same(name, recompute, make_sampler):
     _, config, overrides, epoch = REFERENCES[name]
@@ -620,7 +620,7 @@ def test_tasks_one_after_the_other_give_the_same(name, recompute, make_sampler):
     assert not any(value.requires_grad for part in looped[0] for value in part.values())
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("fused", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", REFERENCES)
 def test_recomputed_steps_change_nothing(name, fused, make_sampler):
     _, config, overrides, epoch = REFERENCES[name]

@@ -214,6 +214,7 @@ def check(module, *arguments, cwd, **environment):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_pasted_examples_pass_lint_format_and_types(pasted):
     folder, new = pasted
     reference = folder / "tests" / "test_meta_gradients.py"

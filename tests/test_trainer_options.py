@@ -472,7 +472,7 @@ def rates(tiny_for, scheduler, *overrides):
 NOT_TYPED = ["LRScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler"]
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", every_third(map(pytest.param, SCHEDULERS)))
 def test_schedule(tiny_for, name):
     options, expected = SCHEDULES.get(name, ({}, None))
     node = {"_target_": f"torch.optim.lr_scheduler.{name}", **options}
