@@ -10,7 +10,7 @@ from test_meta_gradients import LR, descend, functional_call, relative_error
 
 import metadraw
 from metadraw.command.cli import one_line_errors
-from metadraw.data.episode import Examples
+from metadraw.data.episode import Episode, Examples
 from metadraw.data.navigation import Plane
 from metadraw.objectives.policy_gradient import PolicyGradient
 from metadraw.results.compare import compare
@@ -104,6 +104,22 @@ def test_the_gradient_is_that_of_the_expected_return():
     # Normalised advantages divide it by the standard deviation of the rewards.
     reward = found[:, 0, 1]
     assert slope.norm() == pytest.approx((expected.norm() / reward.std()).item(), rel=0.03)
+
+
+def test_far_from_the_goal_single_precision_is_enough():
+    """A first policy may run straight away: squares of places and powers of time differ by much."""
+    objective = PolicyGradient(
+        size=2, environment=Plane(speed=0.1, reach=0.01), std=0.1, discount=0.99
+    )
+    noise = torch.randn(20, 100, 2, generator=torch.Generator().manual_seed(0))
+    examples = Examples(torch.zeros(20, 2), torch.full((20, 2), 0.4), {"noise": noise})
+    losses = []
+    for dtype in (torch.float32, torch.float64):
+        own = Episode(examples, examples, torch.tensor(0)).to(dtype).support
+        found = objective.outputs(lambda x: torch.tensor([-9.0, 9.0], dtype=x.dtype) + 0 * x, own)
+        assert found[..., 1].sum(dim=1).max() < -4000
+        losses.append(objective.loss(found, own).double())
+    torch.testing.assert_close(*losses, rtol=1e-2, atol=1e-3)
 
 
 def surrogate(algorithm, params, examples):

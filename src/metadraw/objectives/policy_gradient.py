@@ -151,7 +151,7 @@ class PolicyGradient(Objective):
             counts = counts * examples.weight[:, None]
         share = counts / counts.sum()
         with torch.no_grad():
-            advantage = self._advantage(outputs, share)
+            advantage = self._advantage(outputs, share.double()).to(outputs.dtype)
         return -(outputs[..., 0] * advantage * share).sum()
 
     def metrics(self, outputs: Tensor, examples: Examples) -> dict[str, Tensor]:
@@ -167,7 +167,8 @@ class PolicyGradient(Objective):
             outputs: as `outputs` returns them.
             share: ``[R, H]``, each step's share of the loss.
         """
-        reward, observed = outputs[..., 1], outputs[..., 3:]
+        # In double precision: far from the goal, squares and sums differ by many digits.
+        reward, observed = outputs[..., 1].double(), outputs[..., 3:].double()
         time = torch.arange(reward.shape[1], dtype=reward.dtype, device=reward.device)
         later = time - time[:, None]  # [H, H], of the columns' steps after the rows'
         # Sums instead of matrix products, which mixed precision would round.
