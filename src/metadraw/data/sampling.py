@@ -122,8 +122,10 @@ class EpisodeSampler:
         episode_state = fold(self._state, number)
         # Mixed once more, because the state of a class below comes from the same one.
         classes_state = mix(episode_state)
-        groups = torch.tensor(len(self.group_sizes), device=number.device)
-        group = draw(mix(classes_state), groups, 1)[:, 0]  # [T]
+        group = torch.zeros_like(number)  # [T]
+        if len(self.group_sizes) > 1:
+            among = torch.tensor(len(self.group_sizes), device=number.device)
+            group = draw(mix(classes_state), among, 1)[:, 0]
         places = draw(classes_state, self.group_sizes[group], ways + self.distractors)
         classes = self.classes[self.group_first[group][:, None] + places]  # [T, N+D]
         # One [T, N+D] state for each kind of choice within a class, from the class itself and not
