@@ -1,4 +1,4 @@
-"""Errors that are reported in one line, and the check of a number that they share."""
+"""Errors that are reported in one line, and the checks of a value that all of them share."""
 
 from __future__ import annotations
 
@@ -18,3 +18,36 @@ class DivergedError(RuntimeError):
 def is_number(value: object) -> bool:
     """Whether a config's value is a number, which ``true`` and ``half`` are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_whole(key: str, value: int, least: int = 1) -> int:
+    """Return a config's value, if it is a whole number that is not below the least.
+
+    Raises:
+        InputError: it is not.
+    """
+    if type(value) is not int or value < least:  # bool is an int, too
+        raise InputError(f"{key}={value}: must be a whole number of at least {least}")
+    return value
+
+
+def check_positive(key: str, value: float) -> float:
+    """Return a config's value, if it is a number above 0.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not is_number(value) or not value > 0:
+        raise InputError(f"{key}={value}: must be a number above 0")
+    return value
+
+
+def check_switch(key: str, value: bool) -> bool:
+    """Return a config's value, if it is true or false.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{key}={value}: must be true or false")
+    return value

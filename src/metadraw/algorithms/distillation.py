@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metadraw.data.episode import Examples
-from metadraw.errors import InputError, is_number
+from metadraw.errors import InputError, check_positive, is_number
 from metadraw.objectives.base import mean
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ class Teacher:
     def __post_init__(self) -> None:
         if not is_number(self.share) or not 0 <= self.share <= 1:
             raise InputError(f"teacher.share={self.share}: must be a number in 0..1")
-        if not is_number(self.temperature) or not self.temperature > 0:
-            raise InputError(f"teacher.temperature={self.temperature}: must be a number above 0")
+        check_positive("teacher.temperature", self.temperature)
 
     def loss(self, own: Tensor, logits: Tensor, examples: Examples) -> Tensor:
         """The student's own loss, with its share of the divergence from the teacher.

@@ -11,7 +11,7 @@ from torch import Tensor
 from metadraw.algorithms.gradient import grad
 from metadraw.algorithms.inner_optimizers import KEPT, GradientDescent, InnerOptimizer
 from metadraw.algorithms.recompute import Params, can_be_recomputed
-from metadraw.errors import InputError, is_number
+from metadraw.errors import check_positive, check_switch, check_whole
 
 _PLAIN = GradientDescent()
 
@@ -41,8 +41,7 @@ class InnerLoop:
         positive(inner_lr=self.inner_lr)
         whole(inner_steps=self.inner_steps)
         whole(eval_inner_steps=self.eval_inner_steps)
-        if not isinstance(self.first_order, bool):
-            raise InputError(f"algorithm.first_order={self.first_order}: must be true or false")
+        check_switch("algorithm.first_order", self.first_order)
 
     def path(
         self,
@@ -141,9 +140,7 @@ def positive(**setting: float) -> float:
         InputError: it is not above 0.
     """
     ((key, value),) = setting.items()
-    if not is_number(value) or not value > 0:
-        raise InputError(f"algorithm.{key}={value}: must be a number above 0")
-    return value
+    return check_positive(f"algorithm.{key}", value)
 
 
 def whole(**setting: int) -> int:
@@ -153,6 +150,4 @@ def whole(**setting: int) -> int:
         InputError: it is not.
     """
     ((key, value),) = setting.items()
-    if type(value) is not int or value < 1:  # bool is an int, too
-        raise InputError(f"algorithm.{key}={value}: must be a whole number of at least 1")
-    return value
+    return check_whole(f"algorithm.{key}", value)

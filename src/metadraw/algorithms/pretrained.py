@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from metadraw.algorithms.base import Algorithm, Outcome, State
 from metadraw.algorithms.distillation import Teacher
-from metadraw.algorithms.inner_loop import InnerLoop
+from metadraw.algorithms.inner_loop import InnerLoop, whole
 from metadraw.algorithms.recompute import Params
 from metadraw.data.episode import Episode, Examples, joined
-from metadraw.errors import InputError, is_number
+from metadraw.errors import InputError, check_switch, is_number
 from metadraw.models.batch_norm import batch_statistics
 from metadraw.objectives import Objective
 from metadraw.objectives.base import mean
@@ -63,15 +63,12 @@ class Pretrained(Algorithm):
         inner: InnerLoop | None = None,
     ) -> None:
         super().__init__(network, head, objective, inner)
-        if type(classes) is not int or classes < 1:
-            raise InputError(f"algorithm.classes={classes}: must be a whole number of at least 1")
+        whole(classes=classes)
         if not is_number(label_smoothing) or not 0 <= label_smoothing < 1:
             raise InputError(
                 f"algorithm.label_smoothing={label_smoothing}: must be at least 0, below 1"
             )
-        if not isinstance(mirror_images, bool):
-            raise InputError(f"algorithm.mirror_images={mirror_images}: must be true or false")
-        self.mirror_images = mirror_images
+        self.mirror_images = check_switch("algorithm.mirror_images", mirror_images)
         self.classifier = nn.Linear(head.in_features, classes)
         self.label_smoothing = label_smoothing
         if running_statistics:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from metadraw.algorithms.base import State
-from metadraw.algorithms.inner_loop import positive
+from metadraw.algorithms.inner_loop import positive, whole
 from metadraw.algorithms.unicorn_maml import UnicornMAML
 from metadraw.data.episode import Episode
-from metadraw.errors import InputError
 from metadraw.objectives import Objective
 from metadraw.objectives.base import mean
 
@@ -52,12 +51,7 @@ class SelfTraining(UnicornMAML):
         **inner: Any,
     ) -> None:
         super().__init__(network, head, objective, **inner)
-        if type(self_training_steps) is not int or self_training_steps < 1:
-            raise InputError(
-                f"algorithm.self_training_steps={self_training_steps}: must be a whole number of "
-                "at least 1"
-            )
-        self.self_training_steps = self_training_steps
+        self.self_training_steps = whole(self_training_steps=self_training_steps)
         weight = torch.tensor(float(positive(unlabelled_weight=unlabelled_weight)))
         self.log_weight = nn.Parameter(weight.log())
 

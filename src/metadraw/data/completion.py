@@ -12,8 +12,8 @@ from torch import Tensor
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.episode import Episode, Examples
 from metadraw.data.figures import draw_completion
-from metadraw.data.hashing import fold, start
-from metadraw.data.tasks import SPLITS, TaskDataModule, check_split
+from metadraw.data.hashing import fold
+from metadraw.data.tasks import TaskDataModule, TaskSampler
 from metadraw.errors import InputError
 
 
@@ -36,6 +36,8 @@ class Completion(TaskDataModule):
         InputError: another data set, or more shots or queries than pixels; see also
             `TaskDataModule`.
     """
+
+    ranges = False
 
     def __init__(self, *, drawings: EpisodeDataModule, **tasks: Any) -> None:
         super().__init__(**tasks)
@@ -71,7 +73,6 @@ class Completion(TaskDataModule):
 
     def episodes(self, split: str, device: torch.device | str = "cpu") -> CompletionSampler:
         """See `TaskDataModule.episodes`."""
-        check_split(split)
         return CompletionSampler(self, split, device)
 
     def example(self, tasks: int) -> Episode:
@@ -90,23 +91,13 @@ class Completion(TaskDataModule):
         draw_completion([(task, {"before adaptation": before, "adapted": after})], size, path, ink)
 
 
-class CompletionSampler:
-    """Task i of a split, as a pure function of (seed, split, i).
-
-    More shots or queries only add to a task.
-
-    Args:
-        data: provides the drawings, and the split's numbers of pixels.
-        split: one of `SPLITS`, part of the hash.
-        device: where tasks are made.
-    """
+class CompletionSampler(TaskSampler):
+    """Task i of a split; see `TaskSampler`."""
 
     def __init__(self, data: Completion, split: str, device: torch.device | str) -> None:
-        self.shots, self.queries = data.fixed_sizes(split)
+        super().__init__(data, split, device, data.pixels)  # not the drawings' own hash
         self.drawn = data.drawings.episodes(split, device)
         self.places = places(data.drawings.image_size).to(device)
-        # Not the hash from which the drawings are drawn.
-        self._state = start(data.seeds[split], SPLITS.index(split), data.pixels).to(device)
 
     def __call__(self, number: Tensor) -> Episode:
         """The tasks with these numbers.

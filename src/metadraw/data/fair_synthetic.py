@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +10,9 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from metadraw.data.episode import Episode
-from metadraw.data.hashing import fold, start, uniform
+from metadraw.data.hashing import fold, normal, uniform
 from metadraw.data.outcomes import OutcomeTasks, tasks_of
-from metadraw.data.tasks import SPLITS, check_split, interval
+from metadraw.data.tasks import TaskSampler, family, interval
 
 #: Mean and covariance of the two Gaussian distributions (Zafar et al. 2017).
 _GAUSSIANS = (
@@ -53,35 +51,17 @@ class FairSynthetic(OutcomeTasks):
     @property
     def provenance(self) -> Mapping[str, Any]:
         """The family of tasks, with a checksum of its ranges."""
-        shown = {"slope": list(self.slope), "angle": list(self.angle)}
-        digest = hashlib.sha256(repr(sorted(shown.items())).encode()).hexdigest()
-        return {"source": "two Gaussian distributions (synthetic)", **shown, "sha256": digest}
+        return family("two Gaussian distributions", slope=list(self.slope), angle=list(self.angle))
 
     def episodes(self, split: str, device: torch.device | str = "cpu") -> FairSyntheticSampler:
         """See `TaskDataModule.episodes`."""
-        check_split(split)
-        return FairSyntheticSampler(self, split, torch.device(device))
-
-    def example(self, tasks: int) -> Episode:
-        """Real tasks: nothing has to be loaded."""
-        return self.episodes("train")(torch.arange(tasks))
+        return FairSyntheticSampler(self, split, device)
 
 
-class FairSyntheticSampler:
-    """Task i of a split, as a pure function of (seed, split, i).
+class FairSyntheticSampler(TaskSampler):
+    """Task i of a split; see `TaskSampler`."""
 
-    More shots or queries only add to a task.
-
-    Args:
-        data: with the ranges.
-        split: one of `SPLITS`, part of the hash.
-        device: where tasks are made.
-    """
-
-    def __init__(self, data: FairSynthetic, split: str, device: torch.device) -> None:
-        self.data, self.device = data, device
-        self.shots, self.queries = data.fixed_sizes(split)
-        self._state = start(data.seeds[split], SPLITS.index(split)).to(device)
+    data: FairSynthetic
 
     def __call__(self, number: Tensor) -> Episode:
         """The tasks with these numbers.
@@ -124,12 +104,9 @@ class FairSyntheticSampler:
 
 def _points(random: Tensor) -> Tensor:
     """Points ``[..., 2]``, half of each distribution, of three uniform numbers ``[..., 3]``."""
-    which, radius, turn = random.unbind(dim=-1)
-    # Box and Muller 1958: two normal numbers of two uniform ones.
-    length, turn = (-2 * (1 - radius).log()).sqrt(), 2 * math.pi * turn
-    normal = torch.stack([length * turn.cos(), length * turn.sin()], dim=-1)
-    first, second = (each.loc + normal @ each.scale_tril.T for each in _distributions(normal))
-    return torch.where(which[..., None] < 0.5, first, second)
+    noise = normal(random[..., 1:])
+    first, second = (each.loc + noise @ each.scale_tril.T for each in _distributions(noise))
+    return torch.where(random[..., :1] < 0.5, first, second)
 
 
 def _distributions(like: Tensor) -> list[MultivariateNormal]:

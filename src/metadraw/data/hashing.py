@@ -7,6 +7,8 @@ is chosen.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -76,3 +78,10 @@ def draw(state: Tensor, among: Tensor, count: int) -> Tensor:
 def uniform(state: Tensor) -> Tensor:
     """Float64 numbers, uniform in [0, 1), from hashes of any shape."""
     return (state & _LARGEST).to(torch.float64) / 2.0**63
+
+
+def normal(random: Tensor) -> Tensor:
+    """Standard normal numbers ``[..., 2]`` of uniform ones ``[..., 2]`` (Box and Muller 1958)."""
+    radius, angle = random.unbind(dim=-1)
+    length, turn = (-2 * (1 - radius).log()).sqrt(), 2 * math.pi * angle
+    return torch.stack([length * turn.cos(), length * turn.sin()], dim=-1)

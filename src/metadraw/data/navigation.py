@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,9 @@ from torch import Tensor
 
 from metadraw.data.episode import Episode, Examples
 from metadraw.data.figures import draw_paths
-from metadraw.data.hashing import fold, start, uniform
-from metadraw.data.tasks import SPLITS, TaskDataModule, check_split, interval, switch, whole
-from metadraw.errors import InputError, is_number
+from metadraw.data.hashing import fold, normal, uniform
+from metadraw.data.tasks import TaskDataModule, TaskSampler, family, interval, switch, whole
+from metadraw.errors import check_positive
 
 
 class Plane:
@@ -33,10 +31,8 @@ class Plane:
     """
 
     def __init__(self, *, speed: float, reach: float) -> None:
-        for key, value in {"speed": speed, "reach": reach}.items():
-            if not is_number(value) or not value > 0:
-                raise InputError(f"objective.environment.{key}={value}: must be a number above 0")
-        self.speed, self.reach = speed, reach
+        self.speed = check_positive("objective.environment.speed", speed)
+        self.reach = check_positive("objective.environment.reach", reach)
 
     def step(
         self, observation: Tensor, action: Tensor, goal: Tensor
@@ -71,51 +67,33 @@ class Navigation(TaskDataModule):
         InputError: an invalid value; see also `TaskDataModule`.
     """
 
+    ranges = False
+
     def __init__(
         self, *, goal: Sequence[float], horizon: int, oracle: bool = False, **tasks: Any
     ) -> None:
         super().__init__(**tasks)
-        for split in ("test", "train"):
-            self.fixed_sizes(split)
         whole(1, horizon=horizon)
         self.goal, self.horizon, self.oracle = interval(goal=goal), horizon, switch(oracle=oracle)
 
     @property
     def provenance(self) -> Mapping[str, Any]:
         """The family of tasks, with a checksum of its settings."""
-        shown = {"goal": list(self.goal), "horizon": self.horizon, "oracle": self.oracle}
-        digest = hashlib.sha256(repr(sorted(shown.items())).encode()).hexdigest()
-        return {"source": "navigation (synthetic)", **shown, "sha256": digest}
+        return family("navigation", goal=list(self.goal), horizon=self.horizon, oracle=self.oracle)
 
     def episodes(self, split: str, device: torch.device | str = "cpu") -> NavigationSampler:
         """See `TaskDataModule.episodes`."""
-        check_split(split)
-        return NavigationSampler(self, split, torch.device(device))
-
-    def example(self, tasks: int) -> Episode:
-        """Real tasks: nothing has to be loaded."""
-        return self.episodes("train")(torch.arange(tasks))
+        return NavigationSampler(self, split, device)
 
     def picture(self, task: Episode, path: Path, before: Tensor, after: Tensor) -> None:
         """The query rollouts' paths before and after adaptation."""
         draw_paths({"before adaptation": before, "adapted": after}, task.about["goal"], path)
 
 
-class NavigationSampler:
-    """Task i of a split, as a pure function of (seed, split, i).
+class NavigationSampler(TaskSampler):
+    """Task i of a split; see `TaskSampler`. A longer horizon, too, only adds to it."""
 
-    More rollouts or a longer horizon only add to a task.
-
-    Args:
-        data: provides ranges, horizon, and the split's numbers of rollouts.
-        split: one of `SPLITS`, part of the hash.
-        device: where tasks are made.
-    """
-
-    def __init__(self, data: Navigation, split: str, device: torch.device) -> None:
-        self.data, self.device = data, device
-        self.shots, self.queries = data.fixed_sizes(split)
-        self._state = start(data.seeds[split], SPLITS.index(split)).to(device)
+    data: Navigation
 
     def __call__(self, number: Tensor) -> Episode:
         """The tasks with these numbers.
@@ -141,9 +119,7 @@ class NavigationSampler:
         goal = (least + (most - least) * draw(2, place=0)).float()
 
         def rollouts(place: int, count: int) -> Examples:
-            # Box and Muller 1958: two uniform numbers give one that is normal.
-            radius, angle = draw(count, data.horizon, 2, 2, place=place).unbind(-1)
-            noise = (-2 * (1 - radius).log()).sqrt() * (2 * math.pi * angle).cos()
+            noise = normal(draw(count, data.horizon, 2, 2, place=place))[..., 0]
             goals = goal[:, None].expand(-1, count, -1)
             origin = torch.zeros_like(goals)
             x = torch.cat([origin, goals], dim=-1) if data.oracle else origin

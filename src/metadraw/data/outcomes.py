@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,12 +25,8 @@ class OutcomeTasks(TaskDataModule):
         InputError: a range of shots or queries; see also `TaskDataModule`.
     """
 
+    ranges = False
     class_count = 2
-
-    def __init__(self, **tasks: Any) -> None:
-        super().__init__(**tasks)
-        for split in ("test", "train"):
-            self.fixed_sizes(split)
 
     def picture(self, task: Episode, path: Path, before: Tensor, after: Tensor) -> None:
         """The probability of the positive outcome, by group and outcome."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from metadraw.data.episode import Episode, Examples
 from metadraw.data.figures import draw_fit
-from metadraw.data.hashing import fold, start, uniform
-from metadraw.data.tasks import SPLITS, TaskDataModule, check_split, interval, switch
+from metadraw.data.hashing import fold, uniform
+from metadraw.data.tasks import TaskDataModule, TaskSampler, family, interval, switch
 
 
 class Sinusoids(TaskDataModule):
@@ -35,6 +34,8 @@ class Sinusoids(TaskDataModule):
         InputError: an invalid range; see also `TaskDataModule`.
     """
 
+    ranges = False
+
     def __init__(
         self,
         *,
@@ -45,8 +46,6 @@ class Sinusoids(TaskDataModule):
         **tasks: Any,
     ) -> None:
         super().__init__(**tasks)
-        for split in ("test", "train"):
-            self.fixed_sizes(split)
         self.oracle = switch(oracle=oracle)
         self.amplitude = interval(amplitude=amplitude)
         self.phase, self.x = interval(phase=phase), interval(x=x)
@@ -56,39 +55,22 @@ class Sinusoids(TaskDataModule):
         """The family of functions, with a checksum of its ranges."""
         ranges = {"amplitude": self.amplitude, "phase": self.phase, "x": self.x}
         shown = {name: list(ends) for name, ends in ranges.items()}
-        digest = hashlib.sha256(repr(sorted(shown.items())).encode()).hexdigest()
-        told = {"oracle": True} if self.oracle else {}
-        return {"source": "sinusoids (synthetic)", **shown, "sha256": digest, **told}
+        told = {"oracle": True} if self.oracle else {}  # of the same functions
+        return {**family("sinusoids", **shown), **told}
 
     def episodes(self, split: str, device: torch.device | str = "cpu") -> SinusoidSampler:
         """See `TaskDataModule.episodes`."""
-        check_split(split)
-        return SinusoidSampler(self, split, torch.device(device))
-
-    def example(self, tasks: int) -> Episode:
-        """Real tasks: nothing has to be loaded."""
-        return self.episodes("train")(torch.arange(tasks))
+        return SinusoidSampler(self, split, device)
 
     def picture(self, task: Episode, path: Path, before: Tensor, after: Tensor) -> None:
         """The curve, its support points, and the fit before and after adaptation."""
         draw_fit(task, before, after, path)
 
 
-class SinusoidSampler:
-    """Sinusoid i of a split, as a pure function of (seed, split, i).
+class SinusoidSampler(TaskSampler):
+    """Sinusoid i of a split; see `TaskSampler`."""
 
-    More shots or queries only add to a task.
-
-    Args:
-        data: provides ranges, and the split's shots and queries.
-        split: one of `SPLITS`, part of the hash.
-        device: where tasks are made.
-    """
-
-    def __init__(self, data: Sinusoids, split: str, device: torch.device) -> None:
-        self.data, self.device = data, device
-        self.shots, self.queries = data.fixed_sizes(split)
-        self._state = start(data.seeds[split], SPLITS.index(split)).to(device)
+    data: Sinusoids
 
     def __call__(self, number: Tensor) -> Episode:
         """The sinusoids with these numbers.

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from metadraw.data.episode import Episode
-from metadraw.data.hashing import draw, fold, mix, start, uniform
+from metadraw.data.hashing import draw, fold, mix, uniform
 from metadraw.data.outcomes import OutcomeTasks, tasks_of
 from metadraw.data.splits import split_classes
-from metadraw.data.tasks import SPLITS, check_split
+from metadraw.data.tasks import TaskSampler, check_split
 from metadraw.errors import InputError
 
 
@@ -183,31 +183,26 @@ class Table(OutcomeTasks):
                 f"{shots + queries} rows of a task, but there are {rows} of {names[smallest]}: ask "
                 "for fewer, or leave such tasks out of the file"
             )
-        return TableSampler(self, split, chosen, torch.device(device))
-
-    def example(self, tasks: int) -> Episode:
-        """Real tasks."""
-        return self.episodes("train")(torch.arange(tasks))
+        return TableSampler(self, split, device, chosen)
 
 
-class TableSampler:
-    """Task i of a split, as a pure function of (seed, split, i): one of the split's, any rows.
+class TableSampler(TaskSampler):
+    """Task i of a split, see `TaskSampler`: one of the split's, any rows of it.
 
     Args:
         data: which is set up.
-        split: one of `SPLITS`, part of the hash.
+        split: see `TaskSampler`.
+        device: likewise.
         chosen: ``[M]`` int64, the split's tasks.
-        device: where tasks are made.
     """
 
-    def __init__(self, data: Table, split: str, chosen: Tensor, device: torch.device) -> None:
-        self.shots, self.queries = data.fixed_sizes(split)
+    def __init__(self, data: Table, split: str, device: torch.device | str, chosen: Tensor) -> None:
+        super().__init__(data, split, device)
         self.chosen = chosen.to(device)
         self.x, self.y, self.protected, self.counts = (
             each.to(device) for each in (data.x, data.y, data.protected, data.counts)
         )
         self.first = self.counts.cumsum(dim=0) - self.counts
-        self._state = start(data.seeds[split], SPLITS.index(split)).to(device)
 
     def __call__(self, number: Tensor) -> Episode:
         """The tasks with these numbers.
@@ -219,7 +214,7 @@ class TableSampler:
             T tasks, float32 x ``[T, K, F]`` and ``[T, Q, F]``; ``about`` has ``task``, ``[T]``, the
             position of its value among all, sorted.
         """
-        number = number.to(self.chosen.device)
+        number = number.to(self.device)
         state = fold(self._state, number)
         task = self.chosen[(uniform(mix(state)) * len(self.chosen)).long()]
         rows = self.first[task, None] + draw(state, self.counts[task], self.shots + self.queries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from metadraw.data.episode import Episode
-from metadraw.errors import InputError, is_number
+from metadraw.data.hashing import start
+from metadraw.errors import InputError, check_switch, check_whole, is_number
 
 #: ``all``: everything, for data that nothing was trained on. It comes last, because a split's
 #: position is part of the hash.
@@ -82,7 +84,7 @@ class EpochOrder(SequentialSampler):
 
 
 class TaskDataModule(L.LightningDataModule, ABC):
-    """Batches of tasks; a kind of task implements `episodes` and `example`.
+    """Batches of tasks; a kind of task implements `episodes`, `provenance` and `picture`.
 
     Args:
         shots: K, support examples (per class, if there are classes); or its minimum and maximum,
@@ -105,6 +107,8 @@ class TaskDataModule(L.LightningDataModule, ABC):
         InputError: an impossible number.
     """
 
+    #: Whether shots and queries may be ranges; if not, see `fixed_sizes`.
+    ranges = True
     #: The split that ``trainer.test`` reads; eval.py sets it.
     test_split = "test"
     #: The monitored metric of random guessing, if known.
@@ -150,6 +154,8 @@ class TaskDataModule(L.LightningDataModule, ABC):
         self.train_tasks_per_batch = train_tasks_per_batch or tasks_per_batch
         self.batches = {"train": train_batches, "val": val_batches, "test": test_batches}
         self.seeds = {"train": seed, "val": eval_seed, "test": eval_seed, "all": eval_seed}
+        for split in () if self.ranges else ("test", "train"):
+            self.fixed_sizes(split)
 
     @property
     @abstractmethod
@@ -168,9 +174,9 @@ class TaskDataModule(L.LightningDataModule, ABC):
             InputError: an unknown split, or one without enough data for such tasks.
         """
 
-    @abstractmethod
     def example(self, tasks: int) -> Episode:
-        """Random tasks with this data set's shapes, without loading anything."""
+        """Tasks with this data set's shapes, before it is set up; real ones by default."""
+        return self.episodes("train")(torch.arange(tasks))
 
     @abstractmethod
     def picture(self, task: Episode, path: Path, before: Tensor, after: Tensor) -> None:
@@ -265,6 +271,40 @@ class TaskDataModule(L.LightningDataModule, ABC):
         return self.loader(self.test_split, self.batches["test"])
 
 
+class TaskSampler(ABC):
+    """Task i of a split, as a pure function of (seed, split, i), where all have the same size.
+
+    More shots or queries only add to a task.
+
+    Args:
+        data: provides seeds, shots and queries.
+        split: one of `SPLITS`, part of the hash.
+        device: where tasks are made.
+        *more: further parts of the hash.
+
+    Raises:
+        InputError: an unknown split.
+    """
+
+    def __init__(
+        self, data: TaskDataModule, split: str, device: torch.device | str, *more: int
+    ) -> None:
+        check_split(split)
+        self.data, self.device = data, torch.device(device)
+        self.shots, self.queries = data.fixed_sizes(split)
+        self._state = start(data.seeds[split], SPLITS.index(split), *more).to(self.device)
+
+    @abstractmethod
+    def __call__(self, number: Tensor) -> Episode:
+        """The tasks with these numbers, ``[T]`` int64, each at least 0."""
+
+
+def family(source: str, **settings: Any) -> dict[str, Any]:
+    """The provenance of tasks that are made from random numbers: settings, with a checksum."""
+    digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()
+    return {"source": f"{source} (synthetic)", **settings, "sha256": digest}
+
+
 def whole(minimum: int, **settings: int) -> None:
     """Check that settings of ``data`` are whole numbers.
 
@@ -272,8 +312,7 @@ def whole(minimum: int, **settings: int) -> None:
         InputError: one is not, or is below the least.
     """
     for key, value in settings.items():
-        if type(value) is not int or value < minimum:  # bool is an int, too
-            raise InputError(f"data.{key}={value}: must be a whole number of at least {minimum}")
+        check_whole(f"data.{key}", value, minimum)
 
 
 def count(minimum: int = 1, **setting: Count) -> int | tuple[int, int]:
@@ -320,9 +359,7 @@ def switch(**setting: bool) -> bool:
         InputError: it is neither true nor false.
     """
     ((key, value),) = setting.items()
-    if not isinstance(value, bool):
-        raise InputError(f"data.{key}={value}: must be true or false")
-    return value
+    return check_switch(f"data.{key}", value)
 
 
 def least(number: int | tuple[int, int]) -> int:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from metadraw.errors import InputError
+from metadraw.errors import InputError, check_switch, check_whole
 from metadraw.models.conv4 import NORMS
 
 _KERNELS = (1, 3, 5, 7)
@@ -53,19 +53,15 @@ class ConvNet(nn.Module):
         image_size: int = 28,
     ) -> None:
         super().__init__()
-        for name, value, least in (("parameters", parameters, 1), ("depth", depth, 1)):
-            if type(value) is not int or value < least:
-                raise InputError(
-                    f"model.{name}={value}: must be a whole number of at least {least}"
-                )
+        check_whole("model.parameters", parameters)
+        check_whole("model.depth", depth)
         if type(kernel) is not int or kernel not in _KERNELS:
             raise InputError(
                 f"model.kernel={kernel}: must be one of {', '.join(map(str, _KERNELS))}"
             )
         if norm not in NORMS:
             raise InputError(f"model.norm={norm}: must be one of {', '.join(NORMS)}")
-        if not isinstance(skip, bool):
-            raise InputError(f"model.skip={skip}: must be true or false")
+        check_switch("model.skip", skip)
         if type(poolings) is not int or not 0 <= poolings <= depth or image_size < 2**poolings:
             raise InputError(
                 f"model.poolings={poolings}: must be a whole number in 0..model.depth={depth}, and "

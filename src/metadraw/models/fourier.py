@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from metadraw.errors import InputError, is_number
+from metadraw.errors import check_positive, check_whole
 from metadraw.models.mlp import MLP
 
 
@@ -34,11 +34,9 @@ class Fourier(nn.Sequential):
     def __init__(
         self, *, coordinates: int, frequencies: int, scale: float, hidden: Sequence[int]
     ) -> None:
-        for key, value in {"coordinates": coordinates, "frequencies": frequencies}.items():
-            if type(value) is not int or value < 1:
-                raise InputError(f"model.{key}={value}: must be a whole number of at least 1")
-        if not is_number(scale) or not scale > 0:
-            raise InputError(f"model.scale={scale}: must be a number above 0")
+        check_whole("model.coordinates", coordinates)
+        check_whole("model.frequencies", frequencies)
+        check_positive("model.scale", scale)
         super().__init__(Waves(scale * torch.randn(coordinates, frequencies)), MLP(hidden=hidden))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metadraw.data.episode import Episode, Examples
-from metadraw.errors import InputError
+from metadraw.errors import InputError, check_whole
 
 
 class Metric(NamedTuple):
@@ -51,8 +51,7 @@ class Objective(ABC):
     measured: ClassVar[Mapping[str, Metric]]
 
     def __init__(self, *, size: int, monitor: str, mode: str) -> None:
-        if type(size) is not int or size < 1:
-            raise InputError(f"objective.size={size}: must be a whole number of at least 1")
+        check_whole("objective.size", size)
         if monitor not in self.measured:
             raise InputError(
                 f"objective.monitor={monitor}: must be one of {', '.join(self.measured)}"

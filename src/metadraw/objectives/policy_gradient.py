@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metadraw.data.episode import Episode, Examples
-from metadraw.errors import InputError, is_number
+from metadraw.errors import InputError, check_positive, is_number
 from metadraw.objectives.base import Metric, Objective, exact, mean
 
 #: Of the linear baseline, relative to its number of steps.
@@ -74,8 +74,7 @@ class PolicyGradient(Objective):
         mode: str = "max",
     ) -> None:
         super().__init__(size=size, monitor=monitor, mode=mode)
-        if not is_number(std) or not std > 0:
-            raise InputError(f"objective.std={std}: must be a number above 0")
+        check_positive("objective.std", std)
         if not is_number(discount) or not 0 < discount <= 1:
             raise InputError(f"objective.discount={discount}: must be above 0 and at most 1")
         self.environment, self.std, self.discount = environment, std, discount

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import platform
@@ -17,7 +15,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from metadraw.files import write_whole
+from metadraw.files import write_csv, write_whole
 from metadraw.objectives import Metric, Objective
 from metadraw.results.metrics import confidence_interval
 
@@ -115,13 +113,11 @@ def write_tasks(
         evaluated: ``[tasks, 1 + metrics]`` float64, see `MetaLearner.evaluated`.
         groups: the group of each task, if tasks have any, for a column ``group``.
     """
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["number", *names, *(["group"] if groups else [])])
+    rows: list[list[Any]] = [["number", *names, *(["group"] if groups else [])]]
     for row, (number, *values) in enumerate(evaluated.tolist()):
         group = groups[row : row + 1] if groups else []
-        rows.writerow([int(number), *(f"{value:.9g}" for value in values), *group])
-    write_whole(path, text.getvalue())
+        rows.append([int(number), *(f"{value:.9g}" for value in values), *group])
+    write_csv(path, rows)
 
 
 def by_group(

@@ -19,7 +19,7 @@ from metadraw.algorithms.gradient import twice_differentiable
 from metadraw.algorithms.inner_loop import Params
 from metadraw.command.older import modernise
 from metadraw.data.episode import Episode
-from metadraw.errors import DivergedError, InputError, is_number
+from metadraw.errors import DivergedError, InputError, check_switch, is_number
 from metadraw.models.batch_norm import batch_norms
 from metadraw.objectives import Objective
 from metadraw.results.metrics import task_metrics
@@ -94,9 +94,8 @@ class MetaLearner(L.LightningModule):
                 "statistics: must be query or support, or use algorithm=maml_pp with "
                 "algorithm.per_step_statistics=true"
             )
-        for key, value in {"recompute_steps": recompute_steps, "cuda_graph": cuda_graph}.items():
-            if not isinstance(value, bool):
-                raise InputError(f"learner.{key}={value}: must be true or false")
+        check_switch("learner.recompute_steps", recompute_steps)
+        check_switch("learner.cuda_graph", cuda_graph)
         if cuda_graph and recompute_steps:
             raise InputError(
                 "learner.cuda_graph=true: a graph cannot repeat random numbers, which "

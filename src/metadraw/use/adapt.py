@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from metadraw.command.config import check_path
 from metadraw.data.figures import draw_confusion, draw_predictions
 from metadraw.data.pictures import SUFFIXES
 from metadraw.errors import InputError
-from metadraw.files import write_whole
+from metadraw.files import write_csv
 from metadraw.use import choosing
 from metadraw.use.classifier import Classifier, FewShot
 
@@ -79,13 +77,13 @@ def _classify(classifier: Classifier, files: list[Path], query: Path, folder: Pa
     # A picture in a folder with the name of a class is of that class.
     actual = [file.parent.name if file.parent.name in classifier.classes else "" for file in files]
     names = _names(files, query)
-    head = ["file", "class", "predicted", "probability", "none of these", *classifier.classes]
     found = list(zip(names, actual, predicted, best.tolist(), none.tolist(), strict=True))
-    rows = []
+    head = ["file", "class", "predicted", "probability", "none of these", *classifier.classes]
+    rows = [head]
     for (name, right, guess, chance, unlike), row in zip(found, chances.tolist(), strict=True):
         cells = [name, right, guess, f"{chance:.6f}", "yes" if unlike else ""]
         rows.append([*cells, *(f"{value:.6f}" for value in row)])
-    _write_csv(folder / "predictions.csv", head, rows)
+    write_csv(folder / "predictions.csv", rows)
     shown = classifier.meta_learner.prepare(files[:_MOST_SHOWN])
     draw_predictions(
         classifier.support_x,
@@ -122,7 +120,7 @@ def _suggest(classifier: Classifier, pool: list[Path], cfg: DictConfig, folder: 
         [name, guess, f"{chance:.6f}"]
         for name, guess, chance in zip(names, guesses, best.tolist(), strict=True)
     ]
-    _write_csv(folder / "suggestions.csv", ["file", "predicted", "probability"], rows)
+    write_csv(folder / "suggestions.csv", [["file", "predicted", "probability"], *rows])
     log.info("label next, most useful first (%s):", cfg.strategy)
     width = max(len(name) for name in names)
     for name, guess, chance in zip(names, guesses, best.tolist(), strict=True):
@@ -132,12 +130,6 @@ def _suggest(classifier: Classifier, pool: list[Path], cfg: DictConfig, folder: 
 def _names(files: Sequence[Path], given: Path) -> list[str]:
     """Files as a user knows them: by their paths in the folder that was given."""
     return [file.name if file == given else str(file.relative_to(given)) for file in files]
-
-
-def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([head, *rows])
-    write_whole(path, text.getvalue())
 
 
 def confusion(actual: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> Tensor:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from metadraw.command.config import check_path, given
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.tasks import least, most
-from metadraw.errors import InputError, is_number
+from metadraw.errors import InputError, check_whole, is_number
 from metadraw.files import WholeCheckpoints, write_whole
 from metadraw.training.factory import read_checkpoint
 from metadraw.use.calibration import answers, fit, measure
@@ -35,8 +35,7 @@ def calibrate(cfg: DictConfig) -> dict[str, dict[str, float]]:
         InputError: no such checkpoint, an impossible value, or too few classes.
     """
     check_path(cfg, "ckpt_path", "a checkpoint")
-    if type(cfg.tasks) is not int or cfg.tasks < 1:
-        raise InputError(f"tasks={cfg.tasks}: must be a whole number of at least 1")
+    check_whole("tasks", cfg.tasks)
     if not is_number(cfg.refused) or not 0 <= cfg.refused < 1:
         raise InputError(f"refused={cfg.refused}: must be a share, at least 0 and below 1")
     few_shot = FewShot(cfg.ckpt_path)

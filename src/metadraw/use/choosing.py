@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metadraw.data import hashing
-from metadraw.errors import InputError
+from metadraw.errors import InputError, check_whole
 from metadraw.models.head import one_hot
 
 #: How many examples of each class `weakest_class` holds out, one at a time.
@@ -61,8 +61,7 @@ def check(n: int, strategy: str, seed: int) -> None:
     Raises:
         InputError: an unknown strategy, or a number that is not whole or is too small.
     """
-    if type(n) is not int or n < 1:  # bool is an int, too
-        raise InputError(f"suggest={n}: must be a whole number of at least 1")
+    check_whole("suggest", n)
     if strategy not in STRATEGIES:
         raise InputError(f"strategy={strategy}: must be one of {', '.join(STRATEGIES)}")
     if type(seed) is not int:

@@ -25,7 +25,7 @@ from metadraw.command.config import CONFIGS, compose
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.episode import Episode, Examples
 from metadraw.data.pictures import FORMATS
-from metadraw.errors import InputError
+from metadraw.errors import InputError, check_whole
 from metadraw.training.factory import read_checkpoint, trained
 from metadraw.training.learner import MetaLearner
 from metadraw.use import choosing
@@ -81,8 +81,8 @@ class FewShot:
                 read, an impossible number of steps, or a number of classes that the algorithm
                 cannot learn.
         """
-        if steps is not None and (type(steps) is not int or steps < 0):
-            raise InputError(f"steps={steps}: must be a whole number of at least 0")
+        if steps is not None:
+            check_whole("steps", steps, 0)
         classes = tuple(str(name) for name in examples)
         if len(classes) < 2:
             raise InputError(f"examples of {len(classes)} classes: at least 2 are needed")
