@@ -13,27 +13,24 @@ can be interrupted and repeated. Results go to benchmarks/results/architecture.{
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 from random import Random
-from statistics import fmean
 from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
+from studies import RESULTS, ROOT, markdown, save, shown, values  # beside this file
+from torch import Tensor
 
 import metadraw
 from metadraw.errors import DivergedError
-from metadraw.results.compare import read
-from metadraw.results.metrics import confidence_interval
 from metadraw.training.train import train
 
-ROOT = Path(__file__).resolve().parents[1]
-LOGS, OUT = ROOT / "logs" / "architecture", ROOT / "benchmarks" / "results" / "architecture"
+LOGS, OUT = ROOT / "logs" / "architecture", RESULTS / "architecture"
 SPACE = {
     "depth": (2, 3, 4, 5, 6),
     "kernel": (3, 5),
@@ -114,22 +111,16 @@ def search(pool: ProcessPoolExecutor, overrides: list[str]) -> list[dict[str, fl
     return rungs
 
 
-def measured(model: str) -> dict[int, float]:
+def measured(model: str) -> Tensor:
     """Meta-test accuracy of each task in per cent, the mean over seeds."""
-    runs = [read(Run(model, EPOCHS, seed).folder).values for seed in SEEDS]
-    return {number: 100 * fmean(run[number] for run in runs) for number in runs[0]}
-
-
-def mean_of(values: list[float]) -> str:
-    """``54.1 ± 0.9``."""
-    points = torch.tensor(values)
-    return f"{points.mean():.1f} ± {confidence_interval(points):.1f}"
+    runs = [values(Run(model, EPOCHS, seed).folder) for seed in SEEDS]
+    return 100 * torch.stack(runs).mean(dim=0)
 
 
 def described(model: str) -> list[str]:
     """The cells of a network in the tables."""
-    values = dict(part.removeprefix("model.").split("=") for part in model.split())
-    return [values[name].replace("True", "yes").replace("False", "no") for name in SPACE]
+    chosen = dict(part.removeprefix("model.").split("=") for part in model.split())
+    return [chosen[name].replace("True", "yes").replace("False", "no") for name in SPACE]
 
 
 def write(rungs: list[dict[str, float]], command: str) -> None:
@@ -142,7 +133,7 @@ def write(rungs: list[dict[str, float]], command: str) -> None:
         for model in dict.fromkeys(model for rung in reversed(rungs) for model in rung)
         for last in [max(i for i, rung in enumerate(rungs) if model in rung)]
     ]
-    gain = [found[best][number] - found[REPORT][number] for number in found[best]]
+    gain = found[best] - found[REPORT]
     seeds = f"{len(SEEDS)} seeds"
     lines = [
         "# Architecture search",
@@ -155,13 +146,13 @@ def write(rungs: list[dict[str, float]], command: str) -> None:
         f"with {seeds}, and tested on the same {len(gain):,} tasks. Accuracies are ± half their "
         "95 % interval over tasks.",
         "",
-        *table(
+        *markdown(
             [*SPACE, f"meta-test, %, mean of {seeds}"],
-            [[*described(model), mean_of(list(tasks.values()))] for model, tasks in found.items()],
+            [[*described(model), shown(tasks)] for model, tasks in found.items()],
         ),
         "",
         (
-            f"The network that was found differs from the report's (first row) by {mean_of(gain)} "
+            f"The network that was found differs from the report's (first row) by {shown(gain)} "
             "points, paired by task."
             if best != REPORT
             else "The search ends at the report's network."
@@ -171,18 +162,10 @@ def write(rungs: list[dict[str, float]], command: str) -> None:
         "",
         "The five that came furthest:",
         "",
-        *table(head, rows[:5]),
+        *markdown(head, rows[:5]),
     ]
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with OUT.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([head, *rows])
+    save(OUT, lines, head, rows)
     draw(rungs)
-
-
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """The lines of a table."""
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def draw(rungs: list[dict[str, float]]) -> None:

@@ -12,26 +12,21 @@ benchmarks/results/blackbox.{md,csv,png} and gradients.{md,csv,png}.
 from __future__ import annotations
 
 import argparse
-import csv
 import platform
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import studies  # beside this file
 import torch
-from algorithms import COMMON, INNER, OUTER  # beside this file
+from algorithms import COMMON, INNER, OUTER
 from matplotlib.figure import Figure
+from studies import RESULTS, clear, listed, markdown
 
-import metadraw
 from metadraw.objectives import Metric
 from metadraw.objectives.classification import Classification
 from metadraw.objectives.squared_error import SquaredError
-from metadraw.results.compare import read
-from metadraw.results.metrics import confidence_interval
-from metadraw.training.train import train
 
-ROOT = Path(__file__).resolve().parents[1]
-LOGS, RESULTS = ROOT / "logs" / "blackbox", ROOT / "benchmarks" / "results"
+LOGS = studies.ROOT / "logs" / "blackbox"
 TESTED = ["data.val_batches=4", "data.test_batches=20"]  # 500 tasks
 ONE_SHOT = ["data.train_batches=25", *TESTED]
 FIVE_SHOT = ["data.shots=5", "data.train_batches=10", *TESTED]
@@ -99,25 +94,21 @@ def at(setting: str, name: str) -> Path:
 
 def finish(setting: str, name: str, settings: list[str]) -> None:
     """One meta-training and meta-test, unless its results exist."""
-    if values(setting, name) is None:
-        shutil.rmtree(at(setting, name), ignore_errors=True)
-        train(metadraw.compose(*settings, f"paths.output_dir={at(setting, name)}"))
+    studies.trained(at(setting, name), settings)
 
 
 def values(setting: str, name: str) -> torch.Tensor | None:
     """The metric of each meta-test task of a run, if it is finished; in per cent if a share."""
     if not (at(setting, name) / "results.json").exists():  # which a run writes last
         return None
-    run = read(at(setting, name), SETTINGS[setting].metric.name)
-    scale = 100 if SETTINGS[setting].metric.percent else 1
-    return scale * torch.tensor([run.values[number] for number in sorted(run.values)])
+    metric = SETTINGS[setting].metric
+    return (100 if metric.percent else 1) * studies.values(at(setting, name), metric.name)
 
 
 def interval(found: torch.Tensor, setting: str, sign: bool = False) -> str:
     """``54.1 ± 0.9``: the mean with half its 95 % interval."""
     digits = 1 if SETTINGS[setting].metric.percent else 3
-    mean, half = found.mean().item(), confidence_interval(found).item()
-    return f"{mean:{'+' if sign else ''}.{digits}f} ± {half:.{digits}f}"
+    return studies.shown(found, digits, "+" if sign else "")
 
 
 def cells(setting: str, name: str) -> list[str]:
@@ -138,7 +129,7 @@ def table(names: list[str], settings: list[str]) -> list[str]:
         head += [SETTINGS[setting].title] if long else [SETTINGS[setting].title, "difference"]
         for row, name in zip(rows, names, strict=True):
             row += cells(setting, name)[: 1 if long else 2]
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+    return markdown(head, rows)
 
 
 def compared(setting: str, names: list[str]) -> list[str]:
@@ -149,14 +140,11 @@ def compared(setting: str, names: list[str]) -> list[str]:
         own = values(setting, name)
         if own is None or base is None or name == "maml":
             continue
-        apart = own - base
-        clear = apart.mean().abs() > confidence_interval(apart)
         ahead = metric.better(own.mean().item(), base.mean().item())
-        how = ("better than" if ahead else "worse than") if clear else "close to"
+        how = ("better than" if ahead else "worse than") if clear(own - base) else "close to"
         groups[how].append(f"`{name}`")
     said = [
-        f"{' and '.join(filter(None, [', '.join(who[:-1]), who[-1]]))} "
-        f"{'are' if len(who) > 1 else 'is'} {how} `maml`"
+        f"{listed(who)} {'are' if len(who) > 1 else 'is'} {how} `maml`"
         for how, who in groups.items()
         if who
     ]
@@ -185,18 +173,15 @@ def write(out: str, title: str, names: list[str], settings: list[str], command: 
         *left,
         "",
         f"![{title}]({out}.png)",
-        "",
     ]
-    (RESULTS / f"{out}.md").write_text("\n".join(text), encoding="utf-8")
-    with (RESULTS / f"{out}.csv").open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["setting", "algorithm", "metric", "mean", "half_ci95", "tasks"])
-        for setting in settings:
-            for name in names:
-                if (found := values(setting, name)) is not None:
-                    half = confidence_interval(found).item()
-                    row = [setting, name, SETTINGS[setting].metric.name]
-                    lines.writerow([*row, found.mean().item(), half, len(found)])
+    lines = [
+        [setting, name, SETTINGS[setting].metric.name, *studies.interval(found), len(found)]
+        for setting in settings
+        for name in names
+        if (found := values(setting, name)) is not None
+    ]
+    columns = ["setting", "algorithm", "metric", "mean", "half_ci95", "tasks"]
+    studies.save(RESULTS / out, text, columns, lines)
     draw(out, names, settings)
 
 
@@ -240,7 +225,7 @@ def draw(out: str, names: list[str], settings: list[str]) -> None:
                 if found is None:
                     continue
                 height = row + 0.22 * (place - (len(shown) - 1) / 2)
-                mean, half = found.mean().item(), confidence_interval(found).item()
+                mean, half = studies.interval(found)
                 axes.errorbar(mean, height, xerr=half, fmt="o", color=colours[setting], ms=5)
             handles += axes.plot([], [], "o", color=colours[setting], label=labels[setting])
         axes.set_yticks(range(len(names)), names if shown is panels[0] else [""] * len(names))

@@ -1,55 +1,25 @@
-"""The parts that studies of adaptation share: a finished run, and its metric after each step."""
+"""The metric of a run after each step of adaptation, for the studies that show it."""
 
 from __future__ import annotations
 
-import csv
-import json
-import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from matplotlib.axes import Axes
+from studies import interval, results  # beside this file
 from torch import Tensor
 from torch.func import vmap
 
 import metadraw
 from metadraw.data.episode import Episode
-from metadraw.results.metrics import confidence_interval
 from metadraw.training.factory import read_checkpoint
 from metadraw.training.learner import MetaLearner
-from metadraw.training.train import train
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-
-
-def checkpoint(folder: Path, settings: Sequence[str], which: str = "best") -> Path:
-    """A checkpoint of the run in this folder, which is trained unless that is done.
-
-    ``best``: the best one by meta-validation, after adaptation; or the ``last``.
-    """
-    cost = folder / "cost.json"
-    if not cost.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        began = time.process_time()
-        train(metadraw.compose(*settings, "trainer=cpu", f"paths.output_dir={folder}"))
-        minutes = round((time.process_time() - began) / 60, 2)
-        cost.write_text(json.dumps({"minutes": minutes}))
-        print(f"{folder.name}: {minutes:.1f} minutes of one core", flush=True)
-    return folder / "checkpoints" / f"{which}.ckpt"
-
-
-def minutes(folder: Path) -> float:
-    """Minutes of one core that a run took, with validation and test."""
-    found: float = json.loads((folder / "cost.json").read_text())["minutes"]
-    return found
 
 
 def outer_steps(folder: Path) -> int:
     """The outer steps that a run took."""
-    found: int = json.loads((folder / "results.json").read_text())["train"]["outer_steps"]
+    found: int = results(folder)["train"]["outer_steps"]
     return found
 
 
@@ -93,18 +63,10 @@ def best_rate(
     return chosen
 
 
-def shown(values: Tensor, digits: int) -> str:
-    """The mean of ``[T]`` values ± half its 95 % interval."""
-    return f"{values.mean():.{digits}f} ± {confidence_interval(values):.{digits}f}"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
-
-
-def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A CSV file of these rows."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([head, *rows])
+def curve(axes: Axes, found: Tensor, steps: int, name: str, colour: str, marker: str) -> None:
+    """The means of ``[T, steps + 1]`` values, with their intervals; a dashed line of ``[T, 1]``."""
+    mean, half = (torch.tensor(e) for e in zip(*map(interval, found.T), strict=True))
+    mean, half = mean.expand(steps + 1), half.expand(steps + 1)
+    line = "-" if found.shape[1] > 1 else "--"
+    axes.plot(mean, line, label=name, color=colour, marker=marker, markersize=4)
+    axes.fill_between(range(steps + 1), mean - half, mean + half, color=colour, alpha=0.2, lw=0)

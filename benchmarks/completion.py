@@ -17,22 +17,13 @@ import argparse
 import platform
 
 import torch
-from by_step import (  # beside this file
-    RESULTS,
-    ROOT,
-    checkpoint,
-    minutes,
-    outer_steps,
-    shown,
-    table,
-    write_csv,
-)
+from by_step import outer_steps  # beside this file
+from studies import RESULTS, ROOT, interval, markdown, minutes, save, shown, trained
 from torch import Tensor
 
 import metadraw
 from metadraw.data.episode import Episode
 from metadraw.data.figures import draw_completion
-from metadraw.results.metrics import confidence_interval
 
 LOGS, OUT = ROOT / "logs" / "completion", RESULTS / "completion"
 SHOTS, DRAWN = (20, 50, 100, 200), 100
@@ -68,7 +59,7 @@ def completions(shots: int, tasks: int) -> tuple[Episode, dict[str, Tensor]]:
 
 def study(overrides: list[str]) -> dict[tuple[str, int], Tensor]:
     """Errors ``[tasks]`` by kind and known pixels."""
-    checkpoint(LOGS / "MAML", [*COMMON, *overrides])
+    trained(LOGS / "MAML", [*COMMON, *overrides])
     errors = {}
     for shots in SHOTS:
         batch, pictures = completions(shots, TASKS)
@@ -93,7 +84,7 @@ def write(errors: dict[tuple[str, int], Tensor], command: str) -> None:
         f"drawings of meta-test classes. {outer_steps(folder):,} outer steps on 25 drawings each, "
         f"in {minutes(folder):.1f} minutes. One seed.",
         "",
-        *table(["completion", *(f"{shots} known pixels" for shots in SHOTS)], rows),
+        *markdown(["completion", *(f"{shots} known pixels" for shots in SHOTS)], rows, left=1),
         "",
         f"After adaptation MAML is {shown(gain[least], 4)} ahead of the mean with {least} known "
         f"pixels and {shown(gain[most], 4)} with {most}, paired by drawing; it was trained with "
@@ -102,13 +93,12 @@ def write(errors: dict[tuple[str, int], Tensor], command: str) -> None:
         "",
         "![Drawings of meta-test classes, completed from 100 pixels](completion.png)",
     ]
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    write_csv(
-        OUT.with_suffix(".csv"),
+    save(
+        OUT,
+        text,
         ["completion", "shots", "error", "half_interval", "tasks"],
         [
-            [kind, shots, f"{each.mean():.6g}", f"{confidence_interval(each):.6g}", len(each)]
+            [kind, shots, *(f"{n:.6g}" for n in interval(each)), len(each)]
             for (kind, shots), each in errors.items()
         ],
     )

@@ -11,7 +11,6 @@ benchmarks/results/domains.{md,csv,png}.
 
 from __future__ import annotations
 
-import csv
 import os
 import sys
 import time
@@ -22,16 +21,22 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
+from studies import (  # beside this file
+    RESULTS,
+    ROOT,
+    interval,
+    markdown,
+    save,
+    shown,
+    tested,
+    trained,
+    values,
+)
 from torch import Tensor
 
 import metadraw
-from metadraw.results.compare import read
-from metadraw.results.metrics import confidence_interval
-from metadraw.training.evaluate import evaluate
-from metadraw.training.train import train
 
-ROOT = Path(__file__).resolve().parents[1]
-LOGS, OUT = ROOT / "logs" / "domains", ROOT / "benchmarks" / "results" / "domains"
+LOGS, OUT = ROOT / "logs" / "domains", RESULTS / "domains"
 DOMAINS = ("doodles", "icons")
 #: A support and a query domain.
 Test: TypeAlias = tuple[str, str]
@@ -52,7 +57,7 @@ TRAINED = {
 TESTS = [(support, query) for query in DOMAINS for support in DOMAINS]
 #: Icons are few: drawings are augmented, and the queries are as many as all classes allow.
 SHARED = [
-    *("data=domains", "algorithm=protonet", "trainer=cpu", "data.queries=4", "data.mirror=true"),
+    *("data=domains", "algorithm=protonet", "data.queries=4", "data.mirror=true"),
     *("data.rotation=15", "data.zoom=0.2", "data.shear=10", "optimizer.lr=0.003"),
     *("data.train_batches=80", "data.val_batches=4", "trainer.max_epochs=5", "data.shift=2"),
 ]
@@ -69,25 +74,17 @@ def title(support: str, query: str) -> str:
     return query if support == query else f"{support} → {query}"
 
 
-def finish(trained: str, overrides: list[str]) -> dict[Test, Tensor]:
+def finish(name: str, overrides: list[str]) -> dict[Test, Tensor]:
     """The accuracy of each meta-test task in each test; trains and tests if that is not done."""
-    run = folder(trained)
-    train(metadraw.compose(*SHARED, *TRAINED[trained], *overrides, f"paths.output_dir={run}"))
+    run = folder(name)
+    checkpoint = trained(run, [*SHARED, *TRAINED[name], *overrides])
     found = {}
     for support, query in TESTS:
-        tested = run / f"{support}-{query}"
-        if not (tested / "results.json").exists():
-            domains = [f"+data.support_domain={support}", f"+data.query_domain={query}"]
-            own = ["+data.tasks=per_domain", f"data.test_batches={BATCHES}", "trainer=cpu"]
-            names = [f"ckpt_path={run}/checkpoints/best.ckpt", f"paths.output_dir={tested}"]
-            evaluate(metadraw.compose(*names, *domains, *own, config="eval"))
-        found[support, query] = 100 * torch.tensor([*read(tested).values.values()])
+        domains = [f"+data.support_domain={support}", f"+data.query_domain={query}"]
+        own = ["+data.tasks=per_domain", f"data.test_batches={BATCHES}"]
+        done = tested(run / f"{support}-{query}", checkpoint, [*domains, *own])
+        found[support, query] = 100 * values(done)
     return found
-
-
-def shown(values: Tensor, sign: str = "") -> str:
-    """The mean of values of tasks ± half its 95 % interval."""
-    return f"{values.mean():{sign}.1f} ± {confidence_interval(values):.1f}"
 
 
 def findings(results: Results) -> str:
@@ -95,7 +92,7 @@ def findings(results: Results) -> str:
     sentences = []
     for own, other in (DOMAINS, DOMAINS[::-1]):
         from_own = results[own][own, own]
-        others = [shown(results[name][own, own] - from_own, "+") for name in (other, EITHER)]
+        others = [shown(results[name][own, own] - from_own, sign="+") for name in (other, EITHER)]
         sentences.append(
             f"Tested on {own}, a network that was trained on {other} instead differs by "
             f"{others[0]} points, and one that was trained on tasks of either by {others[1]}."
@@ -106,8 +103,8 @@ def findings(results: Results) -> str:
         gained = results[across][support, query] - results[EITHER][support, query]
         sentences.append(
             f"For the network of both, learning from {support} instead of {query} changes the "
-            f"accuracy on the same {query} by {shown(lost, '+')} points; one that was trained on "
-            f"just such tasks differs from it by {shown(gained, '+')} points there."
+            f"accuracy on the same {query} by {shown(lost, sign='+')} points; one that was trained "
+            f"on just such tasks differs from it by {shown(gained, sign='+')} points there."
         )
     return " ".join(sentences)
 
@@ -115,9 +112,7 @@ def findings(results: Results) -> str:
 def write(results: Results, command: str) -> None:
     """Table and CSV."""
     head = ["meta-trained on", *(title(*test) for test in TESTS)]
-    rule = ["---", *["---:"] * len(TESTS)]
     rows = [[name, *(shown(of_run[test]) for test in TESTS)] for name, of_run in results.items()]
-    table = [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
     cfg = metadraw.compose(*SHARED)
     seen = cfg.data.train_batches * cfg.trainer.max_epochs * cfg.data.tasks_per_batch
     text = [
@@ -130,7 +125,7 @@ def write(results: Results, command: str) -> None:
         f"(`algorithm=protonet`) after {seen:,} tasks, on the classes that both domains have; "
         "batch norm by the query set at once; one seed.",
         "",
-        *table,
+        *markdown(head, rows, left=1),
         "",
         f"{findings(results)} Icons among themselves are easier than icons of an unseen set would "
         "be: the two sets of Fluent share their designs. The budget is short: longer training may "
@@ -138,15 +133,16 @@ def write(results: Results, command: str) -> None:
         "",
         "![Doodles and icons, and the accuracies of the table](domains.png)",
     ]
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    with OUT.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["trained", "support", "query", "acc", "acc_ci95", "tasks"])
-        for name, of_run in results.items():
-            for test, values in of_run.items():
-                means = [f"{each:.4f}" for each in (values.mean(), confidence_interval(values))]
-                lines.writerow([name, *test, *means, len(values)])
+    save(
+        OUT,
+        text,
+        ["trained", "support", "query", "acc", "acc_ci95", "tasks"],
+        [
+            [name, *test, *(f"{each:.4f}" for each in interval(of_tasks)), len(of_tasks)]
+            for name, of_run in results.items()
+            for test, of_tasks in of_run.items()
+        ],
+    )
 
 
 def draw(results: Results, overrides: list[str]) -> None:
@@ -177,11 +173,11 @@ def draw(results: Results, overrides: list[str]) -> None:
     height = 0.8 / len(results)
     for number, (name, of_run) in enumerate(results.items()):
         places = [place + (number - (len(results) - 1) / 2) * height for place in range(len(TESTS))]
-        tests = [of_run[test] for test in TESTS]
+        means, halves = zip(*(interval(of_run[test]) for test in TESTS), strict=True)
         right.errorbar(
-            [values.mean() for values in tests],
+            means,
             places,
-            xerr=[confidence_interval(values) for values in tests],
+            xerr=halves,
             fmt="o",
             color=colours[number],
             label=name,

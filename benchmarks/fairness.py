@@ -11,7 +11,6 @@ figure and CSV go to benchmarks/results/fairness.{md,csv,png}.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import platform
 import time
@@ -21,15 +20,22 @@ from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
+from studies import (  # beside this file
+    RESULTS,
+    ROOT,
+    interval,
+    markdown,
+    percent,
+    save,
+    tested,
+    trained,
+    values,
+)
 from torch import Tensor
 
 import metadraw
-from metadraw.results.metrics import confidence_interval
-from metadraw.training.evaluate import evaluate
-from metadraw.training.train import train
 
-ROOT = Path(__file__).resolve().parents[1]
-LOGS, OUT = ROOT / "logs" / "fairness", ROOT / "benchmarks" / "results" / "fairness"
+LOGS, OUT = ROOT / "logs" / "fairness", RESULTS / "fairness"
 GAMMAS = (0.0, 0.5, 0.75, 1.0, 1.25, 2.0)
 SHOTS = (1, 2, 5, 10)
 #: By criterion, the metric that it should lower, and its name.
@@ -39,10 +45,10 @@ CRITERIA = {
 }
 TRAINED = [
     *("experiment=fair", "data.shots=5", "data.train_batches=400", "data.val_batches=8"),
-    *("trainer=cpu", "trainer.max_epochs=2", "optimizer.lr=0.003", "data.test_batches=1"),
+    *("trainer.max_epochs=2", "optimizer.lr=0.003", "data.test_batches=1"),
     "callbacks.progress_bar.refresh_rate=0",
 ]
-TESTED = ["trainer=cpu", "data.test_batches=20", "data.eval_seed=0"]  # 500 tasks
+TESTED = ["data.test_batches=20", "data.eval_seed=0"]  # 500 tasks
 
 
 class Run(NamedTuple):
@@ -56,14 +62,10 @@ class Run(NamedTuple):
         """Where its results are; without the regulariser, both criteria are the same run."""
         return LOGS / ("gamma_0" if self.gamma == 0 else f"{self.criterion}_{self.gamma:g}")
 
-    def tested(self, shots: int) -> dict[str, Tensor]:
+    def found(self, shots: int) -> dict[str, Tensor]:
         """The metrics of every meta-test task with so many shots, ``[tasks]`` by name."""
-        with (self.folder / f"{shots}-shot" / "tasks.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        return {
-            name: torch.tensor([float(row[name]) for row in rows], dtype=torch.float64)
-            for name in ("acc", "parity", "opportunity")
-        }
+        folder = self.folder / f"{shots}-shot"
+        return {name: values(folder, name) for name in ("acc", "parity", "opportunity")}
 
 
 def planned() -> list[Run]:
@@ -76,18 +78,9 @@ def finish(run: Run, overrides: Sequence[str]) -> None:
     """Train and test, unless that is done."""
     torch.set_num_threads(1)
     own = [f"objective.gamma={run.gamma}", f"objective.criterion={run.criterion}"]
-    checkpoint = run.folder / "checkpoints" / "best.ckpt"
-    train(metadraw.compose(*TRAINED, *own, *overrides, f"paths.output_dir={run.folder}"))
+    checkpoint = trained(run.folder, [*TRAINED, *own, *overrides])
     for shots in SHOTS:
-        folder = run.folder / f"{shots}-shot"
-        if not (folder / "results.json").exists():
-            typed = [f"ckpt_path={checkpoint}", f"data.shots={shots}", *TESTED]
-            evaluate(metadraw.compose(*typed, f"paths.output_dir={folder}", config="eval"))
-
-
-def cell(values: Tensor, sign: str = "") -> str:
-    """The mean of ``[T]`` shares in per cent, ± half its 95 % interval."""
-    return f"{100 * values.mean():{sign}.1f} ± {100 * confidence_interval(values):.1f}"
+        tested(run.folder / f"{shots}-shot", checkpoint, [f"data.shots={shots}", *TESTED])
 
 
 def table(criterion: str) -> list[str]:
@@ -96,9 +89,9 @@ def table(criterion: str) -> list[str]:
     head = ["gamma", *(f"{shots}-shot: accuracy, difference" for shots in SHOTS)]
     rows = []
     for gamma in GAMMAS:
-        found = [Run(criterion, gamma).tested(shots) for shots in SHOTS]
-        rows.append([f"{gamma:g}", *(f"{cell(f['acc'])}, {cell(f[metric])}" for f in found)])
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+        found = [Run(criterion, gamma).found(shots) for shots in SHOTS]
+        rows.append([f"{gamma:g}", *(f"{percent(f['acc'])}, {percent(f[metric])}" for f in found)])
+    return markdown(head, rows)
 
 
 def findings(criterion: str, positive: float) -> str:
@@ -109,11 +102,11 @@ def findings(criterion: str, positive: float) -> str:
         positive: the share of positive outcomes in meta-test.
     """
     metric, title = CRITERIA[criterion]
-    found = {gamma: Run(criterion, gamma).tested(5) for gamma in GAMMAS}
+    found = {gamma: Run(criterion, gamma).found(5) for gamma in GAMMAS}
     changes = {g: {n: f[n] - found[0.0][n] for n in (metric, "acc")} for g, f in found.items() if g}
     parts = [
-        f"gamma {gamma:g} changes the {title} by {cell(change[metric], '+')} points, and accuracy "
-        f"by {cell(change['acc'], '+')}"
+        f"gamma {gamma:g} changes the {title} by {percent(change[metric], '+')} points, and "
+        f"accuracy by {percent(change['acc'], '+')}"
         for gamma, change in changes.items()
         if gamma in (0.5, 1.0)
     ]
@@ -135,7 +128,7 @@ def positive_outcomes(overrides: Sequence[str]) -> float:
 
 def write(command: str, minutes: float, positive: float) -> None:
     """Tables, findings, figure and CSV."""
-    tasks = len(Run("demographic_parity", 0.0).tested(SHOTS[0])["acc"])
+    tasks = len(Run("demographic_parity", 0.0).found(SHOTS[0])["acc"])
     text = [
         "# Accuracy against fairness",
         "",
@@ -153,20 +146,12 @@ def write(command: str, minutes: float, positive: float) -> None:
         text += ["", findings(criterion, positive)]
         for gamma in GAMMAS:
             for shots in SHOTS:
-                found = Run(criterion, gamma).tested(shots)
-                values = [
-                    f"{float(part):.5f}"
-                    for each in found.values()
-                    for part in (each.mean(), confidence_interval(each))
-                ]
-                rows.append([criterion, gamma, shots, *values])
+                found = Run(criterion, gamma).found(shots)
+                cells = [f"{part:.5f}" for each in found.values() for part in interval(each)]
+                rows.append([criterion, gamma, shots, *cells])
     text += ["", f"![Accuracy against the difference between groups]({OUT.name}.png)"]
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    with OUT.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        names = [n + end for n in ("acc", "parity", "opportunity") for end in ("", "_ci95")]
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerows([["criterion", "gamma", "shots", *names], *rows])
+    names = [n + end for n in ("acc", "parity", "opportunity") for end in ("", "_ci95")]
+    save(OUT, text, ["criterion", "gamma", "shots", *names], rows)
     draw()
 
 
@@ -178,13 +163,13 @@ def draw() -> None:
         figure.subplots(1, 2), CRITERIA.items(), strict=True
     ):
         for shots, colour in zip(SHOTS, colours, strict=False):
-            found = [Run(criterion, gamma).tested(shots) for gamma in GAMMAS]
-            x, y = ([100 * f[name].mean() for f in found] for name in (metric, "acc"))
-            halves = [
-                [100 * confidence_interval(f[name]) for f in found] for name in (metric, "acc")
-            ]
+            found = [Run(criterion, gamma).found(shots) for gamma in GAMMAS]
+            (x, wide), (y, high) = (
+                zip(*(interval(100 * f[name]) for f in found), strict=True)
+                for name in (metric, "acc")
+            )
             label = f"{shots} shot{'s' if shots > 1 else ''}"
-            axes.errorbar(x, y, halves[1], halves[0], "o-", color=colour, ms=4, lw=1.2, label=label)
+            axes.errorbar(x, y, high, wide, "o-", color=colour, ms=4, lw=1.2, label=label)
             for gamma, *point in zip(GAMMAS, x, y, strict=True):
                 if shots == SHOTS[-1]:
                     place = {"xytext": (-3, 7), "textcoords": "offset points", "ha": "right"}
@@ -214,7 +199,7 @@ def main() -> None:
         finish(run, given.overrides)
         minutes += (time.process_time() - began) / 60
         cost.write_text(json.dumps(minutes))
-        print(run.criterion, f"{run.gamma:g}", cell(run.tested(5)["acc"]), flush=True)
+        print(run.criterion, f"{run.gamma:g}", percent(run.found(5)["acc"]), flush=True)
     write(
         " ".join(["python benchmarks/fairness.py", *given.overrides]),
         minutes,

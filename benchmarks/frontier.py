@@ -13,13 +13,9 @@ benchmarks/results/frontier.{md,csv,png}.
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
-import json
 import multiprocessing
 import platform
-import shutil
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -28,20 +24,26 @@ from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
+from studies import (  # beside this file
+    RESULTS,
+    ROOT,
+    markdown,
+    minutes,
+    results,
+    save,
+    shown,
+    trained,
+    values,
+)
+from studies import tested as test_once
 
-import metadraw
 from metadraw.command.cli import explain
-from metadraw.results.compare import read
-from metadraw.results.metrics import confidence_interval
-from metadraw.training.evaluate import evaluate
-from metadraw.training.train import train
 
-ROOT = Path(__file__).resolve().parents[1]
-LOGS, OUT = ROOT / "logs" / "frontier", ROOT / "benchmarks" / "results" / "frontier"
+LOGS, OUT = ROOT / "logs" / "frontier", RESULTS / "frontier"
 SETTINGS = [(ways, shots) for ways in (5, 10) for shots in (1, 5, 10)]
 #: Batch norm in the test: how, and its name in the tables.
 STATISTICS = {"alone": "one picture at a time", "query": "a query set at once"}
-TESTED = ["data.queries=5", "trainer=cpu", "data.eval_seed=0"]
+TESTED = ["data.queries=5", "data.eval_seed=0"]
 
 #: By network: its settings, and those of its pre-training.
 NETWORKS = {
@@ -98,8 +100,7 @@ class Run(NamedTuple):
     @property
     def minutes(self) -> float:
         """Minutes of one core that its training took, with its pre-training."""
-        own: float = json.loads((self.folder / "cost.json").read_text())["minutes"]
-        return own + (self.after.minutes if self.after else 0)
+        return minutes(self.folder) + (self.after.minutes if self.after else 0)
 
 
 def planned() -> list[Run]:
@@ -130,14 +131,7 @@ def finish(run: Run, overrides: list[str]) -> str:
     """Train, unless that is done, and do the tests that are missing; one line for people."""
     torch.set_num_threads(1)
     try:
-        if not (run.folder / "cost.json").exists():
-            shutil.rmtree(run.folder, ignore_errors=True)
-            began = time.process_time()
-            where = f"paths.output_dir={run.folder}"
-            common = ["trainer=cpu", "data.test_batches=1", *overrides, where]
-            train(metadraw.compose(*run.settings, *common))
-            minutes = (time.process_time() - began) / 60
-            (run.folder / "cost.json").write_text(json.dumps({"minutes": round(minutes, 2)}))
+        trained(run.folder, [*run.settings, "data.test_batches=1", *overrides])
         for ways, shots in SETTINGS:
             if run.algorithm == "MAML" and ways != 5:
                 continue  # it learns a head for five
@@ -155,26 +149,21 @@ def tested(run: Run, ways: int, shots: int, statistics: str) -> Path:
 
 def test(run: Run, ways: int, shots: int, statistics: str) -> None:
     """One meta-test, unless its results exist."""
-    folder = tested(run, ways, shots, statistics)
-    if found(run, ways, shots, statistics):
-        return
-    trained = json.loads((run.folder / "results.json").read_text())["config"]["learner"]
-    running = trained["query_statistics"] == "running"
+    learner = results(run.folder)["config"]["learner"]
+    running = learner["query_statistics"] == "running"
     how = "query" if statistics == "query" else "running" if running else "support"
-    cfg = metadraw.compose(
-        f"ckpt_path={run.folder / 'checkpoints' / 'best.ckpt'}",
+    settings = [
         *(f"data.ways={ways}", f"data.shots={shots}", f"learner.query_statistics={how}"),
-        f"data.test_batches={TESTS[run.network]['MAML' not in run.algorithm]}",
-        *(*TESTED, f"paths.output_dir={folder}"),
-        config="eval",
-    )
-    evaluate(cfg)
+        *(f"data.test_batches={TESTS[run.network]['MAML' not in run.algorithm]}", *TESTED),
+    ]
+    checkpoint = run.folder / "checkpoints" / "best.ckpt"
+    test_once(tested(run, ways, shots, statistics), checkpoint, settings)
 
 
 def found(run: Run, ways: int, shots: int, statistics: str) -> dict[str, float] | None:
     """The results of one test, if there are any."""
-    path = tested(run, ways, shots, statistics) / "results.json"
-    return json.loads(path.read_text())["test"] if path.exists() else None
+    folder = tested(run, ways, shots, statistics)
+    return results(folder)["test"] if (folder / "results.json").exists() else None
 
 
 def accuracy(run: Run, ways: int, shots: int, statistics: str) -> str:
@@ -188,21 +177,19 @@ def difference(run: Run, base: Run, ways: int, shots: int, statistics: str) -> s
     folders = [tested(each, ways, shots, statistics) for each in (base, run)]
     if not all((folder / "tasks.csv").exists() for folder in folders):
         return ""
-    theirs, ours = (read(folder).values for folder in folders)
-    points = torch.tensor([100 * (ours[number] - theirs[number]) for number in ours])
-    return f"{points.mean():+.1f} ± {confidence_interval(points):.1f}"
+    theirs, ours = map(values, folders)
+    return shown(100 * (ours - theirs[: len(ours)]), sign="+")  # which may have more tasks
 
 
 def table(runs: list[Run], cell: Callable[..., str]) -> list[str]:
     """The lines of a table; ``cell`` takes a run, ways and shots."""
     head = ["network", "start", "algorithm", "minutes"]
     head += [f"{ways}-way {shots}-shot" for ways, shots in SETTINGS]
-    rule = [*["---"] * 3, *["---:"] * (len(head) - 3)]
     rows = [
         [*run[:3], f"{run.minutes:.1f}", *(cell(run, *setting) for setting in SETTINGS)]
         for run in runs
     ]
-    return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
+    return markdown(head, rows, left=3)
 
 
 def write(runs: list[Run], command: str) -> None:
@@ -230,17 +217,13 @@ def write(runs: list[Run], command: str) -> None:
         for run in done:
             for ways, shots in SETTINGS:
                 if result := found(run, ways, shots, statistics):
-                    values = [result[key] for key in ("acc", "acc_ci95", "tasks")]
-                    rows.append([*run[:3], run.minutes, statistics, ways, shots, *values])
+                    measured = [result[key] for key in ("acc", "acc_ci95", "tasks")]
+                    rows.append([*run[:3], run.minutes, statistics, ways, shots, *measured])
     missing = [run.folder.name for run in runs if run not in done]
     if missing:
         text += ["", f"Not finished: {', '.join(missing)}."]
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    with OUT.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        columns = ["network", "start", "algorithm", "minutes", "statistics", "ways", "shots"]
-        lines.writerows([[*columns, "acc", "acc_ci95", "tasks"], *rows])
+    columns = ["network", "start", "algorithm", "minutes", "statistics", "ways", "shots"]
+    save(OUT, text, [*columns, "acc", "acc_ci95", "tasks"], rows)
     draw(done)
 
 
@@ -262,10 +245,10 @@ def draw(runs: list[Run]) -> None:
                 )
                 points.append((run.minutes, value))
         best, line = float("-inf"), []
-        for minutes, value in sorted(points):
+        for spent, value in sorted(points):
             if value > best:
                 best = value
-                line.append((minutes, value))
+                line.append((spent, value))
         axes.plot(*zip(*line, strict=True), color="0.7", zorder=0, drawstyle="steps-post")
         axes.set_title(f"{ways}-way {shots}-shot")
         axes.set_xlabel("minutes of training on one core")

@@ -13,27 +13,33 @@ CSV go to benchmarks/results/labels.{md,csv,png}; it takes a few minutes of one 
 from __future__ import annotations
 
 import argparse
-import csv
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
+from studies import (  # beside this file
+    RESULTS,
+    ROOT,
+    clear,
+    interval,
+    listed,
+    markdown,
+    percent,
+    save,
+)
 from torch import Tensor, nn
 
 import metadraw
 from metadraw.algorithms.simple_shot import SimpleShot
 from metadraw.data.episode import Episode, Examples
 from metadraw.objectives.classification import Classification
-from metadraw.results.metrics import confidence_interval
 from metadraw.training.learner import MetaLearner
 from metadraw.use.choosing import STRATEGIES, Pool, choose, weakest_class
 from metadraw.use.classifier import FewShot
 
-ROOT = Path(__file__).resolve().parents[1]
-OUT = ROOT / "benchmarks" / "results" / "labels"
+OUT = RESULTS / "labels"
 SHIPPED = ROOT / "checkpoints" / "best.ckpt"
 WAYS, BATCH, MOST, QUERIES = 5, 5, 50, 30  # classes, labels a round, labels, queries a class
 POOLS = {"balanced": (30,) * 5, "unbalanced": (60, 30, 15, 8, 4)}
@@ -163,11 +169,6 @@ def moved(chosen: list[int], support: Examples, left: Examples) -> tuple[Example
     return grown, Examples(left.x[stay], left.y[stay])
 
 
-def cell(values: Tensor, sign: str = "") -> str:
-    """The mean of ``[T]`` shares in per cent, ± half its 95 % interval."""
-    return f"{100 * values.mean():{sign}.1f} ± {100 * confidence_interval(values):.1f}"
-
-
 def findings(found: dict[str, Tensor], labels: Sequence[int]) -> str:
     """Which strategies differ from random, by paired differences beyond their intervals."""
     parts = []
@@ -177,7 +178,7 @@ def findings(found: dict[str, Tensor], labels: Sequence[int]) -> str:
             for name, values in found.items()
             if name != "random"
         }
-        sure = [n for n, each in points.items() if each.mean().abs() > confidence_interval(each)]
+        sure = [name for name, each in points.items() if clear(each)]
         better, worse = (
             [f"`{name}`" for name in sure if (points[name].mean() > 0) == wanted]
             for wanted in (True, False)
@@ -197,11 +198,6 @@ def findings(found: dict[str, Tensor], labels: Sequence[int]) -> str:
             f"is as accurate as random with {more}."
         )
     return " ".join(parts)
-
-
-def listed(parts: Sequence[str]) -> str:
-    """``a, b and c``."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def write(
@@ -239,16 +235,13 @@ def write(
         *table("class", classes, counts, (7, 8, 12, 18)),
         "",
         "The weakest instead of the first of those with the fewest examples gives "
-        f"{cell(classes['weakest'][:, 3] - classes['fewest'][:, 3], '+')} points with 8 labels.",
+        f"{percent(classes['weakest'][:, 3] - classes['fewest'][:, 3], '+')} points with 8 labels.",
         "",
         f"![Accuracy against the number of labels, and differences from random]({OUT.name}.png)",
     ]
     rows += lines("by class", classes, counts)
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    with OUT.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        columns = ["pool", "strategy", "labels", "acc", "acc_ci95", "difference", "difference_ci95"]
-        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+    columns = ["pool", "strategy", "labels", "acc", "acc_ci95", "difference", "difference_ci95"]
+    save(OUT, text, columns, rows)
     draw(pools, labels)
 
 
@@ -262,9 +255,11 @@ def table(
         row = [f"`{name}`"]
         for place in map(labels.index, shown):
             own, base = values[:, place], found["random"][:, place]
-            row.append(cell(own) + ("" if name == "random" else f" ({cell(own - base, '+')})"))
+            row.append(
+                percent(own) + ("" if name == "random" else f" ({percent(own - base, '+')})")
+            )
         body.append(row)
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
+    return markdown(head, body)
 
 
 def lines(pool: str, found: dict[str, Tensor], labels: Sequence[int]) -> list[list[object]]:
@@ -274,9 +269,8 @@ def lines(pool: str, found: dict[str, Tensor], labels: Sequence[int]) -> list[li
         for place, count in enumerate(labels):
             own = values[:, place]
             points = own - found["random"][:, place]
-            numbers = [own.mean(), confidence_interval(own), points.mean()]
-            numbers.append(confidence_interval(points))
-            rows.append([pool, name, count, *(f"{float(number):.5f}" for number in numbers)])
+            numbers = [*interval(own), *interval(points)]
+            rows.append([pool, name, count, *(f"{number:.5f}" for number in numbers)])
     return rows
 
 
@@ -293,7 +287,7 @@ def draw(pools: dict[str, dict[str, Tensor]], labels: Sequence[int]) -> None:
                 style |= {"ls": "--"}
             grid[0][column].plot(labels, 100 * values.mean(dim=0), **style)
             points = 100 * (values - found["random"])
-            half = [confidence_interval(points[:, i]) for i in range(len(labels))]
+            half = [interval(each)[1] for each in points.T]
             at = [count + 0.35 * (place - 2.5) for count in labels]  # intervals side by side
             grid[1][column].errorbar(at, points.mean(dim=0), half, capsize=2, lw=1.2, **style)
         grid[0][column].set_title(f"{pool} pool")
@@ -318,7 +312,7 @@ def study(
         found[name] = torch.tensor(
             [list(what(frozen, task, name, i)) for i, task in enumerate(made)]
         )
-        print(f"{name}: {cell(found[name][:, 1])} % after one round", flush=True)
+        print(f"{name}: {percent(found[name][:, 1])} % after one round", flush=True)
     return found
 
 

@@ -20,25 +20,13 @@ import argparse
 import platform
 
 import torch
-from by_step import (  # beside this file
-    RESULTS,
-    ROOT,
-    best_rate,
-    checkpoint,
-    measured,
-    minutes,
-    outer_steps,
-    shown,
-    steps_of,
-    table,
-    write_csv,
-)
+from by_step import best_rate, curve, measured, outer_steps, steps_of  # beside this file
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from studies import RESULTS, ROOT, interval, markdown, minutes, save, shown, trained
 from torch import Tensor
 
 import metadraw
-from metadraw.results.metrics import confidence_interval
 
 LOGS, OUT = ROOT / "logs" / "navigation", RESULTS / "navigation"
 STEPS, TASKS, ROLLOUTS = 3, 200, 40  # of the test
@@ -65,7 +53,7 @@ def study(overrides: list[str]) -> tuple[dict[str, Tensor], dict[str, float]]:
     returns, rates = {}, {}
     for name, (run, settings, which) in POLICIES.items():
         all_settings = ["experiment=navigation", *settings, *overrides]
-        path, own = checkpoint(LOGS / run, all_settings, which), tested()
+        path, own = trained(LOGS / run, all_settings).with_name(f"{which}.ckpt"), tested()
         if run == "pre-trained":
             rates[name] = best_rate(path, own, RATES, TASKS // 2, STEPS)
             own.append(f"algorithm.inner_lr={rates[name]}")
@@ -86,6 +74,7 @@ def write(returns: dict[str, Tensor], rates: dict[str, float], command: str) -> 
     ours, theirs, to_the_end, oracle = (returns[name] for name in POLICIES)
     gap = (ours[:, 1].mean() - ours[:, 0].mean()) / (oracle[:, 0].mean() - ours[:, 0].mean())
     last = ours[:, STEPS]
+    head = ["policy", "before", "1 step", *(f"{s} steps" for s in range(2, STEPS + 1))]
     chosen = [steps_of(LOGS / run / "checkpoints" / "best.ckpt") for run in ("MAML", "pre-trained")]
     text = [
         "# Navigation",
@@ -96,7 +85,7 @@ def write(returns: dict[str, Tensor], rates: dict[str, float], command: str) -> 
         f"{steps} outer steps of Adam; by meta-validation after one step, MAML was best after "
         f"{chosen[0]} and pre-training after {chosen[1]}. Minutes of training: {spent}. One seed.",
         "",
-        *table(["policy", "before", "1 step", *(f"{s} steps" for s in range(2, STEPS + 1))], rows),
+        *markdown(head, rows, left=1),
         "",
         f"One step takes MAML from {ours[:, 0].mean():.1f} to {ours[:, 1].mean():.1f}, which is "
         f"{100 * gap:.0f} % of the way to the oracle. That is "
@@ -109,13 +98,12 @@ def write(returns: dict[str, Tensor], rates: dict[str, float], command: str) -> 
         "",
         "![Returns by gradient steps, and paths to four goals](navigation.png)",
     ]
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    write_csv(
-        OUT.with_suffix(".csv"),
+    save(
+        OUT,
+        text,
         ["policy", "step", "return", "half_interval", "goals"],
         [
-            [name, step, f"{each.mean():.6g}", f"{confidence_interval(each):.6g}", len(each)]
+            [name, step, *(f"{n:.6g}" for n in interval(each)), len(each)]
             for name, found in returns.items()
             for step, each in enumerate(found.T)
         ],
@@ -127,13 +115,7 @@ def draw(returns: dict[str, Tensor], rates: dict[str, float]) -> None:
     figure = Figure(figsize=(13, 3.9), layout="constrained")
     axes, *panels = figure.subplots(1, 4, width_ratios=(1.25, 1, 1, 1))
     for name, found in returns.items():
-        mean = found.mean(dim=0).expand(STEPS + 1)
-        half = torch.stack([confidence_interval(e) for e in found.T]).expand(STEPS + 1)
-        look = {"color": COLOURS[name], "marker": MARKERS[name], "markersize": 4}
-        axes.plot(mean, "-" if name != "oracle" else "--", label=name, **look)
-        axes.fill_between(
-            range(STEPS + 1), mean - half, mean + half, color=COLOURS[name], alpha=0.2, lw=0
-        )
+        curve(axes, found, STEPS, name, COLOURS[name], MARKERS[name])
     lowest = min(found.mean(dim=0).min().item() for found in returns.values())
     axes.set(xlabel="gradient steps", ylabel="mean return", xticks=range(STEPS + 1))
     axes.set_ylim(1.15 * lowest, 1)

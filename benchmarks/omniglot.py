@@ -12,26 +12,29 @@ figure go to benchmarks/results/omniglot.{md,csv,png}.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import platform
-import shutil
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
+from studies import (  # beside this file
+    RESULTS,
+    ROOT,
+    markdown,
+    minutes,
+    results,
+    save,
+    shown,
+    tested,
+    trained,
+    values,
+)
 
 import metadraw
-from metadraw.results.compare import read
-from metadraw.results.metrics import confidence_interval
-from metadraw.training.evaluate import evaluate
-from metadraw.training.train import train
 
-ROOT = Path(__file__).resolve().parents[1]
-LOGS, OUT = ROOT / "logs" / "omniglot", ROOT / "benchmarks" / "results" / "omniglot"
+LOGS, OUT = ROOT / "logs" / "omniglot", RESULTS / "omniglot"
 #: By method: its settings, and batches in each of four epochs.
 METHODS = {
     "MAML, 5-way": ["algorithm.inner_lr=0.1", "data.tasks_per_batch=8", "data.train_batches=150"],
@@ -51,15 +54,10 @@ METHODS = {
 #: Those that are also trained on doodles.
 ACROSS = ("ProtoNet", "pre-training")
 EPISODIC = ["optimizer.lr=0.003", "learner.query_statistics=support"]
-COMMON = [
-    "trainer=cpu",
-    "trainer.max_epochs=4",
-    "data.new_classes=rotations",
-    "data.val_batches=10",
-]
+COMMON = ["trainer.max_epochs=4", "data.new_classes=rotations", "data.val_batches=10"]
 #: Ways, shots, and whether a task's characters are of one alphabet.
 SETTINGS = [(5, 1, False), (5, 5, False), (20, 1, False), (20, 5, False), (20, 1, True)]
-TESTED = ["data.queries=5", "data.tasks_per_batch=10", "data.eval_seed=0", "trainer=cpu"]
+TESTED = ["data.queries=5", "data.tasks_per_batch=10", "data.eval_seed=0"]
 SHIPPED = ROOT / "checkpoints" / "best.ckpt"
 #: What `data.prepare` makes of dark ink on white.
 PREPARE = {
@@ -86,7 +84,7 @@ class Run(NamedTuple):
     @property
     def minutes(self) -> float:
         """Minutes of one core that its training took."""
-        return float(json.loads((self.folder / "cost.json").read_text())["minutes"])
+        return minutes(self.folder)
 
 
 class Test(NamedTuple):
@@ -107,7 +105,7 @@ class Test(NamedTuple):
     @property
     def found(self) -> dict[str, float]:
         """Its results."""
-        return found(self.folder)
+        return results(self.folder)["test"]
 
     @property
     def accuracy(self) -> str:
@@ -130,10 +128,10 @@ def planned() -> tuple[list[Test], list[Test]]:
         if fits(method, setting[0])
     ]
     across = [
-        Test(Run(trained, method), tested, ways, shots)
+        Test(Run(learned, method), asked, ways, shots)
         for method in ACROSS
-        for trained in ("characters", "doodles")
-        for tested in ("characters", "doodles")
+        for learned in ("characters", "doodles")
+        for asked in ("characters", "doodles")
     ]
     return within, across
 
@@ -150,24 +148,14 @@ def settings_of(run: Run, data: dict[str, list[str]]) -> list[str]:
 def finish(test: Test, data: dict[str, list[str]]) -> None:
     """Train the run of a test, and test it, unless that is done."""
     run = test.run
-    if not (run.folder / "cost.json").exists():
-        shutil.rmtree(run.folder, ignore_errors=True)
-        began = time.process_time()
-        where = ["data.test_batches=1", f"paths.output_dir={run.folder}"]
-        train(metadraw.compose(*settings_of(run, data), *where))
-        minutes = (time.process_time() - began) / 60
-        (run.folder / "cost.json").write_text(json.dumps({"minutes": round(minutes, 2)}))
-    if not (test.folder / "results.json").exists():
-        other = data[test.data] if test.data != run.data else []
-        cfg = metadraw.compose(
-            f"ckpt_path={run.folder / 'checkpoints' / 'best.ckpt'}",
-            *(*other, *TESTED, f"data.ways={test.ways}", f"data.shots={test.shots}"),
-            f"data.test_batches={BATCHES[test.ways]}",
-            *(["data.within_groups=true"] if test.within else []),
-            f"paths.output_dir={test.folder}",
-            config="eval",
-        )
-        evaluate(cfg)
+    checkpoint = trained(run.folder, [*settings_of(run, data), "data.test_batches=1"])
+    settings = [
+        *(data[test.data] if test.data != run.data else []),
+        *(*TESTED, f"data.ways={test.ways}", f"data.shots={test.shots}"),
+        f"data.test_batches={BATCHES[test.ways]}",
+        *(["data.within_groups=true"] if test.within else []),
+    ]
+    tested(test.folder, checkpoint, settings)
     print(f"{test.folder.relative_to(LOGS)}: {test.accuracy} %", flush=True)
 
 
@@ -175,20 +163,13 @@ def shipped(prepare: str, data: dict[str, list[str]]) -> None:
     """Test the checkpoint that comes with metadraw on all characters, unless that is done."""
     ways, shots, _ = SETTINGS[0]
     folder = LOGS / "shipped" / prepare
-    if not (folder / "results.json").exists():
-        cfg = metadraw.compose(
-            *(f"ckpt_path={SHIPPED}", *data["characters"], "split=all", f"data.prepare={prepare}"),
-            *(*TESTED, f"data.ways={ways}", f"data.shots={shots}"),
-            *(f"data.test_batches={BATCHES[ways] // 4 or 1}", f"paths.output_dir={folder}"),
-            config="eval",
-        )
-        evaluate(cfg)
-    print(f"shipped, {prepare}: {percent(found(folder))} %", flush=True)
-
-
-def found(folder: Path) -> dict[str, float]:
-    """The results of a test."""
-    return json.loads((folder / "results.json").read_text())["test"]
+    settings = [
+        *(*data["characters"], "split=all", f"data.prepare={prepare}"),
+        *(*TESTED, f"data.ways={ways}", f"data.shots={shots}"),
+        f"data.test_batches={BATCHES[ways] // 4 or 1}",
+    ]
+    found = results(tested(folder, SHIPPED, settings))["test"]
+    print(f"shipped, {prepare}: {percent(found)} %", flush=True)
 
 
 def percent(result: dict[str, float]) -> str:
@@ -204,13 +185,13 @@ def findings(within: list[Test], across: list[Test]) -> list[str]:
         name = f"{setting[0]}-way {setting[1]}-shot{', one alphabet' * setting[2]}"
         order = ", then ".join(f"{t.run.method.split(',')[0]} ({t.accuracy})" for t in tests)
         lines.append(f"{name}: {order}.")
-    for trained, tested in (("doodles", "characters"), ("characters", "doodles")):
+    for learned, asked in (("doodles", "characters"), ("characters", "doodles")):
         lost = []
-        for test in (t for t in across if (t.run.data, t.data) == (trained, tested)):
-            own = Test(Run(tested, test.run.method), tested, test.ways, test.shots)
+        for test in (t for t in across if (t.run.data, t.data) == (learned, asked)):
+            own = Test(Run(asked, test.run.method), asked, test.ways, test.shots)
             lost.append(f"{test.run.method.split(',')[0]} {difference(test, own)}")
         lines.append(
-            f"Trained on {trained} instead of {tested}, and tested on {tested}, in points, paired "
+            f"Trained on {learned} instead of {asked}, and tested on {asked}, in points, paired "
             f"by task: {'; '.join(lost)}."
         )
     return lines
@@ -218,29 +199,27 @@ def findings(within: list[Test], across: list[Test]) -> list[str]:
 
 def difference(test: Test, base: Test) -> str:
     """Of accuracy from another test's, in points, paired by task."""
-    theirs, ours = (read(each.folder).values for each in (base, test))
-    points = torch.tensor([100 * (ours[number] - theirs[number]) for number in ours])
-    return f"{points.mean():+.1f} ± {confidence_interval(points):.1f}"
+    return shown(100 * (values(test.folder) - values(base.folder)), sign="+")
 
 
 def write(within: list[Test], across: list[Test], command: str) -> None:
     """Tables, findings, figure and CSV."""
     runs = list(dict.fromkeys(test.run for test in (*within, *across)))
     head = [f"{w}-way {s}-shot{', one alphabet' * one}" for w, s, one in SETTINGS]
-    rows = [["method", "minutes", *head]]
+    rows = []
     for run in (run for run in runs if run.data == "characters"):
         cells = {test[2:]: test.accuracy for test in within if test.run == run}
         rows.append([run.method, f"{run.minutes:.1f}", *(cells.get(s, "") for s in SETTINGS)])
-    across_rows = [["method", "trained on", "minutes", "tested on characters", "on doodles"]]
+    across_rows = []
     for run in dict.fromkeys(test.run for test in across):
         cells = [test.accuracy for test in across if test.run == run]
         across_rows.append([run.method, run.data, f"{run.minutes:.1f}", *cells])
-    prepared = [found(LOGS / "shipped" / name) for name in PREPARE]
-    shown = [
+    prepared = [results(LOGS / "shipped" / name)["test"] for name in PREPARE]
+    prepared_rows = [
         [f"`{name}`", PREPARE[name], percent(result)]
         for name, result in zip(PREPARE, prepared, strict=True)
     ]
-    source = json.loads((within[0].folder / "results.json").read_text())["data"]
+    source = results(within[0].folder)["data"]
     text = [
         "# Characters and doodles",
         "",
@@ -253,45 +232,41 @@ def write(within: list[Test], across: list[Test], command: str) -> None:
         "95 % interval. Minutes are those of one core; these trainings are short and differ in "
         "length, so the order of the methods may change with more. One seed a run.",
         "",
-        *_table(rows),
+        *markdown(["method", "minutes", *head], rows, left=1),
         "",
         f"{SETTINGS[0][0]}-way {SETTINGS[0][1]}-shot, from one data set to the other:",
         "",
-        *_table(across_rows),
+        *markdown(
+            ["method", "trained on", "minutes", "tested on characters", "on doodles"],
+            across_rows,
+            left=1,
+        ),
         "",
         "The checkpoint that comes with metadraw, trained on doodles, on characters of all "
         f"alphabets, {SETTINGS[0][0]}-way {SETTINGS[0][1]}-shot, {prepared[0]['tasks']:.0f} tasks:",
         "",
-        *_table([["`data.prepare`", "characters", "accuracy"], *shown]),
+        *markdown(["`data.prepare`", "characters", "accuracy"], prepared_rows, left=1),
         "",
         *(f"- {line}" for line in findings(within, across)),
         "",
         "![Accuracy by method and setting](omniglot.png)",
     ]
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    with OUT.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        columns = ["method", "trained_on", "minutes", "tested_on", "ways", "shots", "one_alphabet"]
-        lines.writerow([*columns, "acc", "acc_ci95", "tasks"])
-        for test in dict.fromkeys((*within, *across)):
-            values = [test.found[key] for key in ("acc", "acc_ci95", "tasks")]
-            run = test.run
-            lines.writerow([run.method, run.data, run.minutes, *test[1:], *values])
-        for name, result in zip(PREPARE, prepared, strict=True):
-            values = [result[key] for key in ("acc", "acc_ci95", "tasks")]
-            setting = ["characters", *SETTINGS[0]]
-            lines.writerow([f"shipped, data.prepare={name}", "doodles", "", *setting, *values])
+    columns = ["method", "trained_on", "minutes", "tested_on", "ways", "shots", "one_alphabet"]
+    measured = ["acc", "acc_ci95", "tasks"]
+    lines = []
+    for test in dict.fromkeys((*within, *across)):
+        run, found = test.run, test.found
+        where = [run.method, run.data, run.minutes, *test[1:]]
+        lines.append([*where, *(found[key] for key in measured)])
+    for name, found in zip(PREPARE, prepared, strict=True):
+        where = [f"shipped, data.prepare={name}", "doodles", "", "characters", *SETTINGS[0]]
+        lines.append([*where, *(found[key] for key in measured)])
+    save(OUT, text, [*columns, *measured], lines)
     draw(within, across)
 
 
 def _counts() -> str:
     return " and ".join(f"{10 * batches} of {ways} classes" for ways, batches in BATCHES.items())
-
-
-def _table(rows: list[list[str]]) -> list[str]:
-    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
-    return [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
 
 
 def draw(within: list[Test], across: list[Test]) -> None:

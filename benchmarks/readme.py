@@ -39,13 +39,12 @@ import re
 import textwrap
 from collections.abc import Callable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
-from pathlib import Path
 
 from algorithms import ABLATION, ALGORITHMS  # beside this file
+from studies import ROOT, listed, markdown
 
 from metadraw.results.published import EXPERIMENTS, published, published_curves
 
-ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = re.compile(
     r"(<!-- made by benchmarks/readme\.py: (\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL
 )
@@ -120,16 +119,6 @@ def short(cell: str) -> str:
 def percent(share: str | float) -> str:
     """``0.5321`` -> ``53.2``."""
     return f"{100 * float(share):.1f}"
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table."""
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-
-
-def listed(parts: Sequence[str]) -> str:
-    """``a, b and c``."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 # ---- blocks ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from studies import markdown  # beside this file
 
 import metadraw
 from metadraw.files import WholeCheckpoints
@@ -106,7 +107,7 @@ def main() -> None:
         "interval over tasks (2,500 for 1 shot, else 1,000), as many queries as shots, one picture "
         "at a time.",
         "",
-        *table(compared, accuracies),
+        *markdown(compared, accuracies, left=1),
         "",
         f"Calibration, in per cent, on {TASKS} meta-test tasks of 5 queries a class, one picture "
         'at a time. The temperature and the threshold for "none of these" are the same for all, '
@@ -114,16 +115,10 @@ def main() -> None:
         "calibration error has 15 bins. Pictures of other classes are of one class that was not "
         "given; the area is that under the curve of both shares for all thresholds.",
         "",
-        *table(measures, calibrations),
+        *markdown(measures, calibrations, left=1),
         "",
     ]
     CARD.write_text("\n".join(text), encoding="utf-8")
-
-
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
 
 
 if __name__ == "__main__":

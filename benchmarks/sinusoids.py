@@ -19,22 +19,11 @@ import argparse
 import platform
 
 import torch
-from by_step import (  # beside this file
-    RESULTS,
-    ROOT,
-    best_rate,
-    checkpoint,
-    measured,
-    minutes,
-    outer_steps,
-    shown,
-    table,
-    write_csv,
-)
+from by_step import best_rate, curve, measured, outer_steps  # beside this file
 from matplotlib.figure import Figure
+from studies import RESULTS, ROOT, interval, markdown, minutes, save, shown, trained
 
 import metadraw
-from metadraw.results.metrics import confidence_interval
 
 LOGS, OUT = ROOT / "logs" / "sinusoids", RESULTS / "sinusoids"
 SHOTS, STEPS = (5, 10, 20), 10
@@ -68,9 +57,9 @@ def study(overrides: list[str]) -> tuple[dict[tuple[str, int], torch.Tensor], di
     """Errors ``[tasks, steps + 1]`` by network and shots, and the rates of fine-tuning by shots."""
     errors, rates = {}, {}
     for name, settings in NETWORKS.items():
-        path = checkpoint(
-            LOGS / name, [*settings, *COMMON, *overrides], "last" if name == "oracle" else "best"
-        )
+        path = trained(LOGS / name, [*settings, *COMMON, *overrides])
+        if name == "oracle":
+            path = path.with_name("last.ckpt")
         for shots in SHOTS:
             own = tested(shots)
             if name == "pre-trained":
@@ -113,20 +102,19 @@ def write(
         f"meta-test tasks, each tested at {QUERIES} points. {steps} outer steps on 25 tasks "
         f"each; the paper takes 70,000. Minutes of training: {spent}. One seed.",
         "",
-        *table(["points", "network", "before", "1 step", "5 steps", "10 steps"], rows),
+        *markdown(["points", "network", "before", "1 step", "5 steps", "10 steps"], rows, left=1),
         "",
         *findings,
         "",
         "![Errors by gradient steps, and one sinusoid fitted by MAML and by the pre-trained "
         "network](sinusoids.png)",
     ]
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    write_csv(
-        OUT.with_suffix(".csv"),
+    save(
+        OUT,
+        text,
         ["network", "shots", "step", "error", "half_interval", "tasks"],
         [
-            [name, shots, step, f"{each.mean():.6g}", f"{confidence_interval(each):.6g}", len(each)]
+            [name, shots, step, *(f"{n:.6g}" for n in interval(each)), len(each)]
             for (name, shots), found in errors.items()
             for step, each in enumerate(found.T)
         ],
@@ -141,13 +129,7 @@ def draw(errors: dict[tuple[str, int], torch.Tensor], rates: dict[int, float]) -
     for axes, shots in zip(panels, SHOTS, strict=True):
         for name in NETWORKS:
             found = errors[name, shots]
-            mean = found.mean(dim=0).expand(STEPS + 1)
-            half = torch.stack([confidence_interval(e) for e in found.T]).expand(STEPS + 1)
-            look = {"color": COLOURS[name], "marker": MARKERS[name], "markersize": 4}
-            axes.plot(mean, "-" if name != "oracle" else "--", label=name, **look)
-            axes.fill_between(
-                range(STEPS + 1), mean - half, mean + half, color=COLOURS[name], alpha=0.2, lw=0
-            )
+            curve(axes, found, STEPS, name, COLOURS[name], MARKERS[name])
         axes.set(title=f"{shots} points", xlabel="gradient steps", ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

@@ -10,24 +10,32 @@ in logs/unlabelled; the same command goes on where it was stopped.
 
 from __future__ import annotations
 
-import csv
+import platform
 import sys
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from paired import clear, interval, machine, markdown, percent, tested, trained  # beside this file
+from studies import (  # beside this file
+    RESULTS,
+    ROOT,
+    clear,
+    interval,
+    markdown,
+    percent,
+    save,
+    tested,
+    trained,
+    values,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
-LOGS = ROOT / "logs" / "unlabelled"
-OUT = ROOT / "benchmarks" / "results" / "unlabelled"
+LOGS, OUT = ROOT / "logs" / "unlabelled", RESULTS / "unlabelled"
 #: Unlabelled drawings of each class in tests, and classes beside the task's that have as many.
 NUMBERS, DISTRACTORS = (0, 1, 2, 5, 10), (0, 5)
 MORE = ["data.unlabelled=5", "data.distractors=2"]
 STEPS = ["algorithm.inner_steps=5", "algorithm.eval_inner_steps=5"]
 TRAINED = ["data.queries=5", "data.tasks_per_batch=10", "optimizer.lr=0.003", "data.val_batches=2"]
-TRAINED += ["data.train_batches=120", "data.test_batches=1"]
-TESTED = ["trainer=cpu", "data.tasks_per_batch=10", "data.test_batches=20"]
+TRAINED += ["data.train_batches=120", "data.test_batches=1", "trainer.max_epochs=1"]
+TESTED = ["data.tasks_per_batch=10", "data.test_batches=20"]
 #: Name: settings, and the learner without unlabelled examples.
 LEARNERS: dict[str, tuple[list[str], str | None]] = {
     "prototypical network": (["algorithm=protonet"], None),
@@ -62,7 +70,9 @@ def measure(overrides: list[str]) -> Found:
                 others = distractors if number else 0
                 own = [f"data.unlabelled={number}", f"data.distractors={others}"]
                 where = folder / f"{number}_unlabelled_{others}_distractors"
-                found[name, number, distractors] = tested(where, checkpoint, [*TESTED, *own])
+                found[name, number, distractors] = values(
+                    tested(where, checkpoint, [*TESTED, *own])
+                )
     return found
 
 
@@ -123,27 +133,25 @@ def write(found: Found, command: str) -> None:
     text = [
         "# Unlabelled examples",
         "",
-        f"`{command}`, {machine()}. 5-way 1-shot with 5 queries a class, 1,200 meta-training tasks "
+        f"`{command}`, one core of an {platform.machine()} CPU, torch {torch.__version__}. 5-way "
+        "1-shot with 5 queries a class, 1,200 meta-training tasks "
         f"and the same {tasks} meta-test tasks for all, one seed. Without unlabelled drawings: "
         f"{accuracies}. The table shows the paired difference from that in points, ± half its 95 % "
         "interval, by the number of unlabelled drawings of each class. Other classes have as many. "
         "In meta-training there were 5 of each class and of 2 other classes.",
         "",
-        *markdown(head, rows),
+        *markdown(head, rows, left=1),
         "",
         *findings(found),
         "",
         f"![Difference in accuracy by the number of unlabelled drawings]({OUT.name}.png)",
     ]
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    with OUT.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        columns = ["acc", "acc_ci95", "gain", "gain_ci95"]
-        lines.writerow(["learner", "unlabelled", "distractors", *columns])
-        for key, values in found.items():
-            both = (values, gain(found, *key)) if LEARNERS[key[0]][1] else (values,)
-            lines.writerow([*key, *(f"{n:.5f}" for v in both for n in interval(v))])
+    columns = ["learner", "unlabelled", "distractors", "acc", "acc_ci95", "gain", "gain_ci95"]
+    lines = []
+    for key, own in found.items():
+        both = (own, gain(found, *key)) if LEARNERS[key[0]][1] else (own,)
+        lines.append([*key, *(f"{n:.5f}" for v in both for n in interval(v))])
+    save(OUT, text, columns, lines)
     draw(found)
 
 

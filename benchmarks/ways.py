@@ -9,28 +9,29 @@ same tasks. Runs are in logs/ways; the same command goes on where it was stopped
 
 from __future__ import annotations
 
-import csv
+import platform
 import sys
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from paired import (  # beside this file
+from studies import (  # beside this file
+    RESULTS,
+    ROOT,
     clear,
-    cpu_seconds,
     interval,
-    machine,
     markdown,
+    minutes,
     percent,
+    save,
     tested,
     trained,
+    values,
 )
 
 from metadraw.results.figures import draw_grid
 
-ROOT = Path(__file__).resolve().parents[1]
-LOGS = ROOT / "logs" / "ways"
-OUT = ROOT / "benchmarks" / "results" / "ways"
+LOGS, OUT = ROOT / "logs" / "ways", RESULTS / "ways"
 WAYS, SHOTS = (5, 10, 20), (1, 5)
 GRID = [(ways, shots) for ways in WAYS for shots in SHOTS]
 RANGES = ["data.ways=[5,10]", "data.shots=[1,5]"]
@@ -45,7 +46,8 @@ VARYING = "drawn for each task"
 #: Settings, and batches of 10 tasks.
 LEARNERS = {"prototypical network": (["algorithm=protonet"], 100)}
 TRAINED = ["data.queries=5", "data.tasks_per_batch=10", "optimizer.lr=0.003", "data.val_batches=2"]
-TESTED = ["trainer=cpu", "data.tasks_per_batch=10", "data.test_batches=12", "data.queries=5"]
+TRAINED += ["trainer.max_epochs=1"]
+TESTED = ["data.tasks_per_batch=10", "data.test_batches=12", "data.queries=5"]
 #: ``[settings, tasks]`` accuracies by learner and what it was trained on.
 Found = dict[tuple[str, str], torch.Tensor]
 
@@ -53,6 +55,11 @@ Found = dict[tuple[str, str], torch.Tensor]
 def folder_of(learner: str, episodes: str) -> Path:
     """The folder of a run."""
     return LOGS / f"{learner} {episodes}".replace(" ", "_")
+
+
+def seconds_of(learner: str, episodes: str) -> float:
+    """How long a run took, its validation included."""
+    return 60 * minutes(folder_of(learner, episodes))
 
 
 def measure(overrides: list[str]) -> Found:
@@ -67,7 +74,7 @@ def measure(overrides: list[str]) -> Found:
             for ways, shots in GRID:
                 grid = [f"data.ways={ways}", f"data.shots={shots}"]
                 where = folder / f"{ways}-way_{shots}-shot"
-                tests.append(tested(where, checkpoint, [*TESTED, *grid]))
+                tests.append(values(tested(where, checkpoint, [*TESTED, *grid])))
             found[learner, episodes] = torch.stack(tests)
     return found
 
@@ -106,7 +113,7 @@ def findings(found: Found) -> list[str]:
                 f"{', '.join(better) or 'no setting'}, and clearly worse in "
                 f"{', '.join(worse) or 'none'}."
             )
-        seconds = {episodes: cpu_seconds(folder_of(learner, episodes)) for episodes in EPISODES}
+        seconds = {episodes: seconds_of(learner, episodes) for episodes in EPISODES}
         lines.append(
             f"- *{learner}*: masks cost time, since each task is padded to the largest: "
             f"{seconds[VARYING]:.0f} s of training instead of "
@@ -122,7 +129,7 @@ def write(found: Found, command: str) -> None:
     of_grid = [
         [
             f"{learner}, {episodes}",
-            f"{cpu_seconds(folder_of(learner, episodes)):.0f}",
+            f"{seconds_of(learner, episodes):.0f}",
             *map(percent, found[learner, episodes]),
         ]
         for learner in LEARNERS
@@ -142,30 +149,33 @@ def write(found: Found, command: str) -> None:
     text = [
         "# Any number of ways and shots",
         "",
-        f"`{command}`, {machine()}. Accuracy in per cent ± half its 95 % interval on {tasks} "
+        f"`{command}`, one core of an {platform.machine()} CPU, torch {torch.__version__}. "
+        f"Accuracy in per cent ± half its 95 % interval on {tasks} "
         f"meta-test tasks of 5 queries a class, after {counts} meta-training tasks with any "
         "episodes; one seed. Those tasks differ in size: with queries, one of 5-way 1-shot has 30 "
         "drawings, one of 10-way 5-shot 100. Seconds are those of training on the core.",
         "",
-        *markdown(["trained on", "seconds", *names], of_grid),
+        *markdown(["trained on", "seconds", *names], of_grid, left=1),
         "",
         f"Episodes {VARYING}, paired difference in points:",
         "",
-        *markdown(["", *names], apart),
+        *markdown(["", *names], apart, left=1),
         "",
         *findings(found),
         "",
         f"![Accuracy and differences over the grid of ways and shots]({OUT.name}.png)",
     ]
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.with_suffix(".md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    with OUT.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        columns = ["acc", "acc_ci95", "varying_minus_this", "varying_minus_this_ci95"]
-        lines.writerow(["learner", "trained_on", "ways", "shots", *columns])
-        for key, settings in found.items():
-            for setting, *both in zip(GRID, settings, difference(found, *key), strict=True):
-                lines.writerow([*key, *setting, *(f"{n:.5f}" for v in both for n in interval(v))])
+    columns = ["acc", "acc_ci95", "varying_minus_this", "varying_minus_this_ci95"]
+    save(
+        OUT,
+        text,
+        ["learner", "trained_on", "ways", "shots", *columns],
+        [
+            [*key, *setting, *(f"{n:.5f}" for v in both for n in interval(v))]
+            for key, settings in found.items()
+            for setting, *both in zip(GRID, settings, difference(found, *key), strict=True)
+        ],
+    )
     draw(found)
 
 

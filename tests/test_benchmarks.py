@@ -378,9 +378,9 @@ def test_the_study_of_fairness_in_small(monkeypatch, tmp_path):
         fairness.finish(run, small)
     fairness.write("COMMAND", 1.0, 0.5)
     text = (tmp_path / "results" / "fairness.md").read_text()
-    found = runs[0].tested(5)
+    found = runs[0].found(5)
     assert len(found["acc"]) == 25
-    shown = f"{fairness.cell(found['acc'])}, {fairness.cell(found['parity'])} |"
+    shown = f"{fairness.percent(found['acc'])}, {fairness.percent(found['parity'])} |"
     assert shown in text
     assert (tmp_path / "results" / "fairness.csv").read_text().count("\n") == 1 + 2 * 2
     assert (tmp_path / "results" / "fairness.png").stat().st_size > 1000
