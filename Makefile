@@ -35,7 +35,7 @@ docs: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "metadraw needs Python 3.10 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[wandb,tensorboard,notebooks,sweeps,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[wandb,dashboard,tensorboard,notebooks,sweeps,dev]'
 	touch $@
 
 clean:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import runpy
 import shutil
 import socket
 import struct
@@ -80,10 +81,8 @@ def values(items):
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
-def test_wandb_offline(tiny, no_account):
-    found, folder = run(
-        tiny, "logger=wandb", "tags=[first,try]", "notes=why", "data.train_tasks_per_batch=3"
-    )
+def logged(folder):
+    """History, config, summary, and each time's (tags, notes), of the offline run in a folder."""
     history, config, summary, called = [], {}, {}, []
     for record in wandb_records(folder):
         kind = record.WhichOneof("record_type")
@@ -96,6 +95,14 @@ def test_wandb_offline(tiny, no_account):
             config |= values(record.config.update)
         elif kind == "summary":
             summary |= values(record.summary.update)
+    return history, config, summary, called
+
+
+def test_wandb_offline(tiny, no_account):
+    found, folder = run(
+        tiny, "logger=wandb", "tags=[first,try]", "notes=why", "data.train_tasks_per_batch=3"
+    )
+    history, config, summary, called = logged(folder)
     curve = [(row["epoch"], row["val/acc"]) for row in history if "val/acc" in row]
     assert [epoch for epoch, _ in curve] == [1, 2]
     assert config["algorithm_name"] == "maml"
@@ -110,6 +117,31 @@ def test_wandb_offline(tiny, no_account):
     assert called[0] == (["first", "try"], "why")
     for picture in ("episode", "curves"):
         assert list(folder.glob(f"wandb/offline-run-*/files/media/images/{picture}*.png"))
+
+
+def test_the_dashboard_shows_what_a_run_logs(tiny, no_account):
+    """The example's panels, sent nowhere: every name in them is one of a run's."""
+    pytest.importorskip("wandb_workspaces")
+    example = runpy.run_path(str(ROOT / "notebooks" / "wandb_dashboard.py"))
+    section = example["workspace"]("me", "doodles")._to_model().model_dump()["spec"]["section"]
+    panels = [
+        panel for part in section["panel_bank_config"]["sections"] for panel in part["panels"]
+    ]
+    shown = json.dumps([[panel["config"] for panel in panels], section["run_sets"]])
+    _, folder = run(tiny, "logger=wandb")
+    history, config, summary, _ = logged(folder)
+    measured = {name for row in history for name in row} | summary.keys()
+    measured |= {name.partition(".")[0] for name in measured}  # of a picture: its parts
+    lines = {panel["config"]["x_axis"] for panel in panels if "Line" in panel["view_type"]}
+    for panel in panels:
+        lines |= set(panel["config"].get("metrics") or [])
+        lines |= set(panel["config"].get("media_keys") or [])
+    assert {"epoch", "tasks_seen", "val/acc", "test/acc", "episode"} <= lines <= measured
+    assert set(re.findall(r'"summary:([^"]+)"', shown)) <= measured
+    settings = [name.split(".value") for name in re.findall(r'"config:([^"]+)"', shown)]
+    assert {f"{name}{key}" for name, key in settings} >= {"data.shots", "algorithm_name"}
+    for name, key in settings:
+        assert not key or key[1:] in config[name]
 
 
 def test_jobs_of_one_process_have_a_run_each(tiny, no_account, tmp_path):
