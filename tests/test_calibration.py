@@ -1,7 +1,6 @@
 """Probabilities that mean something, and pictures that are of no class."""
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ def test_the_temperature_that_made_the_labels_is_found(temperature):
     found = [random_answers(temperature, ways, ways) for ways in (2, 5, 10, 5, 7, 3)]
     calibration = fit(found, refused=0.1)
     assert calibration.at(1.0)[0] == pytest.approx(temperature, rel=0.03)
-    assert calibration.log_temperature_slope == calibration.threshold_slope == 0
+    assert calibration.temperature_slope == calibration.threshold_slope == 0
     measured = measure(found, calibration)
     assert measured["error"] < 0.02 < 0.05 < measured["error_before"]
     assert measured["refused"] == pytest.approx(0.1, abs=0.001)
@@ -38,14 +37,14 @@ def test_the_temperature_that_made_the_labels_is_found(temperature):
 def test_both_follow_the_number_of_examples():
     inverses = (1.0, 0.5, 0.2, 0.1)
     found = [
-        random_answers(math.exp(0.3 + 1.2 * inverse_shots), 5, seed, inverse_shots)
+        random_answers(0.7 + 2.3 * inverse_shots, 5, seed, inverse_shots)
         for seed, inverse_shots in enumerate(inverses)
     ]
     shifted = [each._replace(logits=each.logits - 7 * each.inverse_shots) for each in found]
     calibration = fit(shifted, refused=0.2)
     for inverse_shots, each in zip(inverses, shifted, strict=True):
         temperature, threshold = calibration.at(inverse_shots)
-        assert temperature == pytest.approx(math.exp(0.3 + 1.2 * inverse_shots), rel=0.06)
+        assert temperature == pytest.approx(0.7 + 2.3 * inverse_shots, rel=0.06)
         refused = (each.logits.amax(dim=1) < threshold).double().mean()
         assert refused == pytest.approx(0.2, abs=0.02)
     assert measure(shifted, calibration)["error"] < 0.02
@@ -53,7 +52,7 @@ def test_both_follow_the_number_of_examples():
 
 def test_measures_by_hand():
     found = [random_answers(2.0, 4, seed=1), random_answers(2.0, 3, seed=2)]
-    calibration = Calibration(math.log(2), threshold=5.0)
+    calibration = Calibration(2.0, threshold=5.0)
     measured = measure(found, calibration)
     confidence, right, given, others = [], [], [], []
     for _, logits, labels, strangers in found:
@@ -112,7 +111,7 @@ def test_a_checkpoint_is_calibrated(tiny_for, tmp_path):
         assert torch.equal(value, learner_before.state_dict()[name])
     assert before.calibration == Calibration()
     assert after.calibration == Calibration(**written["calibration"])
-    assert after.calibration.log_temperature_slope != 0
+    assert after.calibration.temperature_slope != 0
     # In use: the same order, other probabilities, and pictures that are of no class.
     pictures = torch.rand(12, 1, 28, 28)
     examples = {"a": list(pictures[:2]), "b": list(pictures[2:4])}

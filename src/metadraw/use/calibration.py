@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -24,13 +23,13 @@ class Calibration(NamedTuple):
 
     Guo et al. 2017 ("On Calibration of Modern Neural Networks", section 4.2) fit the temperature;
     Hendrycks et al. 2022 ("Scaling Out-of-Distribution Detection for Real-World Settings", section
-    3) recognise what is of no class by its highest logit. Both depend on k, because what is learned
-    from few examples is uncertain: linearly in 1 / k, the temperature in its logarithm.
+    3) recognise what is of no class by its highest logit. Both are linear in 1 / k here: a picture
+    of variance v about its class's mean has variance v (1 + 1 / k) about the mean of k examples.
     """
 
-    #: The logarithm of what logits are divided by before the softmax, and its slope in 1 / k.
-    log_temperature: float = 0.0
-    log_temperature_slope: float = 0.0
+    #: What logits are divided by before the softmax, for many examples; its slope in 1 / k.
+    temperature: float = 1.0
+    temperature_slope: float = 0.0
     #: A picture whose highest logit is below is like none of the classes; its slope in 1 / k.
     threshold: float = float("-inf")
     threshold_slope: float = 0.0
@@ -41,8 +40,10 @@ class Calibration(NamedTuple):
         Args:
             inverse_shots: 1 / k, the mean over classes.
         """
-        temperature = math.exp(self.log_temperature + self.log_temperature_slope * inverse_shots)
-        return temperature, self.threshold + self.threshold_slope * inverse_shots
+        return (
+            self.temperature + self.temperature_slope * inverse_shots,
+            self.threshold + self.threshold_slope * inverse_shots,
+        )
 
 
 class Answers(NamedTuple):
@@ -90,16 +91,17 @@ def fit(found: Iterable[Answers], refused: float) -> Calibration:
     inverses = torch.tensor(list(by_shots), dtype=torch.float64)
     # Without different shots there is no slope to fit.
     powers = 2 if len(by_shots) > 1 else 1
-    design = torch.stack([inverses**power for power in range(powers)], dim=1)
 
-    line = torch.zeros(powers, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([line], max_iter=200, line_search_fn="strong_wolfe")
+    # Logarithms of the temperatures of many examples and of one: positive, and so are all between.
+    ends = torch.zeros(powers, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([ends], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
+        temperatures = torch.lerp(ends[0].exp(), ends[-1].exp(), inverses)
         losses = [
             F.cross_entropy(each.logits / temperature, each.labels)
-            for temperature, group in zip((design @ line).exp(), by_shots.values(), strict=True)
+            for temperature, group in zip(temperatures, by_shots.values(), strict=True)
             for each in group
         ]
         value = torch.stack(losses).mean()
@@ -108,15 +110,16 @@ def fit(found: Iterable[Answers], refused: float) -> Calibration:
 
     with torch.enable_grad():
         optimizer.step(loss)
+    many, one = ends[0].exp().item(), ends[-1].exp().item()
 
     highest = [torch.cat([a.logits.amax(dim=1) for a in group]) for group in by_shots.values()]
     thresholds = torch.stack([torch.quantile(each, refused) for each in highest])
     # Least squares, each number of shots by its tasks.
     tasks = torch.tensor([len(group) for group in by_shots.values()], dtype=torch.float64)
     weight = tasks.sqrt()
-    of_threshold = torch.linalg.lstsq(weight[:, None] * design, weight * thresholds).solution
-    none = [0.0] * (2 - powers)
-    return Calibration(*line.tolist(), *none, *of_threshold.tolist(), *none)
+    design = torch.stack([inverses**power for power in range(powers)], dim=1)
+    line = torch.linalg.lstsq(weight[:, None] * design, weight * thresholds).solution.tolist()
+    return Calibration(many, one - many, *line, *[0.0] * (2 - powers))
 
 
 def measure(found: Iterable[Answers], calibration: Calibration) -> dict[str, float]:
