@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 from itertools import product
 
@@ -245,7 +246,20 @@ def test_a_cell_of_other_settings_has_no_published_figure(tmp_path):
     assert "sd 0.0 of 2 seeds (68.3) |" in report(tmp_path, tmp_path / "out")
     write_job(tmp_path, ["seed=3", "data.train_batches=3"], epochs=2, acc=0.5)
     text = report(tmp_path, tmp_path / "out")
-    assert "sd 0.0 of 2 seeds (68.3) | 50.0 ± 1.0 |" in text
+    assert "| 50.0 ± 1.0 | 50.0, sd 0.0 of 2 seeds (68.3) |" in text
+
+
+def test_numbers_stand_in_their_order_and_words_as_the_runs_came(tmp_path):
+    for ways, shots, algorithm in product(("10", "5"), ("10", "5", "1"), ("maml", "anil")):
+        overrides = [f"algorithm={algorithm}", f"data.ways={ways}", f"data.shots={shots}"]
+        write_job(tmp_path, overrides, epochs=0)
+    for place, path in enumerate(sorted(tmp_path.glob("*/config.yaml"), reverse=True)):
+        os.utime(path, (place, place))  # the order in which they began
+    lines = report(tmp_path, tmp_path / "out", column="data.shots").splitlines()
+    shots = [f"data.shots={shots}" for shots in (1, 5, 10)]
+    assert lines[0] == f"| algorithm | data.ways | {' | '.join(shots)} |"
+    rows = [tuple(line.split(" | ")[:2]) for line in lines[2:6]]
+    assert rows == [("| maml", "5"), ("| maml", "10"), ("| anil", "5"), ("| anil", "10")]
 
 
 @pytest.mark.parametrize(

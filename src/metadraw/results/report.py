@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -120,13 +121,22 @@ def _varied(jobs: Sequence[Job]) -> list[str]:
 
 
 def _cells(jobs: Sequence[Job], rows: Sequence[str], column: str | None) -> list[Cell]:
-    groups: dict[tuple[tuple[str, ...], str], list[Job]] = {}
+    groups: dict[tuple[str, ...], list[Job]] = {}
+    keys = [*rows, *([column] if column else [])]
     for job in jobs:
-        row = tuple(_value(job, key) for key in rows)
-        groups.setdefault((row, _value(job, column) if column else ""), []).append(job)
-    order = list(dict.fromkeys(row for row, _ in groups))
-    keys = sorted(groups, key=lambda key: order.index(key[0]))
-    return [Cell(*key, groups[key]) for key in keys]
+        groups.setdefault(tuple(_value(job, key) for key in keys), []).append(job)
+    places = [_places(values) for values in zip(*groups, strict=True)]
+    order = sorted(groups, key=lambda values: [places[i][value] for i, value in enumerate(values)])
+    cut = len(rows)
+    return [Cell(key[:cut], key[cut] if column else "", groups[key]) for key in order]
+
+
+def _places(values: Sequence[str]) -> dict[str, int]:
+    """The order of a setting's values: by size if all are numbers, else as the runs came."""
+    distinct = list(dict.fromkeys(values))
+    with suppress(ValueError):
+        distinct.sort(key=float)
+    return {value: place for place, value in enumerate(distinct)}
 
 
 def _value(job: Job, key: str) -> str:
@@ -140,7 +150,7 @@ def _value(job: Job, key: str) -> str:
 
 
 def _table(cells: Sequence[Cell], rows: Sequence[str], column: str | None) -> list[str]:
-    columns = list(dict.fromkeys(cell.column for cell in cells))
+    columns = list(_places([cell.column for cell in cells]))
     by_row: dict[tuple[str, ...], dict[str, str]] = {}
     for cell in cells:
         by_row.setdefault(cell.row, {})[cell.column] = _result(cell)
