@@ -13,7 +13,6 @@ benchmarks/results/frontier.{md,csv,png}.
 from __future__ import annotations
 
 import argparse
-import itertools
 import multiprocessing
 import platform
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from matplotlib.figure import Figure
 from studies import (  # beside this file
     RESULTS,
     ROOT,
+    clear,
     markdown,
     minutes,
     results,
@@ -36,6 +36,7 @@ from studies import (  # beside this file
     values,
 )
 from studies import tested as test_once
+from torch import Tensor
 
 from metadraw.command.cli import explain
 
@@ -63,18 +64,18 @@ NETWORKS = {
 #: Episodic algorithms: their settings.
 EPISODIC = {
     "MAML": ["algorithm=maml", "algorithm.inner_lr=0.1"],
+    "ProtoNet": ["algorithm=protonet"],
     "UNICORN-MAML": [
         *("algorithm=unicorn_maml", "algorithm.inner_lr=0.1"),
         *("algorithm.inner_steps=5", "algorithm.eval_inner_steps=10"),
     ],
-    "ProtoNet": ["algorithm=protonet"],
     "Meta-Baseline": ["algorithm=meta_baseline"],
     "R2-D2": ["algorithm=r2d2"],
 }
 #: Batches in each of five epochs, with gradients in the inner loop and without.
-STEPS = {"Conv4-20": (250, 600), "Conv4-64": (50, 120), "ResNet-12": (10, 50)}
+STEPS = {"Conv4-20": (120, 250), "Conv4-64": (40, 80), "ResNet-12": (6, 50)}
 #: Batches of 25 meta-test tasks, likewise.
-TESTS = {"Conv4-20": (16, 16), "Conv4-64": (4, 16), "ResNet-12": (2, 8)}
+TESTS = {"Conv4-20": (16, 16), "Conv4-64": (3, 16), "ResNet-12": (1, 8)}
 #: Any number of shots, so that one run can be tested with each.
 TASKS = [
     *("data.train_shots=[1,10]", "data.train_queries=5", "data.train_tasks_per_batch=4"),
@@ -105,14 +106,14 @@ class Run(NamedTuple):
 
 def planned() -> list[Run]:
     """All runs, each after the one that it starts from."""
-    runs = []
+    bases, heads, episodic = [], [], []
     for network, (model, recipe) in NETWORKS.items():
         ordinary = ["experiment=pretrain", *model, *recipe, "data.val_batches=8"]
         base = Run(network, "pre-trained", "SimpleShot", ordinary)
         from_base = f"init_from={base.folder / 'checkpoints' / 'best.ckpt'}"
         frozen = [*ordinary[:-1], "algorithm=logistic_regression", "trainer.max_epochs=0"]
-        runs += [
-            base,
+        bases.append(base)
+        heads += [
             Run(network, "pre-trained", "Baseline++", [*ordinary, "algorithm=baseline_pp"]),
             Run(network, "pre-trained", "RFS", [*frozen, from_base], base),
         ]
@@ -120,11 +121,13 @@ def planned() -> list[Run]:
             steps = STEPS[network]["MAML" not in algorithm]
             own = [*settings, *model, *TASKS, f"data.train_batches={steps}"]
             slow = [*own, "optimizer.lr=0.0003", from_base]
-            runs += [
+            episodic += [
                 Run(network, "scratch", algorithm, [*own, "optimizer.lr=0.003"]),
                 Run(network, "pre-trained", algorithm, slow, base),
             ]
-    return runs
+    # By algorithm, so that a study that is not finished has all networks.
+    order = list(EPISODIC)
+    return [*bases, *heads, *sorted(episodic, key=lambda run: order.index(run.algorithm))]
 
 
 def finish(run: Run, overrides: list[str]) -> str:
@@ -172,13 +175,20 @@ def accuracy(run: Run, ways: int, shots: int, statistics: str) -> str:
     return f"{100 * result['acc']:.1f} ± {100 * result['acc_ci95']:.1f}" if result else ""
 
 
-def difference(run: Run, base: Run, ways: int, shots: int, statistics: str) -> str:
-    """Of accuracy from another run's, in points, paired by task; empty if not tested."""
+def paired(run: Run, base: Run, ways: int, shots: int, statistics: str = "alone") -> Tensor | None:
+    """Differences of accuracy from another run's, in points, by task; `None` if not tested."""
     folders = [tested(each, ways, shots, statistics) for each in (base, run)]
     if not all((folder / "tasks.csv").exists() for folder in folders):
-        return ""
+        return None
     theirs, ours = map(values, folders)
-    return shown(100 * (ours - theirs[: len(ours)]), sign="+")  # which may have more tasks
+    both = min(len(theirs), len(ours))  # a slow algorithm is tested on fewer tasks
+    return 100 * (ours[:both] - theirs[:both])
+
+
+def difference(run: Run, base: Run, ways: int, shots: int, statistics: str) -> str:
+    """`paired`, in words; empty if not tested."""
+    found = paired(run, base, ways, shots, statistics)
+    return "" if found is None else shown(found, sign="+")
 
 
 def table(runs: list[Run], cell: Callable[..., str]) -> list[str]:
@@ -192,6 +202,75 @@ def table(runs: list[Run], cell: Callable[..., str]) -> list[str]:
     return markdown(head, rows, left=3)
 
 
+def summary(runs: list[Run]) -> list[str]:
+    """5-way 1-shot and 10-way 5-shot, one picture at a time, by algorithm, network and start."""
+    columns = list(dict.fromkeys((run.network, run.start) for run in runs))
+    by_name = {run[:3]: run for run in runs}
+
+    def cell(*name: str) -> str:
+        run = by_name.get(name)
+        parts = run and [found(run, *setting, "alone") for setting in ((5, 1), (10, 5))]
+        return ", ".join(f"{100 * part['acc']:.1f}" if part else "-" for part in parts or [])
+
+    rows = [
+        [algorithm, *(cell(*column, algorithm) for column in columns)]
+        for algorithm in dict.fromkeys(run.algorithm for run in runs)
+    ]
+    return markdown(["", *(f"{network}, {start}" for network, start in columns)], rows, left=1)
+
+
+def verdict(pairs: list[tuple[Run, Run]]) -> str:
+    """How runs compare with their bases in 5-way 1-shot, one picture at a time."""
+    found = [points for pair in pairs if (points := paired(*pair, 5, 1)) is not None]
+    means = sorted(points.mean().item() for points in found)
+    better, worse = (
+        sum(clear(points) and (points.mean() > 0) == wanted for points in found)
+        for wanted in (True, False)
+    )
+    return (
+        f"{better} of {len(found)} are better, {worse} worse, beyond the 95 % interval "
+        f"({means[0]:+.1f} to {means[-1]:+.1f} points)"
+    )
+
+
+def findings(runs: list[Run], base: dict[str, Run]) -> list[str]:
+    """What the tables say, in words."""
+    by_name = {run[:3]: run for run in runs}
+    episodic = [run for run in runs if run.algorithm in EPISODIC and run.network in base]
+    scratch = [run for run in episodic if run.start == "scratch"]
+    later = [run for run in episodic if run.start != "scratch"]
+    pairs = {
+        "Meta-learning from scratch against SimpleShot, which learns in no episode": [
+            (run, base[run.network]) for run in scratch
+        ],
+        "Meta-learning from the pre-trained network against from scratch": [
+            (run, by_name[key])
+            for run in later
+            if (key := (run.network, "scratch", run.algorithm)) in by_name
+        ],
+        "Meta-learning from the pre-trained network against SimpleShot on it": [
+            (run, base[run.network]) for run in later
+        ],
+        "Other heads of an ordinary classifier against SimpleShot": [
+            (run, base[run.network])
+            for run in runs
+            if run.algorithm in ("Baseline++", "RFS") and run.network in base
+        ],
+    }
+    lines = [f"- {title}: {verdict(each)}." for title, each in pairs.items() if each]
+    for network, first in base.items():
+        best = max(
+            (run for run in runs if run.network == network),
+            key=lambda run: (found(run, 5, 1, "alone") or {"acc": 0.0})["acc"],
+        )
+        lines.append(
+            f"- {network}: best is {best.algorithm}, {best.start}, "
+            f"{accuracy(best, 5, 1, 'alone')} % after {best.minutes:.0f} minutes; SimpleShot has "
+            f"{accuracy(first, 5, 1, 'alone')} % after {first.minutes:.0f}."
+        )
+    return lines
+
+
 def write(runs: list[Run], command: str) -> None:
     """Tables, figure and CSV of the finished runs."""
     done = [run for run in runs if found(run, 5, 1, "query")]
@@ -200,8 +279,21 @@ def write(runs: list[Run], command: str) -> None:
     text = [
         "# What meta-learning buys",
         "",
+        *summary(done),
+        "",
+        "Meta-test accuracy in per cent in 5-way 1-shot and in 10-way 5-shot, one picture at a "
+        "time, after five minutes of training, and five more of pre-training if pre-trained.",
+        "",
+        "In 5-way 1-shot:",
+        "",
+        *findings(done, base),
+        "",
+        "![accuracy against minutes of training](frontier.png)",
+        "",
+        "## How",
+        "",
         f"`{command}`, one thread per run, {platform.machine()} CPU, torch {torch.__version__}. "
-        "Accuracy in per cent on 50 to 400 meta-test tasks of 5 queries a class, and the paired "
+        "Accuracy in per cent on 25 to 400 meta-test tasks of 5 queries a class, and the paired "
         "difference from SimpleShot on the same network in points, each ± half its 95 % interval. "
         "Minutes are those of one core, pre-training included. One seed per run.",
     ]
@@ -275,10 +367,13 @@ def main() -> None:
     runs = planned()
     if not given.tables:
         waiting = [run for run in runs if given.only in run.folder.name]
+        bases = [run.after for run in runs if run.after]
         with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
             # Those that others start from come first.
-            for network, first in itertools.product(NETWORKS, (True, False)):
-                chosen = [r for r in waiting if r.network == network and (r.after is None) == first]
+            for chosen in (
+                [r for r in waiting if r in bases],
+                [r for r in waiting if r not in bases],
+            ):
                 for line in pool.map(finish, chosen, [given.overrides] * len(chosen)):
                     print(line, flush=True)
     write(runs, " ".join(["python benchmarks/frontier.py", *given.overrides]))

@@ -13,6 +13,7 @@ from test_domains import flat, part
 from test_omniglot import archives, drawings  # noqa: F401
 
 import metadraw
+from metadraw.command.names import name_of
 from metadraw.training.factory import build_learner
 from metadraw.use.classifier import FewShot
 
@@ -62,7 +63,8 @@ def test_the_frontier_in_small(monkeypatch, synthetic_folder, tmp_path):
     assert len({run.folder for run in runs}) == len(runs) == 3 * (3 + 2 * 5)
     for run in runs:
         metadraw.compose(*run.settings)
-    ordinary, *_, frozen = (run for run in runs[:3])
+    ordinary = runs[0]
+    frozen = next(run for run in runs if run.algorithm == "RFS")
     small = ["model.hidden_channels=4", "data.source=path", f"data.path={synthetic_folder}"]
     small += ["data.samples_per_class=20", "data.tasks_per_batch=4"]
     short = ["data.train_batches=2", "data.val_batches=1", "callbacks.progress_bar.refresh_rate=0"]
@@ -100,6 +102,43 @@ def study_in(monkeypatch, tmp_path):
         return study
 
     return load
+
+
+@pytest.mark.slow
+def test_the_report_in_pieces(monkeypatch, synthetic_folder, tmp_path):
+    """One run is finished and one interrupted; another folder continues the second."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import report_sweep as study
+
+    kept = tmp_path / "kept"
+    monkeypatch.setattr(study, "KEPT", kept)
+    tiny = ["data.source=path", f"data.path={synthetic_folder}", "model.hidden_channels=4"]
+    tiny += ["data.train_batches=1", "data.val_batches=1", "data.test_batches=1"]
+    tiny += ["data.samples_per_class=20"]
+    done, long = (["data.shots=1", f"trainer.max_epochs={epochs}"] for epochs in (1, 10**6))
+    first, second = (tmp_path / "first", tmp_path / "second")
+    for folder in (first, second):
+        folder.mkdir()
+
+    def epochs(folder):
+        file = folder / name_of(long) / "metrics.csv"
+        return file.read_text().splitlines()[1:] if file.is_file() else []
+
+    def over():
+        return (first / name_of(done) / "results.json").is_file() and len(epochs(first)) > 1
+
+    study.go_on(first, [done, long], 2, over, tiny)
+    study.keep(first)
+    assert [path.name for path in (kept / "runs").iterdir()] == [name_of(done)]
+    assert [path.name for path in (kept / "unfinished").iterdir()] == [name_of(long)]
+    study.restore(second)
+    before = epochs(first)
+    assert epochs(second) == before
+    study.go_on(second, [done, long], 2, lambda: len(epochs(second)) > len(before), tiny)
+    assert epochs(second)[: len(before)] == before
+    numbers = [int(float(row.split(",")[0])) for row in epochs(second)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert not (second / f"{name_of(done)}.log").exists()  # finished: not started again
 
 
 SHORT = ["data.train_batches=2", "trainer.max_epochs=1", "data.val_batches=1"]

@@ -1,0 +1,128 @@
+"""The report's twelve experiments in pieces, several at once, on any machine.
+
+python benchmarks/report_sweep.py SWEEP --jobs 2 --minutes 120
+python benchmarks/report_sweep.py SWEEP --jobs 6 --minutes 12 trainer=gpu learner.cuda_graph=true
+
+Runs in the folder SWEEP continue from what is committed in results/report. When the time is over,
+or after Ctrl-C, results go to results/report/runs, and runs that are not finished to
+results/report/unfinished, with the checkpoints from which the same command continues elsewhere. An
+epoch that is not finished is lost. Processes share a GPU best under NVIDIA's MPS
+(`nvidia-cuda-mps-control -d`). Then
+
+python report.py SWEEP --rows experiment data.ways --column data.shots --to results/report
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+from studies import ROOT  # beside this file
+
+from metadraw.command.names import name_of
+from metadraw.results.published import EXPERIMENTS
+
+KEPT = ROOT / "results" / "report"
+FILES = ("config.yaml", ".hydra/overrides.yaml", "metrics.csv")
+FINISHED = ("results.json", "tasks.csv")
+UNFINISHED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")
+#: Their overrides, from the cheapest.
+RUNS = [
+    [f"experiment={experiment}", f"data.ways={ways}", f"data.shots={shots}", "data.source=npm"]
+    for experiment, ways, shots in product(reversed(EXPERIMENTS.values()), (5, 10), (1, 5, 10))
+]
+
+
+def restore(sweep: Path) -> None:
+    """Copy the kept runs that a sweep's folder lacks."""
+    for folder in sorted(KEPT.glob("*/*/")):
+        if not (sweep / folder.name).exists():
+            shutil.copytree(folder, sweep / folder.name)
+
+
+def go_on(
+    sweep: Path, runs: list[list[str]], jobs: int, over: Callable[[], bool], more: list[str]
+) -> None:
+    """Continue runs until they are finished or the time is over.
+
+    Args:
+        sweep: the folder of their folders.
+        runs: their overrides.
+        jobs: processes at once.
+        over: whether the time is.
+        more: overrides for all.
+    """
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    waiting = [run for run in runs if not (sweep / name_of(run) / "results.json").is_file()]
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        while (waiting or running) and not over():
+            for process in running:
+                if process.poll():
+                    print(f"failed, see {sweep}/*.log: {process.args}", flush=True)
+            running = [process for process in running if process.returncode is None]
+            while waiting and len(running) < jobs:
+                run = waiting.pop(0)
+                folder = sweep / name_of(run)
+                command = [
+                    sys.executable,
+                    ROOT / "train.py",
+                    *run,
+                    *more,
+                    f"hydra.run.dir={folder}",
+                ]
+                with (sweep / f"{folder.name}.log").open("ab") as log:
+                    running.append(
+                        subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+                    )
+                print(" ".join(run), flush=True)
+            time.sleep(1)
+    except KeyboardInterrupt:
+        pass
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    for process in running:
+        process.wait()
+
+
+def keep(sweep: Path) -> None:
+    """Copy the runs of a sweep that have finished at least one epoch into results/report."""
+    for run in sorted(path.parent for path in sweep.glob("*/metrics.csv")):
+        finished = (run / "results.json").is_file()
+        shutil.rmtree(KEPT / "unfinished" / run.name, ignore_errors=True)
+        to = KEPT / ("runs" if finished else "unfinished") / run.name
+        for name in (*FILES, *(FINISHED if finished else UNFINISHED)):
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(run / name, to / name)
+
+
+def main() -> None:
+    """Continue the sweep, and keep its results."""
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sweep", type=Path, help="the folder of the runs")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="until they stop")
+    parser.add_argument("--only", default="", help="runs whose folder names contain this")
+    parser.add_argument("overrides", nargs="*", help="for all runs, e.g. trainer=gpu")
+    given = parser.parse_intermixed_args()
+    sweep = given.sweep.resolve()
+    sweep.mkdir(parents=True, exist_ok=True)
+    restore(sweep)
+    runs = [run for run in RUNS if given.only in name_of(run)]
+    end = time.monotonic() + 60 * given.minutes
+    go_on(sweep, runs, given.jobs, lambda: time.monotonic() > end, given.overrides)
+    keep(sweep)
+
+
+if __name__ == "__main__":
+    main()
