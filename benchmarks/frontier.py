@@ -42,6 +42,7 @@ from metadraw.command.cli import explain
 
 LOGS, OUT = ROOT / "logs" / "frontier", RESULTS / "frontier"
 SETTINGS = [(ways, shots) for ways in (5, 10) for shots in (1, 5, 10)]
+SHOWN = ((5, 1), (10, 5))  # in the summary and the figure
 #: Batch norm in the test: how, and its name in the tables.
 STATISTICS = {"alone": "one picture at a time", "query": "a query set at once"}
 TESTED = ["data.queries=5", "data.eval_seed=0"]
@@ -209,7 +210,7 @@ def summary(runs: list[Run]) -> list[str]:
 
     def cell(*name: str) -> str:
         run = by_name.get(name)
-        parts = run and [found(run, *setting, "alone") for setting in ((5, 1), (10, 5))]
+        parts = run and [found(run, *setting, "alone") for setting in SHOWN]
         return ", ".join(f"{100 * part['acc']:.1f}" if part else "-" for part in parts or [])
 
     rows = [
@@ -219,17 +220,19 @@ def summary(runs: list[Run]) -> list[str]:
     return markdown(["", *(f"{network}, {start}" for network, start in columns)], rows, left=1)
 
 
-def verdict(pairs: list[tuple[Run, Run]]) -> str:
-    """How runs compare with their bases in 5-way 1-shot, one picture at a time."""
-    found = [points for pair in pairs if (points := paired(*pair, 5, 1)) is not None]
+def verdict(pairs: list[tuple[Run, Run]], ways: int, shots: int) -> str:
+    """How runs compare with their bases, one picture at a time; empty if none is tested."""
+    found = [points for pair in pairs if (points := paired(*pair, ways, shots)) is not None]
+    if not found:
+        return ""
     means = sorted(points.mean().item() for points in found)
     better, worse = (
         sum(clear(points) and (points.mean() > 0) == wanted for points in found)
         for wanted in (True, False)
     )
     return (
-        f"{better} of {len(found)} are better, {worse} worse, beyond the 95 % interval "
-        f"({means[0]:+.1f} to {means[-1]:+.1f} points)"
+        f"In {ways}-way {shots}-shot {better} of {len(found)} are better and {worse} worse, beyond "
+        f"the 95 % interval ({means[0]:+.1f} to {means[-1]:+.1f} points)."
     )
 
 
@@ -240,32 +243,36 @@ def findings(runs: list[Run], base: dict[str, Run]) -> list[str]:
     scratch = [run for run in episodic if run.start == "scratch"]
     later = [run for run in episodic if run.start != "scratch"]
     pairs = {
-        "Meta-learning from scratch against SimpleShot, which learns in no episode": [
+        "Meta-learning from scratch, against SimpleShot, which is never trained in episodes": [
             (run, base[run.network]) for run in scratch
         ],
-        "Meta-learning from the pre-trained network against from scratch": [
+        "Meta-learning from the pre-trained network, against from scratch": [
             (run, by_name[key])
             for run in later
             if (key := (run.network, "scratch", run.algorithm)) in by_name
         ],
-        "Meta-learning from the pre-trained network against SimpleShot on it": [
+        "Meta-learning from the pre-trained network, against SimpleShot on it": [
             (run, base[run.network]) for run in later
         ],
-        "Other heads of an ordinary classifier against SimpleShot": [
+        "Baseline++ and logistic regression (RFS), against SimpleShot": [
             (run, base[run.network])
             for run in runs
             if run.algorithm in ("Baseline++", "RFS") and run.network in base
         ],
     }
-    lines = [f"- {title}: {verdict(each)}." for title, each in pairs.items() if each]
+    lines = [
+        " ".join([f"- *{title}.*", *(verdict(each, *setting) for setting in SHOWN)])
+        for title, each in pairs.items()
+        if each
+    ]
     for network, first in base.items():
         best = max(
             (run for run in runs if run.network == network),
             key=lambda run: (found(run, 5, 1, "alone") or {"acc": 0.0})["acc"],
         )
         lines.append(
-            f"- {network}: best is {best.algorithm}, {best.start}, "
-            f"{accuracy(best, 5, 1, 'alone')} % after {best.minutes:.0f} minutes; SimpleShot has "
+            f"- *{network}* is best in 5-way 1-shot with {best.algorithm}, {best.start}: "
+            f"{accuracy(best, 5, 1, 'alone')} % after {best.minutes:.0f} minutes. SimpleShot has "
             f"{accuracy(first, 5, 1, 'alone')} % after {first.minutes:.0f}."
         )
     return lines
@@ -282,9 +289,8 @@ def write(runs: list[Run], command: str) -> None:
         *summary(done),
         "",
         "Meta-test accuracy in per cent in 5-way 1-shot and in 10-way 5-shot, one picture at a "
-        "time, after five minutes of training, and five more of pre-training if pre-trained.",
-        "",
-        "In 5-way 1-shot:",
+        "time, after about five minutes of training, and five more of pre-training if pre-trained. "
+        "MAML learns a head for five classes.",
         "",
         *findings(done, base),
         "",
@@ -325,7 +331,7 @@ def draw(runs: list[Run]) -> None:
     colours = dict(zip(NETWORKS, ("#4c78a8", "#59a14f", "#e4572e"), strict=True))
     names = dict.fromkeys(run.algorithm for run in runs)
     markers = dict(zip(names, "osD^vP*X", strict=False))
-    for axes, (ways, shots) in zip(figure.subplots(1, 2), ((5, 1), (10, 5)), strict=True):
+    for axes, (ways, shots) in zip(figure.subplots(1, 2), SHOWN, strict=True):
         points = []
         for run in runs:
             if result := found(run, ways, shots, "alone"):
