@@ -84,7 +84,7 @@ def test_the_frontier_in_small(monkeypatch, synthetic_folder, tmp_path):
     means = [frontier.found(run, 10, 5, "alone")["acc"] for run in (frozen, ordinary)]
     shown = frontier.difference(frozen, ordinary, 10, 5, "alone")
     assert float(shown.split(" ±")[0]) == pytest.approx(100 * (means[0] - means[1]), abs=0.06)
-    assert "Not finished: Conv4-20_pre-trained_Baseline++, " in text
+    assert "Not finished: Conv4-64_pre-trained_SimpleShot, " in text
     assert (tmp_path / "results" / "frontier.csv").read_text().count("\n") == 1 + 2 * 2 * 2
     assert (tmp_path / "results" / "frontier.png").stat().st_size > 1000
 
