@@ -14,46 +14,49 @@ import sys
 from pathlib import Path
 
 import torch
-from report_sweep import KEPT, RUNS  # beside this file
-from studies import RESULTS, ROOT, markdown, percent, tested, values
+from report_sweep import KEPT, settings  # beside this file
+from studies import (
+    RESULTS,
+    ROOT,
+    SETTINGS,
+    markdown,
+    paired,
+    percent,
+    report_test,
+    task,
+    tested,
+    values,
+)
 
 from metadraw.command.names import name_of
-from metadraw.results.compare import read
 
 LOGS, OUT = ROOT / "logs" / "best_conv4", RESULTS / "best_conv4.md"
-SETTINGS = [(ways, shots) for ways in (5, 10) for shots in (1, 5, 10)]
 
 
-def of_report(ways: int, shots: int, settings: list[str]) -> tuple[Path, int]:
+def of_report(ways: int, shots: int) -> tuple[Path, int]:
     """The test of the report's recipe in one setting, and how many epochs it was trained."""
-    settings_of_run = (f"data.ways={ways}", f"data.shots={shots}", "experiment=report_100")
-    name = next(name_of(run) for run in RUNS if {*settings_of_run} <= {*run})
-    (run,) = KEPT.glob(f"*/{name}")
+    (run,) = KEPT.glob(f"*/{name_of(settings('report_100', ways, shots))}")
     epochs = len((run / "metrics.csv").read_text().splitlines()) - 1
     if (run / "results.json").exists():
         return run, epochs
-    folder = LOGS / f"report_{ways}_{shots}"
-    return tested(folder, run / "checkpoints" / "best.ckpt", settings), epochs
+    folder, checkpoint = LOGS / f"report_{ways}_{shots}", run / "checkpoints" / "best.ckpt"
+    return tested(folder, checkpoint, report_test(ways, shots)), epochs
 
 
 def row(checkpoint: Path, ways: int, shots: int) -> list[str]:
     """One setting: accuracies, and the difference by task with a query set at once."""
-    of_task = [f"data.ways={ways}", f"data.shots={shots}", "data.source=npm"]
-    settings = [*of_task, f"data.test_batches={100 if shots == 1 else 40}"]
-    own = [
+    own = [*report_test(ways, shots), "data.source=npm"]
+    alone, query = (
         tested(
             LOGS / f"{statistics}_{ways}_{shots}",
             checkpoint,
-            [*settings, f"learner.query_statistics={statistics}"],
+            [*own, f"learner.query_statistics={statistics}"],
         )
         for statistics in ("running", "query")
-    ]
-    base, epochs = of_report(ways, shots, settings)
-    conditions = [read(folder).conditions for folder in (own[1], base)]
-    assert conditions[0] == conditions[1], f"other tasks: {conditions}"
-    alone, query, theirs = map(values, (*own, base))
-    task = f"{ways}-way {shots}-shot"
-    return [task, *map(percent, (alone, query, theirs)), str(epochs), percent(query - theirs, "+")]
+    )
+    theirs, epochs = of_report(ways, shots)
+    accuracies = [percent(values(test)) for test in (alone, query, theirs)]
+    return [task(ways, shots), *accuracies, str(epochs), percent(paired(query, theirs), "+")]
 
 
 def main() -> None:

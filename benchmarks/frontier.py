@@ -2,8 +2,8 @@
 
 python benchmarks/frontier.py --jobs 2 data.source=npm
 
-Every training takes about five minutes of one core, whatever its network and algorithm;
-pre-training and what may follow it are two. All are tested on the same meta-test tasks in the
+Every training takes a few minutes of one core, whatever its network and algorithm; pre-training and
+what may follow it are two. All are tested on the same meta-test tasks in the
 report's six settings, with each picture classified by itself and with a query set at once; the
 slower a network, the fewer of these tasks. Runs are in logs/frontier; finished ones are kept, so
 the command can be interrupted and repeated. Tables and figure go to
@@ -26,22 +26,24 @@ from matplotlib.figure import Figure
 from studies import (  # beside this file
     RESULTS,
     ROOT,
+    SETTINGS,
     clear,
     markdown,
     minutes,
+    paired,
     results,
     save,
     shown,
+    task,
     trained,
-    values,
 )
+from studies import accuracy as accuracy_of
 from studies import tested as test_once
 from torch import Tensor
 
 from metadraw.command.cli import explain
 
 LOGS, OUT = ROOT / "logs" / "frontier", RESULTS / "frontier"
-SETTINGS = [(ways, shots) for ways in (5, 10) for shots in (1, 5, 10)]
 SHOWN = ((5, 1), (10, 5))  # in the summary and the figure
 #: Batch norm in the test: how, and its name in the tables.
 STATISTICS = {"alone": "one picture at a time", "query": "a query set at once"}
@@ -100,6 +102,11 @@ class Run(NamedTuple):
         return LOGS / f"{self.network} {self.start} {self.algorithm}".replace(" ", "_")
 
     @property
+    def passed_on(self) -> str:
+        """The override that starts another run from its network."""
+        return f"init_from={self.folder / 'checkpoints' / 'best.ckpt'}"
+
+    @property
     def minutes(self) -> float:
         """Minutes of one core that its training took, with its pre-training."""
         return minutes(self.folder) + (self.after.minutes if self.after else 0)
@@ -107,28 +114,27 @@ class Run(NamedTuple):
 
 def planned() -> list[Run]:
     """All runs, each after the one that it starts from."""
-    bases, heads, episodic = [], [], []
+    bases, heads, episodic = {}, [], []
     for network, (model, recipe) in NETWORKS.items():
         ordinary = ["experiment=pretrain", *model, *recipe, "data.val_batches=8"]
         base = Run(network, "pre-trained", "SimpleShot", ordinary)
-        from_base = f"init_from={base.folder / 'checkpoints' / 'best.ckpt'}"
         frozen = [*ordinary[:-1], "algorithm=logistic_regression", "trainer.max_epochs=0"]
-        bases.append(base)
+        bases[network] = base
         heads += [
             Run(network, "pre-trained", "Baseline++", [*ordinary, "algorithm=baseline_pp"]),
-            Run(network, "pre-trained", "RFS", [*frozen, from_base], base),
+            Run(network, "pre-trained", "RFS", [*frozen, base.passed_on], base),
         ]
-        for algorithm, settings in EPISODIC.items():
-            steps = STEPS[network]["MAML" not in algorithm]
+    # By algorithm, so that a study that is not finished has all networks.
+    for algorithm, settings in EPISODIC.items():
+        for network, (model, _) in NETWORKS.items():
+            steps, base = STEPS[network]["MAML" not in algorithm], bases[network]
             own = [*settings, *model, *TASKS, f"data.train_batches={steps}"]
-            slow = [*own, "optimizer.lr=0.0003", from_base]
+            slow = [*own, "optimizer.lr=0.0003", base.passed_on]
             episodic += [
                 Run(network, "scratch", algorithm, [*own, "optimizer.lr=0.003"]),
                 Run(network, "pre-trained", algorithm, slow, base),
             ]
-    # By algorithm, so that a study that is not finished has all networks.
-    order = list(EPISODIC)
-    return [*bases, *heads, *sorted(episodic, key=lambda run: order.index(run.algorithm))]
+    return [*bases.values(), *heads, *episodic]
 
 
 def finish(run: Run, overrides: list[str]) -> str:
@@ -148,7 +154,7 @@ def finish(run: Run, overrides: list[str]) -> str:
 
 def tested(run: Run, ways: int, shots: int, statistics: str) -> Path:
     """The folder of one test."""
-    return run.folder / f"{ways}-way {shots}-shot {statistics}".replace(" ", "_")
+    return run.folder / f"{task(ways, shots)} {statistics}".replace(" ", "_")
 
 
 def test(run: Run, ways: int, shots: int, statistics: str) -> None:
@@ -173,29 +179,27 @@ def found(run: Run, ways: int, shots: int, statistics: str) -> dict[str, float] 
 def accuracy(run: Run, ways: int, shots: int, statistics: str) -> str:
     """Per cent, ± half the 95 % interval; empty if not tested."""
     result = found(run, ways, shots, statistics)
-    return f"{100 * result['acc']:.1f} ± {100 * result['acc_ci95']:.1f}" if result else ""
+    return accuracy_of(result) if result else ""
 
 
-def paired(run: Run, base: Run, ways: int, shots: int, statistics: str = "alone") -> Tensor | None:
+def points(run: Run, base: Run, ways: int, shots: int, statistics: str = "alone") -> Tensor | None:
     """Differences of accuracy from another run's, in points, by task; `None` if not tested."""
-    folders = [tested(each, ways, shots, statistics) for each in (base, run)]
+    folders = [tested(each, ways, shots, statistics) for each in (run, base)]
     if not all((folder / "tasks.csv").exists() for folder in folders):
         return None
-    theirs, ours = map(values, folders)
-    both = min(len(theirs), len(ours))  # a slow algorithm is tested on fewer tasks
-    return 100 * (ours[:both] - theirs[:both])
+    return 100 * paired(*folders)
 
 
 def difference(run: Run, base: Run, ways: int, shots: int, statistics: str) -> str:
-    """`paired`, in words; empty if not tested."""
-    found = paired(run, base, ways, shots, statistics)
-    return "" if found is None else shown(found, sign="+")
+    """`points`, in words; empty if not tested."""
+    by_task = points(run, base, ways, shots, statistics)
+    return "" if by_task is None else shown(by_task, sign="+")
 
 
 def table(runs: list[Run], cell: Callable[..., str]) -> list[str]:
     """The lines of a table; ``cell`` takes a run, ways and shots."""
     head = ["network", "start", "algorithm", "minutes"]
-    head += [f"{ways}-way {shots}-shot" for ways, shots in SETTINGS]
+    head += [task(*setting) for setting in SETTINGS]
     rows = [
         [*run[:3], f"{run.minutes:.1f}", *(cell(run, *setting) for setting in SETTINGS)]
         for run in runs
@@ -222,16 +226,16 @@ def summary(runs: list[Run]) -> list[str]:
 
 def verdict(pairs: list[tuple[Run, Run]], ways: int, shots: int) -> str:
     """How runs compare with their bases, one picture at a time; empty if none is tested."""
-    found = [points for pair in pairs if (points := paired(*pair, ways, shots)) is not None]
-    if not found:
+    tests = [each for pair in pairs if (each := points(*pair, ways, shots)) is not None]
+    if not tests:
         return ""
-    means = sorted(points.mean().item() for points in found)
+    means = sorted(test.mean().item() for test in tests)
     better, worse = (
-        sum(clear(points) and (points.mean() > 0) == wanted for points in found)
+        sum(clear(test) and (test.mean() > 0) == wanted for test in tests)
         for wanted in (True, False)
     )
     return (
-        f"In {ways}-way {shots}-shot {better} of {len(found)} are better and {worse} worse, beyond "
+        f"In {task(ways, shots)} {better} of {len(tests)} are better and {worse} worse, beyond "
         f"the 95 % interval ({means[0]:+.1f} to {means[-1]:+.1f} points)."
     )
 
@@ -282,6 +286,7 @@ def write(runs: list[Run], command: str) -> None:
     """Tables, figure and CSV of the finished runs."""
     done = [run for run in runs if found(run, 5, 1, "query")]
     base = {run.network: run for run in done if run.algorithm == "SimpleShot"}
+    spent = [minutes(run.folder) for run in done if run.algorithm != "RFS"]
     others = [run for run in done if run.network in base and run != base[run.network]]
     text = [
         "# What meta-learning buys",
@@ -289,8 +294,8 @@ def write(runs: list[Run], command: str) -> None:
         *summary(done),
         "",
         "Meta-test accuracy in per cent in 5-way 1-shot and in 10-way 5-shot, one picture at a "
-        "time, after about five minutes of training, and five more of pre-training if pre-trained. "
-        "MAML learns a head for five classes.",
+        f"time, after {min(spent):.0f} to {max(spent):.0f} minutes of training, and those of "
+        "SimpleShot before them if pre-trained. MAML learns a head for five classes.",
         "",
         *findings(done, base),
         "",
@@ -348,7 +353,7 @@ def draw(runs: list[Run]) -> None:
                 best = value
                 line.append((spent, value))
         axes.plot(*zip(*line, strict=True), color="0.7", zorder=0, drawstyle="steps-post")
-        axes.set_title(f"{ways}-way {shots}-shot")
+        axes.set_title(task(ways, shots))
         axes.set_xlabel("minutes of training on one core")
         axes.set_ylabel("meta-test accuracy (%)")
         axes.grid(alpha=0.3)
@@ -376,10 +381,8 @@ def main() -> None:
         bases = [run.after for run in runs if run.after]
         with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
             # Those that others start from come first.
-            for chosen in (
-                [r for r in waiting if r in bases],
-                [r for r in waiting if r not in bases],
-            ):
+            for first in (True, False):
+                chosen = [run for run in waiting if (run in bases) == first]
                 for line in pool.map(finish, chosen, [given.overrides] * len(chosen)):
                     print(line, flush=True)
     write(runs, " ".join(["python benchmarks/frontier.py", *given.overrides]))

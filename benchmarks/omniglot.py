@@ -22,14 +22,15 @@ from matplotlib.figure import Figure
 from studies import (  # beside this file
     RESULTS,
     ROOT,
+    accuracy,
     markdown,
     minutes,
+    paired,
+    percent,
     results,
     save,
-    shown,
     tested,
     trained,
-    values,
 )
 
 import metadraw
@@ -110,7 +111,7 @@ class Test(NamedTuple):
     @property
     def accuracy(self) -> str:
         """Per cent, ± half the 95 % interval."""
-        return percent(self.found)
+        return accuracy(self.found)
 
 
 def fits(method: str, ways: int) -> bool:
@@ -169,12 +170,7 @@ def shipped(prepare: str, data: dict[str, list[str]]) -> None:
         f"data.test_batches={BATCHES[ways] // 4 or 1}",
     ]
     found = results(tested(folder, SHIPPED, settings))["test"]
-    print(f"shipped, {prepare}: {percent(found)} %", flush=True)
-
-
-def percent(result: dict[str, float]) -> str:
-    """Accuracy ± half its 95 % interval."""
-    return f"{100 * result['acc']:.1f} ± {100 * result['acc_ci95']:.1f}"
+    print(f"shipped, {prepare}: {accuracy(found)} %", flush=True)
 
 
 def findings(within: list[Test], across: list[Test]) -> list[str]:
@@ -199,7 +195,7 @@ def findings(within: list[Test], across: list[Test]) -> list[str]:
 
 def difference(test: Test, base: Test) -> str:
     """Of accuracy from another test's, in points, paired by task."""
-    return shown(100 * (values(test.folder) - values(base.folder)), sign="+")
+    return percent(paired(test.folder, base.folder), sign="+")
 
 
 def write(within: list[Test], across: list[Test], command: str) -> None:
@@ -216,7 +212,7 @@ def write(within: list[Test], across: list[Test], command: str) -> None:
         across_rows.append([run.method, run.data, f"{run.minutes:.1f}", *cells])
     prepared = [results(LOGS / "shipped" / name)["test"] for name in PREPARE]
     prepared_rows = [
-        [f"`{name}`", PREPARE[name], percent(result)]
+        [f"`{name}`", PREPARE[name], accuracy(result)]
         for name, result in zip(PREPARE, prepared, strict=True)
     ]
     source = results(within[0].folder)["data"]

@@ -47,7 +47,7 @@ from collections.abc import Callable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
 from algorithms import ABLATION, ALGORITHMS  # beside this file
-from studies import ROOT, listed, markdown
+from studies import ROOT, SETTINGS, listed, markdown, task
 
 from metadraw.results.published import EXPERIMENTS, published, published_curves
 
@@ -56,7 +56,6 @@ _BLOCK = re.compile(
 )
 #: The target of a link that is not a URL.
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)[^)]+(?=\))")
-SETTINGS = [(ways, shots) for ways in (5, 10) for shots in (1, 5, 10)]
 
 
 # ---- reading ---------------------------------------------------------------------------------
@@ -267,9 +266,8 @@ def reproduced() -> list[str]:
             text = f"{percent(row['test/acc'])} ± {percent(row['test/acc_ci95'])}"
         else:
             *_, last = curves[experiment, ways, shots]
-            theirs = published_curves(samples[experiment], ways, shots)[
-                int(float(last["epoch"])) - 1
-            ]
+            place = int(float(last["epoch"])) - 1
+            theirs = published_curves(samples[experiment], ways, shots)[place]
             text = f"{row['status']}: {percent(last['val/acc'])} ({percent(theirs['val_acc'])})"
         return [text, percent(known(experiment, ways, shots))]
 
@@ -289,7 +287,7 @@ def reproduced() -> list[str]:
     lines = markdown(
         ["", "100 drawings per class", "published", "20 drawings per class", "published"],
         [
-            [f"{ways}-way {shots}-shot", *cells(large, ways, shots), *cells(small, ways, shots)]
+            [task(ways, shots), *cells(large, ways, shots), *cells(small, ways, shots)]
             for ways, shots in SETTINGS
             if (large, ways, shots) in runs or (small, ways, shots) in runs
         ],

@@ -22,10 +22,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from itertools import product
+from contextlib import suppress
 from pathlib import Path
 
-from studies import ROOT  # beside this file
+from studies import ROOT, SETTINGS  # beside this file
 
 from metadraw.command.names import name_of
 from metadraw.results.published import EXPERIMENTS
@@ -34,11 +34,20 @@ KEPT = ROOT / "results" / "report"
 FILES = ("config.yaml", ".hydra/overrides.yaml", "metrics.csv")
 FINISHED = ("results.json", "tasks.csv")
 UNFINISHED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")
-#: Their overrides, from the cheapest.
-RUNS = [
-    [f"experiment={experiment}", f"data.ways={ways}", f"data.shots={shots}", "data.source=npm"]
-    for experiment, ways, shots in product(reversed(EXPERIMENTS.values()), (5, 10), (1, 5, 10))
-]
+
+
+def settings(experiment: str, ways: int, shots: int) -> list[str]:
+    """The overrides of one of the report's experiments; `name_of` them names its folder."""
+    return [
+        f"experiment={experiment}",
+        f"data.ways={ways}",
+        f"data.shots={shots}",
+        "data.source=npm",
+    ]
+
+
+#: From the cheapest.
+RUNS = [settings(name, *each) for name in reversed(EXPERIMENTS.values()) for each in SETTINGS]
 
 
 def restore(sweep: Path) -> None:
@@ -60,38 +69,38 @@ def go_on(
         over: whether the time is.
         more: overrides for all.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    threads = max(1, (os.cpu_count() or 1) // jobs)
     waiting = [run for run in runs if not (sweep / name_of(run) / "results.json").is_file()]
-    running: list[subprocess.Popen[bytes]] = []
-    try:
+    running: dict[Path, subprocess.Popen[bytes]] = {}
+    with suppress(KeyboardInterrupt):
         while (waiting or running) and not over():
-            for process in running:
+            for folder, process in running.items():
                 if process.poll():
-                    print(f"failed, see {sweep}/*.log: {process.args}", flush=True)
-            running = [process for process in running if process.returncode is None]
+                    print(f"failed: {folder}.log says why", flush=True)
+            running = {key: each for key, each in running.items() if each.returncode is None}
             while waiting and len(running) < jobs:
                 run = waiting.pop(0)
                 folder = sweep / name_of(run)
-                command = [
-                    sys.executable,
-                    ROOT / "train.py",
-                    *run,
-                    *more,
-                    f"hydra.run.dir={folder}",
-                ]
-                with (sweep / f"{folder.name}.log").open("ab") as log:
-                    running.append(
-                        subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-                    )
+                running[folder] = start([*run, *more, f"hydra.run.dir={folder}"], folder, threads)
                 print(" ".join(run), flush=True)
             time.sleep(1)
-    except KeyboardInterrupt:
-        pass
-    for process in running:
+    for process in running.values():
         process.send_signal(signal.SIGINT)
-    for process in running:
+    for process in running.values():
         process.wait()
+
+
+def start(overrides: list[str], folder: Path, threads: int) -> subprocess.Popen[bytes]:
+    """A run of train.py, which writes to a log beside its folder."""
+    with Path(f"{folder}.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, ROOT / "train.py", *overrides],
+            stdout=log,
+            stderr=log,
+            env={"OMP_NUM_THREADS": str(threads), **os.environ},
+            # Ctrl-C would reach it twice, and a run does not wait for the second.
+            start_new_session=True,
+        )
 
 
 def keep(sweep: Path) -> None:

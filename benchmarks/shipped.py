@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from studies import markdown  # beside this file
+from studies import SETTINGS, accuracy, markdown, report_test, task  # beside this file
 
 import metadraw
 from metadraw.files import WholeCheckpoints
@@ -28,7 +28,6 @@ from metadraw.use.classifier import FewShot
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT, CARD = ROOT / "checkpoints" / "best.ckpt", ROOT / "checkpoints" / "results.md"
-SETTINGS = [(ways, shots) for ways in (5, 10) for shots in (1, 5, 10)]
 TASKS = 400  # for the calibration
 
 
@@ -65,15 +64,13 @@ def tested(ways: int, shots: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         cfg = metadraw.compose(
             f"ckpt_path={OUT}",
-            f"data.ways={ways}",
-            f"data.shots={shots}",
-            f"data.test_batches={100 if shots == 1 else 40}",
+            *report_test(ways, shots),
             "trainer=cpu",
             f"paths.output_dir={folder}",
             config="eval",
         )
         test = evaluate(cfg)["test"]
-    return f"{100 * test['acc']:.2f} ± {100 * test['acc_ci95']:.2f}"
+    return accuracy(test, digits=2)
 
 
 def main() -> None:
@@ -83,7 +80,7 @@ def main() -> None:
     fit()
     accuracies, calibrations = [], []
     for ways, shots in SETTINGS:
-        name, known = f"{ways}-way {shots}-shot", published(100, ways, shots)
+        name, known = task(ways, shots), published(100, ways, shots)
         assert known is not None
         accuracies.append([name, tested(ways, shots), f"{100 * known['accuracy']:.1f}"])
         found = calibration(ways, shots)

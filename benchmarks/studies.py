@@ -6,7 +6,7 @@ import csv
 import json
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 import metadraw
-from metadraw.results.compare import read
+from metadraw.results.compare import check_same_tasks, read
 from metadraw.results.metrics import confidence_interval
 from metadraw.training.evaluate import evaluate
 from metadraw.training.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+#: The ways and shots of the report.
+SETTINGS = [(ways, shots) for ways in (5, 10) for shots in (1, 5, 10)]
 
 
 # ---- runs ------------------------------------------------------------------------------------
@@ -77,6 +79,24 @@ def values(folder: Path, metric: str | None = None) -> Tensor:
     return torch.tensor([found[number] for number in sorted(found)], dtype=torch.float64)
 
 
+def paired(folder: Path, base: Path) -> Tensor:
+    """Differences of the monitored metric from a base's, ``[tasks]`` float64, of common tasks.
+
+    Raises:
+        InputError: the two were tested on different tasks.
+    """
+    run, other = read(folder), read(base)
+    check_same_tasks(other, run)
+    numbers = sorted(run.values.keys() & other.values.keys())
+    return torch.tensor([run.values[n] - other.values[n] for n in numbers], dtype=torch.float64)
+
+
+def report_test(ways: int, shots: int) -> list[str]:
+    """Overrides of a test in a setting of the report: 2,500 tasks for 1 shot, 1,000 for more."""
+    batches = 100 if shots == 1 else 40
+    return [f"data.ways={ways}", f"data.shots={shots}", f"data.test_batches={batches}"]
+
+
 # ---- words -----------------------------------------------------------------------------------
 
 
@@ -100,6 +120,16 @@ def shown(of_tasks: Tensor, digits: int = 1, sign: str = "") -> str:
 def percent(shares: Tensor, sign: str = "") -> str:
     """`shown` of shares, in per cent."""
     return shown(100 * shares, sign=sign)
+
+
+def task(ways: int, shots: int) -> str:
+    """``5-way 1-shot``."""
+    return f"{ways}-way {shots}-shot"
+
+
+def accuracy(test: Mapping[str, Any], digits: int = 1) -> str:
+    """``54.1 ± 0.9`` of a test's results, in per cent."""
+    return f"{100 * test['acc']:.{digits}f} ± {100 * test['acc_ci95']:.{digits}f}"
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -89,7 +89,7 @@ def compare(
     resolved = [path.resolve() for path in paths]
     base = 0 if reference is None else resolved.index(Path(reference).resolve())
     for run in runs:
-        _check_same_tasks(runs[base], run)
+        check_same_tasks(runs[base], run)
 
     numbers = sorted(set.intersection(*(set(run.values) for run in runs)))
     if len(numbers) < 2:
@@ -237,7 +237,12 @@ def labels(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _check_same_tasks(base: Run, run: Run) -> None:
+def check_same_tasks(base: Run, run: Run) -> None:
+    """Check that episode numbers mean the same tasks in both.
+
+    Raises:
+        InputError: they do not.
+    """
     for key, value in base.conditions.items():
         if run.conditions[key] != value:
             remedy = (

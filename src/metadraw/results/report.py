@@ -126,16 +126,22 @@ def _cells(jobs: Sequence[Job], rows: Sequence[str], column: str | None) -> list
     for job in jobs:
         groups.setdefault(tuple(_value(job, key) for key in keys), []).append(job)
     places = [_places(values) for values in zip(*groups, strict=True)]
-    order = sorted(groups, key=lambda values: [places[i][value] for i, value in enumerate(values)])
+
+    def order(key: tuple[str, ...]) -> list[int]:
+        return [place[value] for place, value in zip(places, key, strict=True)]
+
     cut = len(rows)
-    return [Cell(key[:cut], key[cut] if column else "", groups[key]) for key in order]
+    return [
+        Cell(key[:cut], key[cut] if column else "", groups[key])
+        for key in sorted(groups, key=order)
+    ]
 
 
 def _places(values: Sequence[str]) -> dict[str, int]:
     """The order of a setting's values: by size if all are numbers, else as the runs came."""
     distinct = list(dict.fromkeys(values))
     with suppress(ValueError):
-        distinct.sort(key=float)
+        distinct = sorted(distinct, key=float)
     return {value: place for place, value in enumerate(distinct)}
 
 
