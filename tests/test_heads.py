@@ -4,8 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import sampler_of
+from torch.distributions import MultivariateNormal
+from torch.utils._pytree import tree_map
 
 import metadraw
+from metadraw.data.episode import joined
 from metadraw.training.factory import build_learner
 
 
@@ -71,11 +74,70 @@ def test_baseline_pp_descends_on_cosines(task_of):
     torch.testing.assert_close(learner.answer(path[-1], task), expected)
 
 
+def gaussians_of(learner, task):
+    """Features of length 1, the means of their classes, and the scatter about these, in loops."""
+    centered = learner.algorithm.embed(task.support).detach() - learner.algorithm.center
+    features = torch.stack([row / row.norm() for row in centered])
+    labels = task.support.y.tolist()
+    means = [
+        features[[i for i, label in enumerate(labels) if label == k]].mean(0)
+        for k in range(len(task.about["classes"]))
+    ]
+    apart = [row - means[label] for row, label in zip(features, labels, strict=True)]
+    return means, sum(torch.outer(row, row) for row in apart), len(labels) - len(means)
+
+
+@pytest.mark.parametrize(("shots", "strength"), [(1, 100.0), (5, 100.0), (5, 3.0)])
+def test_discriminants_are_those_of_gaussians(task_of, shots, strength):
+    """Bayes' rule with normal densities, whose covariance is pooled from the prior and the task."""
+    settings = ["algorithm.shrinkage=0.25", f"algorithm.strength={strength}"]
+    learner = learner_of("algorithm=lda", *settings)
+    observed = torch.randn(6, 9, dtype=torch.float64)
+    learner.algorithm.covariance.copy_(observed @ observed.T / 9)
+    learner.algorithm.center.normal_()
+    task = task_of(5, shots)
+    before, after = learner.adapt_path(task)
+    assert not any(values.any() for values in before.values())
+    means, scatter, degrees = gaussians_of(learner, task)
+    prior = 0.75 * learner.algorithm.covariance
+    prior = prior + 0.25 * learner.algorithm.covariance.trace() / 6 * torch.eye(6)
+    covariance = (strength * prior + scatter) / (strength + degrees)
+    query = learner.algorithm.embed(task.query).detach() - learner.algorithm.center
+    query = F.normalize(query, dim=1)
+    densities = [MultivariateNormal(mean, covariance).log_prob(query) for mean in means]
+    chances = torch.stack(densities, dim=1).softmax(dim=1)
+    torch.testing.assert_close(learner.answer(after, task).softmax(dim=1), chances)
+
+
+def test_the_covariance_is_that_of_meta_training(task_of):
+    """A batch moves it by a hundredth towards that within the batch's classes."""
+    learner = learner_of("algorithm=lda")
+    learner.algorithm.center.normal_()
+    task = task_of(8, 3)
+    batch = tree_map(lambda value: value[None], task)
+    whole = task._replace(support=joined(task.support, task.query))
+    _, scatter, degrees = gaussians_of(learner, whole)
+    means, _ = learner.meta_gradients(batch)
+    learner.algorithm.outer_step(means, torch.optim.SGD(learner.parameters(), lr=0.1))
+    expected = 0.99 * torch.eye(6, dtype=torch.float64) / 6 + 0.01 * scatter / degrees
+    torch.testing.assert_close(learner.algorithm.covariance, expected)
+
+
 @pytest.mark.parametrize(
     "override",
-    ["algorithm=logistic_regression algorithm.ridge=0", "algorithm=baseline_pp algorithm.scale=-1"],
+    [
+        "algorithm=logistic_regression algorithm.ridge=0",
+        "algorithm=baseline_pp algorithm.scale=-1",
+        "algorithm=lda algorithm.strength=0",
+    ],
 )
 def test_wrong_input(override):
     key = override.split()[1].split("=")[0]
     with pytest.raises(Exception, match=rf"{key}=.*: must be a number above 0"):
         learner_of(*override.split())
+
+
+@pytest.mark.parametrize("shrinkage", ["-0.1", "1.1", "null", "much"])
+def test_wrong_shrinkage(shrinkage):
+    with pytest.raises(Exception, match=r"algorithm.shrinkage=.*: must be a number in 0\.\.1"):
+        learner_of("algorithm=lda", f"algorithm.shrinkage={shrinkage}")

@@ -510,6 +510,7 @@ REFERENCES = {
     "matching_net": (matching_net, "matching_net", [], 0),
     "finetune": (finetune, "finetune", [], 0),
     "simple_shot": (partial(finetune, smoothing=0.1), "simple_shot", [], 0),
+    "lda": (partial(finetune, smoothing=0.1), "lda", [], 0),
     "logistic_regression": (partial(finetune, smoothing=0.1), "logistic_regression", [], 0),
     "baseline_pp": (baseline_pp, "baseline_pp", [], 0),
     "in_context": (in_context, "in_context", [], 0),
@@ -537,6 +538,7 @@ OTHER_LOSS = (
     "imaml, near the start",
     "finetune",
     "simple_shot",
+    "lda",
     "logistic_regression",
     "baseline_pp",
 )

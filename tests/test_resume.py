@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import every_third
 from omegaconf import OmegaConf
 
 import metadraw
@@ -93,22 +94,25 @@ def test_a_best_checkpoint_that_is_lost_is_told(run, caplog):
     assert found["checkpoint"] == str(Path("checkpoints", "best.ckpt"))
 
 
+#: Overrides before and now, and what then stands in the optimiser.
+AS_TYPED = [
+    ([], ["optimizer.lr=0.5"], {"lr": 0.5}),
+    ([], ["+optimizer.weight_decay=0.1"], {"lr": 0.001, "weight_decay": 0.1}),
+    (["+optimizer.weight_decay=0.1"], [], {"weight_decay": 0.0}),
+    ([], ["+optimizer.betas=[0.8,0.9]"], {"betas": [0.8, 0.9]}),
+    # After four epochs, with a schedule that was added, lengthened or removed after two.
+    ([], ["scheduler=cosine"], {"lr": 0.0}),
+    ([], ["scheduler=cosine", "scheduler.T_max=8"], {"lr": 0.0005}),
+    (["scheduler=cosine"], ["scheduler=cosine", "scheduler.T_max=8"], {"lr": 0.0005}),
+    (["scheduler=cosine"], ["scheduler=cosine", "optimizer.lr=1"], {"lr": 0.0}),
+    (["scheduler=cosine"], [], {"lr": 0.001}),
+    (["scheduler=cosine"], ["scheduler=plateau"], {"lr": 0.0}),
+    ([], ["scheduler=plateau", "optimizer.lr=0.5"], {"lr": 0.5}),
+]
+
+
 @pytest.mark.parametrize(
-    ("before", "now", "expected"),
-    [
-        ([], ["optimizer.lr=0.5"], {"lr": 0.5}),
-        ([], ["+optimizer.weight_decay=0.1"], {"lr": 0.001, "weight_decay": 0.1}),
-        (["+optimizer.weight_decay=0.1"], [], {"weight_decay": 0.0}),
-        ([], ["+optimizer.betas=[0.8,0.9]"], {"betas": [0.8, 0.9]}),
-        # After four epochs, with a schedule that was added, lengthened or removed after two.
-        ([], ["scheduler=cosine"], {"lr": 0.0}),
-        ([], ["scheduler=cosine", "scheduler.T_max=8"], {"lr": 0.0005}),
-        (["scheduler=cosine"], ["scheduler=cosine", "scheduler.T_max=8"], {"lr": 0.0005}),
-        (["scheduler=cosine"], ["scheduler=cosine", "optimizer.lr=1"], {"lr": 0.0}),
-        (["scheduler=cosine"], [], {"lr": 0.001}),
-        (["scheduler=cosine"], ["scheduler=plateau"], {"lr": 0.0}),
-        ([], ["scheduler=plateau", "optimizer.lr=0.5"], {"lr": 0.5}),
-    ],
+    ("before", "now", "expected"), every_third(pytest.param(*case) for case in AS_TYPED)
 )
 def test_optimiser_and_schedule_are_as_typed(run, before, now, expected, caplog):
     _, folder = run("run", *before)
