@@ -82,8 +82,7 @@ class LinearDiscriminant(SimpleShot):
         prior = torch.lerp(self.covariance, equal, self.shrinkage)
         covariance = (self.strength * prior + scatter) / (self.strength + degrees)
         # Equation 4.10, of equally likely classes.
-        weight = torch.linalg.solve(covariance, means.to(covariance.dtype).T).T
-        weight = weight / self.temperature
+        weight = torch.linalg.solve(covariance, means.T).T / self.temperature
         bias = -(weight * means).sum(dim=1) / 2
         known = {"head.weight": weight, "head.bias": bias}
         return [{name: torch.zeros_like(value) for name, value in known.items()}, known]
@@ -94,8 +93,9 @@ class LinearDiscriminant(SimpleShot):
         """Class means ``[N, F]``, the scatter about them ``[F, F]``, and its degrees of freedom."""
         x = self.normalised(features)
         weight = torch.ones_like(x[:, 0]) if examples.weight is None else examples.weight
-        means = class_means(x, examples.y, ways, weight)
+        # In mixed precision, products of matrices are of lower precision than what they are of.
+        means = class_means(x, examples.y, ways, weight).to(x.dtype)
         apart = x - means[examples.y]
-        scatter = (apart * weight[:, None]).T @ apart
+        scatter = ((apart * weight[:, None]).T @ apart).to(x.dtype)
         present = (weight @ one_hot(examples.y, ways).to(x.dtype) > 0).sum()
         return means, scatter, weight.sum() - present
