@@ -233,6 +233,26 @@ def test_classes_of_identical_and_of_empty_drawings(algorithm, tiny_for):
 
 
 @pytest.mark.parametrize("algorithm", each_algorithm())
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_precisions(algorithm, precision, tiny_for):
+    """Lightning's, of an outer step and of evaluation."""
+    cfg = metadraw.compose(*tiny_for(algorithm), "scheduler=none")
+    data, learner = metadraw.build(cfg)
+    batch = data.episodes("train")(torch.arange(2))
+    if precision == "bf16-true":
+        learner, batch = learner.bfloat16(), batch.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        if any(p.requires_grad for p in learner.algorithm.parameters()):
+            means, values = learner.meta_gradients(batch)
+            for name, parameter in learner.algorithm.meta_parameters().items():
+                parameter.grad = means[name]
+            optimizer = learner.make_optimizer(learner.outer_parameters())
+            learner.algorithm.outer_step(means, optimizer)
+            assert values["loss"].isfinite().all()
+        assert learner.evaluate(batch).after.isfinite().all()
+
+
+@pytest.mark.parametrize("algorithm", each_algorithm())
 def test_sixty_ways(algorithm, tiny_for):
     """60 of the 69 classes of meta-test, one shot each."""
     overrides = [*tiny_for(algorithm), "data.ways=60", "data.tasks_per_batch=2"]

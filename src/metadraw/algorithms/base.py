@@ -306,7 +306,7 @@ class Algorithm(nn.Module, ABC):
         """
         optimizer.step()
         for name, value in self.running().items():
-            value.lerp_(means[name], self.momentum)
+            value.lerp_(means[name].to(value.dtype), self.momentum)
 
     def learned(self) -> dict[str, Tensor]:
         """Values worth logging by ``quantity/layer``: scalars, or ``[steps]``."""

@@ -76,7 +76,7 @@ class InContext(Algorithm):
         support, codes = task.support, self._codes_of(task)
         features = self.embed(support)
         labels = self.objective.encode(support.y, len(codes)).to(features.dtype)
-        tokens = self.embedding(features) + labels @ codes
+        tokens = self._tokens(features) + labels @ codes
         read = []
         for layer in self.layers:
             read.append(tokens)
@@ -88,11 +88,19 @@ class InContext(Algorithm):
 
     def predict(self, state: State, x: Tensor) -> Tensor:
         """Outputs ``[B, width]`` for inputs ``[B, ...]``, each attending to the examples alone."""
-        tokens = self.embedding(self.features(x))
+        tokens = self._tokens(self.features(x))
         for layer, examples in zip(self.layers, state["examples"], strict=True):
             tokens = layer(tokens, examples, state.get("weight"))
         # Divided, as the dot products of attention are, so that outputs start at about 1.
         return self.norm(tokens) @ state["codes"].T / tokens.shape[1] ** 0.5
+
+    def _tokens(self, features: Tensor) -> Tensor:
+        """Tokens ``[B, width]`` of features, in full precision even where products are not.
+
+        PyTorch's ``vmap`` of layer norm needs the type of its weights.
+        """
+        tokens: Tensor = self.embedding(features).to(self.norm.weight.dtype)
+        return tokens
 
     def _codes_of(self, task: Episode) -> Tensor:
         """The codes ``[N, width]`` of a task's labels, or of the values of its targets."""

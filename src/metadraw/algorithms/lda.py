@@ -15,7 +15,7 @@ from metadraw.algorithms.recompute import Params
 from metadraw.algorithms.simple_shot import SimpleShot
 from metadraw.data.episode import Episode, Examples
 from metadraw.errors import InputError, is_number
-from metadraw.models.head import class_means, one_hot
+from metadraw.models.head import class_means, one_hot, solve
 from metadraw.objectives import Objective
 
 
@@ -71,7 +71,8 @@ class LinearDiscriminant(SimpleShot):
         """A step as in `SimpleShot.outer_step`, and of the covariance."""
         super().outer_step(means, optimizer)
         # It has many more numbers than the center, so it takes more batches to tell.
-        self.covariance.lerp_(means["covariance"], self.momentum / 10)
+        observed = means["covariance"].to(self.covariance.dtype)
+        self.covariance.lerp_(observed, self.momentum / 10)
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """A head that knows nothing, and the discriminants; see `Algorithm.adapt`."""
@@ -82,7 +83,7 @@ class LinearDiscriminant(SimpleShot):
         prior = torch.lerp(self.covariance, equal, self.shrinkage)
         covariance = (self.strength * prior + scatter) / (self.strength + degrees)
         # Equation 4.10, of equally likely classes.
-        weight = torch.linalg.solve(covariance, means.T).T / self.temperature
+        weight = solve(covariance, means.T).T / self.temperature
         bias = -(weight * means).sum(dim=1) / 2
         known = {"head.weight": weight, "head.bias": bias}
         return [{name: torch.zeros_like(value) for name, value in known.items()}, known]

@@ -12,7 +12,7 @@ from metadraw.algorithms.base import State, linear
 from metadraw.algorithms.inner_loop import positive
 from metadraw.algorithms.pretrained import Pretrained
 from metadraw.data.episode import Episode
-from metadraw.models.head import one_hot
+from metadraw.models.head import one_hot, solve
 from metadraw.objectives import Objective
 
 #: With a ridge of 1, the gradient is then below 1e-7 for 10 ways of 10 shots. A ridge far below 0.1
@@ -66,8 +66,8 @@ class LogisticRegression(Pretrained):
         # The bias is the weight of a feature that is always 1.
         kernel = x @ x.T + 1
         # The Hessian is at most half of this, whatever the probabilities (Böhning, equation 2.3).
-        bound = self.ridge * torch.eye(len(x), dtype=x.dtype, device=x.device)
-        inverse = torch.linalg.inv(bound + weight[:, None] * kernel / 2)
+        identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
+        inverse = solve(self.ridge * identity + weight[:, None] * kernel / 2, identity)
 
         def chances(shares: Tensor) -> Tensor:
             return self.objective.outputs(lambda _: kernel @ shares, support).softmax(dim=1)

@@ -101,6 +101,8 @@ def multiplied(gradient: Tensor, matrices: list[Tensor]) -> Tensor:
     result = unfolded(gradient)
     for mode, matrix in enumerate(matrices):
         size = result.shape[mode]
+        # In mixed precision a product is of lower precision, and both sides must be of one.
+        result = result.to(matrix.dtype)
         product = torch.tensordot(matrix[:size, :size], result, dims=([1], [mode]))
         result = product.movedim(0, mode)
     return result.reshape(gradient.shape)

@@ -9,6 +9,7 @@ from metadraw.algorithms.base import State
 from metadraw.algorithms.feature_based import FeatureBased
 from metadraw.algorithms.inner_loop import positive
 from metadraw.data.episode import Episode
+from metadraw.models.head import solve
 from metadraw.objectives import Objective
 
 
@@ -46,7 +47,7 @@ class R2D2(FeatureBased):
             x, y = (each * support.weight.sqrt()[:, None] for each in (x, y))
         # Equation 4: W = X' (X X' + lambda I)^-1 Y, a system of as many equations as examples.
         ridge = self.log_ridge.exp() * torch.eye(len(x), dtype=x.dtype, device=x.device)
-        solution = x.T @ torch.linalg.solve(x @ x.T + ridge, y)
+        solution = x.T @ solve(x @ x.T + ridge, y)
         return [{"solution": each} for each in (torch.zeros_like(solution), solution)]
 
     def predict(self, state: State, x: Tensor) -> Tensor:

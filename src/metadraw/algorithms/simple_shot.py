@@ -66,7 +66,7 @@ class SimpleShot(Pretrained):
     def outer_step(self, means: Params, optimizer: Optimizer) -> None:
         """A step of the outer optimiser, of the running statistics and of the center."""
         super().outer_step(means, optimizer)
-        self.center.lerp_(means["center"], self.momentum)
+        self.center.lerp_(means["center"].to(self.center.dtype), self.momentum)
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """A head that knows nothing, and the one of the class means; see `Algorithm.adapt`."""

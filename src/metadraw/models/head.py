@@ -1,4 +1,4 @@
-"""Heads of a classifier: one-hot labels, class means, nearest prototypes, cosine similarities."""
+"""Heads of a classifier: class means, nearest prototypes, linear systems, cosine similarities."""
 
 from __future__ import annotations
 
@@ -48,6 +48,20 @@ def nearest_prototype(prototypes: Tensor) -> tuple[Tensor, Tensor]:
         ``[N, F]`` and ``[N]``.
     """
     return 2 * prototypes, -prototypes.square().sum(dim=1)
+
+
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """The solution of ``matrix @ x = right``, in float32 at least: PyTorch has none in less.
+
+    Args:
+        matrix: ``[M, M]``.
+        right: ``[M, K]``.
+
+    Returns:
+        ``[M, K]``, of the type of ``right``.
+    """
+    wide = torch.promote_types(right.dtype, torch.float32)
+    return torch.linalg.solve(matrix.to(wide), right.to(wide)).to(right.dtype)
 
 
 def cosine(features: Tensor, weight: Tensor) -> Tensor:
