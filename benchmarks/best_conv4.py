@@ -1,6 +1,6 @@
 """The best recipe for the report's network against the report's own, on the same tasks.
 
-python train.py experiment=best_conv4 data.source=npm trainer=cpu
+python train.py experiment=best_conv4 data.source=npm trainer=cpu trainer.precision=bf16-mixed
 python benchmarks/best_conv4.py RUN/checkpoints/best.ckpt
 
 RUN is the first command's. The report's recipe is that of the runs in results/report, with 100
@@ -68,8 +68,9 @@ def main() -> None:
     text = [
         "# The best recipe for the report's network",
         "",
-        "`python train.py experiment=best_conv4 data.source=npm trainer=cpu`, then `python "
-        "benchmarks/best_conv4.py RUN/checkpoints/best.ckpt`; one CPU core, torch "
+        "`python train.py experiment=best_conv4 data.source=npm trainer=cpu "
+        "trainer.precision=bf16-mixed`, then `python benchmarks/best_conv4.py "
+        "RUN/checkpoints/best.ckpt`; one CPU core, torch "
         f"{torch.__version__}. Accuracy in per cent, ± half its 95 % interval over 2,500 meta-test "
         "tasks for 1 shot and 1,000 for more, as many queries as shots. The report's recipe is "
         "MAML, trained for each setting ([results/report](../../results/report/report.md)), some "

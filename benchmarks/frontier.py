@@ -1,4 +1,4 @@
-"""What meta-learning buys: three networks, from scratch and pre-trained, with eight algorithms.
+"""What meta-learning buys: three networks, from scratch and pre-trained, with nine algorithms.
 
 python benchmarks/frontier.py --jobs 2 data.source=npm
 
@@ -49,19 +49,23 @@ SHOWN = ((5, 1), (10, 5))  # in the summary and the figure
 STATISTICS = {"alone": "one picture at a time", "query": "a query set at once"}
 TESTED = ["data.queries=5", "data.eval_seed=0"]
 
-#: By network: its settings, and those of its pre-training.
+#: By network: its settings, those of its pre-training, and of LDA's shrinkage: the wider the
+#: features, the more of it meta-validation wants.
 NETWORKS = {
     "Conv4-20": (
         ["model=conv4"],
         ["trainer.max_epochs=40", "algorithm.label_smoothing=0", "optimizer.weight_decay=0.0001"],
+        0.4,
     ),
     "Conv4-64": (
         ["model=conv64"],
         ["trainer.max_epochs=10", "algorithm.label_smoothing=0", "optimizer.weight_decay=0.0001"],
+        0.8,
     ),
     "ResNet-12": (
         ["model=resnet12_small"],
         ["trainer.max_epochs=6", "trainer.precision=bf16-mixed"],
+        0.8,
     ),
 }
 #: Episodic algorithms: their settings.
@@ -115,18 +119,20 @@ class Run(NamedTuple):
 def planned() -> list[Run]:
     """All runs, each after the one that it starts from."""
     bases, heads, episodic = {}, [], []
-    for network, (model, recipe) in NETWORKS.items():
+    for network, (model, recipe, shrinkage) in NETWORKS.items():
         ordinary = ["experiment=pretrain", *model, *recipe, "data.val_batches=8"]
         base = Run(network, "pre-trained", "SimpleShot", ordinary)
         frozen = [*ordinary[:-1], "algorithm=logistic_regression", "trainer.max_epochs=0"]
+        discriminant = ["algorithm=lda", f"algorithm.shrinkage={shrinkage}"]
         bases[network] = base
         heads += [
             Run(network, "pre-trained", "Baseline++", [*ordinary, "algorithm=baseline_pp"]),
+            Run(network, "pre-trained", "LDA", [*ordinary, *discriminant]),
             Run(network, "pre-trained", "RFS", [*frozen, base.passed_on], base),
         ]
     # By algorithm, so that a study that is not finished has all networks.
     for algorithm, settings in EPISODIC.items():
-        for network, (model, _) in NETWORKS.items():
+        for network, (model, *_) in NETWORKS.items():
             steps, base = STEPS[network]["MAML" not in algorithm], bases[network]
             own = [*settings, *model, *TASKS, f"data.train_batches={steps}"]
             slow = [*own, "optimizer.lr=0.0003", base.passed_on]
@@ -258,10 +264,10 @@ def findings(runs: list[Run], base: dict[str, Run]) -> list[str]:
         "Meta-learning from the pre-trained network, against SimpleShot on it": [
             (run, base[run.network]) for run in later
         ],
-        "Baseline++ and logistic regression (RFS), against SimpleShot": [
+        "Other heads, of Baseline++, LDA and RFS, against that of SimpleShot": [
             (run, base[run.network])
             for run in runs
-            if run.algorithm in ("Baseline++", "RFS") and run.network in base
+            if run.algorithm in ("Baseline++", "LDA", "RFS") and run.network in base
         ],
     }
     lines = [
@@ -335,7 +341,7 @@ def draw(runs: list[Run]) -> None:
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     colours = dict(zip(NETWORKS, ("#4c78a8", "#59a14f", "#e4572e"), strict=True))
     names = dict.fromkeys(run.algorithm for run in runs)
-    markers = dict(zip(names, "osD^vP*X", strict=False))
+    markers = dict(zip(names, "osdD^vP*X", strict=False))
     for axes, (ways, shots) in zip(figure.subplots(1, 2), SHOWN, strict=True):
         points = []
         for run in runs:
