@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from metadraw.command.cli import one_line_errors
 from metadraw.results.compare import compare
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,4 +143,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -27,6 +27,7 @@ from studies import RESULTS, ROOT, markdown, save, shown, values  # beside this 
 from torch import Tensor
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 from metadraw.errors import DivergedError
 from metadraw.training.train import train
 
@@ -215,4 +216,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -10,7 +10,8 @@ logs/best_conv4, the table in benchmarks/results/best_conv4.md.
 
 from __future__ import annotations
 
-import sys
+import argparse
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -28,9 +29,16 @@ from studies import (
     values,
 )
 
+from metadraw.command.cli import one_line_errors
 from metadraw.command.names import name_of
+from metadraw.training.factory import read_checkpoint
 
 LOGS, OUT = ROOT / "logs" / "best_conv4", RESULTS / "best_conv4.md"
+
+
+def logs(checkpoint: Path) -> Path:
+    """Where its tests are: a run that goes on has another checkpoint, which is tested anew."""
+    return LOGS / sha256(checkpoint.read_bytes()).hexdigest()[:8]
 
 
 def of_report(ways: int, shots: int) -> tuple[Path, int]:
@@ -39,8 +47,8 @@ def of_report(ways: int, shots: int) -> tuple[Path, int]:
     epochs = len((run / "metrics.csv").read_text().splitlines()) - 1
     if (run / "results.json").exists():
         return run, epochs
-    folder, checkpoint = LOGS / f"report_{ways}_{shots}", run / "checkpoints" / "best.ckpt"
-    return tested(folder, checkpoint, report_test(ways, shots)), epochs
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    return tested(logs(checkpoint) / "test", checkpoint, report_test(ways, shots)), epochs
 
 
 def row(checkpoint: Path, ways: int, shots: int) -> list[str]:
@@ -48,7 +56,7 @@ def row(checkpoint: Path, ways: int, shots: int) -> list[str]:
     own = [*report_test(ways, shots), "data.source=npm"]
     alone, query = (
         tested(
-            LOGS / f"{statistics}_{ways}_{shots}",
+            logs(checkpoint) / f"{statistics}_{ways}_{shots}",
             checkpoint,
             [*own, f"learner.query_statistics={statistics}"],
         )
@@ -61,10 +69,14 @@ def row(checkpoint: Path, ways: int, shots: int) -> list[str]:
 
 def main() -> None:
     """Test, and write the table."""
-    [checkpoint] = sys.argv[1:]
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, help="of a run of experiment=best_conv4")
+    checkpoint = parser.parse_args().checkpoint
+    read_checkpoint(checkpoint)
     head = ["task", "one picture at a time", "a query set at once", "the report's recipe, likewise"]
     head += ["epochs of 50", "difference"]
-    rows = [row(Path(checkpoint), *setting) for setting in SETTINGS]
+    rows = [row(checkpoint, *setting) for setting in SETTINGS]
     text = [
         "# The best recipe for the report's network",
         "",
@@ -83,4 +95,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -22,6 +22,7 @@ from algorithms import COMMON, INNER, OUTER
 from matplotlib.figure import Figure
 from studies import RESULTS, clear, listed, markdown
 
+from metadraw.command.cli import one_line_errors
 from metadraw.objectives import Metric
 from metadraw.objectives.classification import Classification
 from metadraw.objectives.squared_error import SquaredError
@@ -260,4 +261,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -22,6 +22,7 @@ import torch
 from speed import maml_by_loop  # beside this file
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 from metadraw.data.episode import Episode, Examples
 from metadraw.training.allocator import keep_freed_memory
 from metadraw.training.chunks import tasks_at_once
@@ -152,4 +153,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

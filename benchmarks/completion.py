@@ -22,6 +22,7 @@ from studies import RESULTS, ROOT, interval, markdown, minutes, save, shown, tra
 from torch import Tensor
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 from metadraw.data.episode import Episode
 from metadraw.data.figures import draw_completion
 
@@ -128,4 +129,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

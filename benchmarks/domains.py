@@ -35,6 +35,7 @@ from studies import (  # beside this file
 from torch import Tensor
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 
 LOGS, OUT = ROOT / "logs" / "domains", RESULTS / "domains"
 DOMAINS = ("doodles", "icons")
@@ -206,4 +207,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from metadraw.command.cli import one_line_errors
 from metadraw.data.sampling import EpisodeSampler
 from metadraw.training.allocator import keep_freed_memory
 
@@ -73,4 +74,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

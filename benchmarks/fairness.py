@@ -34,6 +34,7 @@ from studies import (  # beside this file
 from torch import Tensor
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 
 LOGS, OUT = ROOT / "logs" / "fairness", RESULTS / "fairness"
 GAMMAS = (0.0, 0.5, 0.75, 1.0, 1.25, 2.0)
@@ -208,4 +209,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -41,7 +41,7 @@ from studies import accuracy as accuracy_of
 from studies import tested as test_once
 from torch import Tensor
 
-from metadraw.command.cli import explain
+from metadraw.command.cli import explain, one_line_errors
 
 LOGS, OUT = ROOT / "logs" / "frontier", RESULTS / "frontier"
 SHOWN = ((5, 1), (10, 5))  # in the summary and the figure
@@ -395,4 +395,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

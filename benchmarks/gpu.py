@@ -31,6 +31,7 @@ from speed import maml_by_loop, measure_jax, median_ms, whole_network
 from torch import Tensor
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 from metadraw.data.episode import Episode
 from metadraw.training.factory import build_learner
 from metadraw.training.learner import MetaLearner
@@ -223,4 +224,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 
 RESULT = Path(__file__).resolve().parent / "results" / "label-permutations.md"
 TASKS, PERMUTATIONS, QUERIES, BATCH = 100, 12, 10, 25
@@ -77,4 +78,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 import metadraw
 from metadraw.algorithms.simple_shot import SimpleShot
+from metadraw.command.cli import one_line_errors
 from metadraw.data.episode import Episode, Examples
 from metadraw.objectives.classification import Classification
 from metadraw.training.learner import MetaLearner
@@ -339,4 +340,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

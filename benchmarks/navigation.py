@@ -27,6 +27,7 @@ from studies import RESULTS, ROOT, interval, markdown, minutes, save, shown, tra
 from torch import Tensor
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 
 LOGS, OUT = ROOT / "logs" / "navigation", RESULTS / "navigation"
 STEPS, TASKS, ROLLOUTS = 3, 200, 40  # of the test
@@ -168,4 +169,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -34,6 +34,7 @@ from studies import (  # beside this file
 )
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 
 LOGS, OUT = ROOT / "logs" / "omniglot", RESULTS / "omniglot"
 #: By method: its settings, and batches in each of four epochs.
@@ -325,4 +326,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

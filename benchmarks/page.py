@@ -28,6 +28,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT, PICTURE = ROOT / "benchmarks" / "results" / "page.md", ROOT / "docs" / "page.png"
@@ -153,4 +154,5 @@ def row(what: str, times: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

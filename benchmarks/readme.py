@@ -49,6 +49,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from algorithms import ABLATION, ALGORITHMS  # beside this file
 from studies import ROOT, SETTINGS, listed, markdown, task
 
+from metadraw.command.cli import one_line_errors
 from metadraw.results.published import EXPERIMENTS, published, published_curves
 
 _BLOCK = re.compile(
@@ -609,4 +610,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

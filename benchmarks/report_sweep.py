@@ -27,6 +27,7 @@ from pathlib import Path
 
 from studies import ROOT, SETTINGS  # beside this file
 
+from metadraw.command.cli import one_line_errors
 from metadraw.command.names import name_of
 from metadraw.results.published import EXPERIMENTS
 
@@ -134,4 +135,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -10,7 +10,7 @@ picture by itself, as in use.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import torch
 from studies import SETTINGS, accuracy, markdown, report_test, task  # beside this file
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 from metadraw.files import WholeCheckpoints
 from metadraw.results.published import published
 from metadraw.training.evaluate import evaluate
@@ -75,8 +76,10 @@ def tested(ways: int, shots: int) -> str:
 
 def main() -> None:
     """Ship, calibrate, test, write the tables."""
-    [trained] = sys.argv[1:]
-    ship(Path(trained))
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, help="of a run of experiment=best")
+    ship(parser.parse_args().checkpoint)
     fit()
     accuracies, calibrations = [], []
     for ways, shots in SETTINGS:
@@ -119,4 +122,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

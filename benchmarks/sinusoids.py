@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from studies import RESULTS, ROOT, interval, markdown, minutes, save, shown, trained
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 
 LOGS, OUT = ROOT / "logs" / "sinusoids", RESULTS / "sinusoids"
 SHOTS, STEPS = (5, 10, 20), 10
@@ -172,4 +173,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from metadraw.command.cli import one_line_errors
+
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "soak.md"
 SETTINGS = [
@@ -72,4 +74,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

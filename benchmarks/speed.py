@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 from metadraw.command.config import CONFIGS
 from metadraw.data.episode import Episode
 
@@ -386,4 +387,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -23,6 +23,7 @@ import lightning as L
 import torch
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 from metadraw.command.config import CONFIGS
 from metadraw.training.learner import MetaLearner
 from metadraw.training.train import make_trainer
@@ -124,4 +125,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

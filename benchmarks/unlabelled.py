@@ -28,6 +28,8 @@ from studies import (  # beside this file
     values,
 )
 
+from metadraw.command.cli import one_line_errors
+
 LOGS, OUT = ROOT / "logs" / "unlabelled", RESULTS / "unlabelled"
 #: Unlabelled drawings of each class in tests, and classes beside the task's that have as many.
 NUMBERS, DISTRACTORS = (0, 1, 2, 5, 10), (0, 5)
@@ -197,4 +199,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

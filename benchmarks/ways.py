@@ -29,6 +29,7 @@ from studies import (  # beside this file
     values,
 )
 
+from metadraw.command.cli import one_line_errors
 from metadraw.results.figures import draw_grid
 
 LOGS, OUT = ROOT / "logs" / "ways", RESULTS / "ways"
@@ -209,4 +210,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import metadraw
+from metadraw.command.cli import one_line_errors
 from metadraw.data.drawings import QUICKDRAW_CLASSES
 
 RESULT = Path(__file__).resolve().parent / "results" / "whole.md"
@@ -76,4 +77,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()
