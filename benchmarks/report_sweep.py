@@ -70,6 +70,8 @@ def go_on(
         over: whether the time is.
         more: overrides for all.
     """
+    # A script's background job ignores it, and so would the runs, which are stopped by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     waiting = [run for run in runs if not (sweep / name_of(run) / "results.json").is_file()]
     running: dict[Path, subprocess.Popen[bytes]] = {}
