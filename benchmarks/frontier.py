@@ -285,6 +285,12 @@ def findings(runs: list[Run], base: dict[str, Run]) -> list[str]:
             f"{accuracy(best, 5, 1, 'alone')} % after {best.minutes:.0f} minutes. SimpleShot has "
             f"{accuracy(first, 5, 1, 'alone')} % after {first.minutes:.0f}."
         )
+    if any(run.algorithm == "R2-D2" for run in runs):
+        lines.append(
+            "- *R2-D2* learns its ridge from the default of 1, which stays too small for these "
+            "features. It is worst where a task has about as many examples as they have "
+            "dimensions, 20 or 64 in Conv4."
+        )
     return lines
 
 
