@@ -3,11 +3,10 @@
 python benchmarks/frontier.py --jobs 2 data.source=npm
 
 Every training takes a few minutes of one core, whatever its network and algorithm; pre-training and
-what may follow it are two. All are tested on the same meta-test tasks in the
-report's six settings, with each picture classified by itself and with a query set at once; the
-slower a network, the fewer of these tasks. Runs are in logs/frontier; finished ones are kept, so
-the command can be interrupted and repeated. Tables and figure go to
-benchmarks/results/frontier.{md,csv,png}.
+what may follow it are two. All are tested on the same meta-test tasks in the report's six settings,
+with each picture classified by itself and with a query set at once; the slower a network, the fewer
+of these tasks. Runs are in logs/frontier; finished ones are kept, so the command can be interrupted
+and repeated. Tables and figure go to benchmarks/results/frontier.{md,csv,png}.
 """
 
 from __future__ import annotations
@@ -349,7 +348,7 @@ def draw(runs: list[Run]) -> None:
     names = dict.fromkeys(run.algorithm for run in runs)
     markers = dict(zip(names, "osdD^vP*X", strict=False))
     for axes, (ways, shots) in zip(figure.subplots(1, 2), SHOWN, strict=True):
-        points = []
+        places = []
         for run in runs:
             if result := found(run, ways, shots, "alone"):
                 value = 100 * result["acc"]
@@ -358,9 +357,9 @@ def draw(runs: list[Run]) -> None:
                 axes.plot(
                     [run.minutes], [value], markers[run.algorithm], color=colour, mfc=filled, ms=8
                 )
-                points.append((run.minutes, value))
+                places.append((run.minutes, value))
         best, line = float("-inf"), []
-        for spent, value in sorted(points):
+        for spent, value in sorted(places):
             if value > best:
                 best = value
                 line.append((spent, value))

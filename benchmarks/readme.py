@@ -293,7 +293,7 @@ def reproduced() -> list[str]:
             if (large, ways, shots) in runs or (small, ways, shots) in runs
         ],
     )
-    more = [(f"for {w}-way {k}-shot", (large, w, k), (small, w, k)) for w, k in SETTINGS]
+    more = [(f"for {task(w, k)}", (large, w, k), (small, w, k)) for w, k in SETTINGS]
     fewer_ways = [
         (f"for {k} shot{'s' * (k > 1)} with {n} drawings per class", (e, 5, k), (e, 10, k))
         for n, e in EXPERIMENTS.items()
@@ -332,17 +332,16 @@ _CONV4 = "benchmarks/results/best_conv4.md"
 def best() -> list[str]:
     """The checkpoint that comes with metadraw, and the best recipe for the report's network."""
     rows, small = (table(f) for f in ("checkpoints/results.md", _CONV4))
-    shown = [[task, short(row[0]), short(small[task][0]), row[1]] for task, row in rows.items()]
+    shown = [[name, short(row[0]), short(small[name][0]), row[1]] for name, row in rows.items()]
 
     def gain(more: int, less: int) -> str:
         points = sorted(
-            value(rows[f"{ways}-way {more}-shot"][0]) - value(rows[f"{ways}-way {less}-shot"][0])
-            for ways in (5, 10)
+            value(rows[task(ways, more)][0]) - value(rows[task(ways, less)][0]) for ways in (5, 10)
         )
         return f"{points[0]:.0f} to {points[-1]:.0f} points"
 
     ahead = sorted(value(row[0]) - value(row[1]) for row in rows.values())
-    alone = sorted(value(small[task][0]) - value(row[1]) for task, row in rows.items())
+    alone = sorted(value(small[name][0]) - value(row[1]) for name, row in rows.items())
     gained = sorted(value(row[-1]) for row in small.values())
     return [
         *markdown(["", "`best`", "`best_conv4`", "published, a query set at once"], shown),
@@ -372,7 +371,7 @@ def frontier() -> list[str]:
 def pretrained() -> list[str]:
     """What the checkpoint that comes with metadraw reaches, in one sentence."""
     rows = table("checkpoints/results.md")
-    one, five = (short(rows[f"5-way {shots}-shot"][0]) for shots in (1, 5))
+    one, five = (short(rows[task(5, shots)][0]) for shots in (1, 5))
     return [
         f"Pre-training goes further: an ordinary classifier with a deeper network reaches {one} % "
         f"in 5-way 1-shot and {five} % in 5-way 5-shot, each picture classified by itself "

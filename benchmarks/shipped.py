@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from studies import SETTINGS, accuracy, markdown, report_test, task  # beside this file
+from studies import ROOT, SETTINGS, accuracy, markdown, report_test, task  # beside this file
 
 import metadraw
 from metadraw.command.cli import one_line_errors
@@ -27,7 +27,6 @@ from metadraw.use.calibrate import calibrate, with_one_more_class
 from metadraw.use.calibration import answers, measure
 from metadraw.use.classifier import FewShot
 
-ROOT = Path(__file__).resolve().parents[1]
 OUT, CARD = ROOT / "checkpoints" / "best.ckpt", ROOT / "checkpoints" / "results.md"
 TASKS = 400  # for the calibration
 

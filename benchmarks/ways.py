@@ -24,6 +24,7 @@ from studies import (  # beside this file
     minutes,
     percent,
     save,
+    task,
     tested,
     trained,
     values,
@@ -101,8 +102,8 @@ def findings(found: Found) -> list[str]:
         for episodes in ("5-way 1-shot", "10-way 5-shot", "drawn for each batch"):
             better, worse = (
                 [
-                    f"{ways}-way {shots}-shot"
-                    for (ways, shots), points in zip(
+                    task(*setting)
+                    for setting, points in zip(
                         GRID, difference(found, learner, episodes), strict=True
                     )
                     if clear(points) and (points.mean() > 0) == sign
@@ -126,7 +127,7 @@ def findings(found: Found) -> list[str]:
 
 def write(found: Found, command: str) -> None:
     """Tables, findings, figure and CSV."""
-    names = [f"{ways}-way {shots}-shot" for ways, shots in GRID]
+    names = [task(*setting) for setting in GRID]
     of_grid = [
         [
             f"{learner}, {episodes}",

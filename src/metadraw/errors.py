@@ -42,6 +42,17 @@ def check_positive(key: str, value: float) -> float:
     return value
 
 
+def check_share(key: str, value: float) -> float:
+    """Return a config's value, if it is a number in 0..1.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not is_number(value) or not 0 <= value <= 1:
+        raise InputError(f"{key}={value}: must be a number in 0..1")
+    return value
+
+
 def check_switch(key: str, value: bool) -> bool:
     """Return a config's value, if it is true or false.
 

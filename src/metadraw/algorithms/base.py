@@ -306,7 +306,7 @@ class Algorithm(nn.Module, ABC):
         """
         optimizer.step()
         for name, value in self.running().items():
-            value.lerp_(means[name].to(value.dtype), self.momentum)
+            follow(value, means[name], self.momentum)
 
     def learned(self) -> dict[str, Tensor]:
         """Values worth logging by ``quantity/layer``: scalars, or ``[steps]``."""
@@ -328,6 +328,11 @@ def place(name: str) -> str:
 def buffer_of(name: str) -> str:
     """The buffer for a parameter's name, without dots, which PyTorch does not allow."""
     return place(name).replace(".", "-")
+
+
+def follow(running: Tensor, observed: Tensor, momentum: float) -> None:
+    """Move a running value, in place, towards what a batch observed, in whatever precision."""
+    running.lerp_(observed.to(running.dtype), momentum)
 
 
 def linear(features: Tensor, state: State) -> Tensor:

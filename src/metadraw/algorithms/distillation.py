@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metadraw.data.episode import Examples
-from metadraw.errors import InputError, check_positive, is_number
+from metadraw.errors import check_positive, check_share
 from metadraw.objectives.base import mean
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ class Teacher:
     temperature: float
 
     def __post_init__(self) -> None:
-        if not is_number(self.share) or not 0 <= self.share <= 1:
-            raise InputError(f"teacher.share={self.share}: must be a number in 0..1")
+        check_share("teacher.share", self.share)
         check_positive("teacher.temperature", self.temperature)
 
     def loss(self, own: Tensor, logits: Tensor, examples: Examples) -> Tensor:

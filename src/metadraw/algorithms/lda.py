@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metadraw.algorithms.base import State
+from metadraw.algorithms.base import State, follow
 from metadraw.algorithms.inner_loop import positive
 from metadraw.algorithms.pretrained import Observed
 from metadraw.algorithms.recompute import Params
 from metadraw.algorithms.simple_shot import SimpleShot
 from metadraw.data.episode import Episode, Examples
-from metadraw.errors import InputError, is_number
+from metadraw.errors import check_share
 from metadraw.models.head import class_means, one_hot, solve
 from metadraw.objectives import Objective
 
@@ -53,9 +53,8 @@ class LinearDiscriminant(SimpleShot):
         **settings: Any,
     ) -> None:
         super().__init__(network, head, objective, **settings)
-        if not is_number(shrinkage) or not 0 <= shrinkage <= 1:
-            raise InputError(f"algorithm.shrinkage={shrinkage}: must be a number in 0..1")
-        self.shrinkage, self.strength = shrinkage, positive(strength=strength)
+        self.shrinkage = check_share("algorithm.shrinkage", shrinkage)
+        self.strength = positive(strength=strength)
         self.register_buffer("covariance", torch.eye(head.in_features) / head.in_features)
 
     covariance: Tensor
@@ -71,8 +70,7 @@ class LinearDiscriminant(SimpleShot):
         """A step as in `SimpleShot.outer_step`, and of the covariance."""
         super().outer_step(means, optimizer)
         # It has many more numbers than the center, so it takes more batches to tell.
-        observed = means["covariance"].to(self.covariance.dtype)
-        self.covariance.lerp_(observed, self.momentum / 10)
+        follow(self.covariance, means["covariance"], self.momentum / 10)
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """A head that knows nothing, and the discriminants; see `Algorithm.adapt`."""

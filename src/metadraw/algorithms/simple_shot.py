@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metadraw.algorithms.base import State, linear
+from metadraw.algorithms.base import State, follow, linear
 from metadraw.algorithms.inner_loop import positive
 from metadraw.algorithms.pretrained import Observed, Pretrained
 from metadraw.algorithms.recompute import Params
@@ -66,7 +66,7 @@ class SimpleShot(Pretrained):
     def outer_step(self, means: Params, optimizer: Optimizer) -> None:
         """A step of the outer optimiser, of the running statistics and of the center."""
         super().outer_step(means, optimizer)
-        self.center.lerp_(means["center"].to(self.center.dtype), self.momentum)
+        follow(self.center, means["center"], self.momentum)
 
     def adapt(self, task: Episode, steps: int) -> list[State]:
         """A head that knows nothing, and the one of the class means; see `Algorithm.adapt`."""
