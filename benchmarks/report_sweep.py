@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,10 +51,10 @@ def settings(experiment: str, ways: int, shots: int) -> list[str]:
 RUNS = [settings(name, *each) for name in reversed(EXPERIMENTS.values()) for each in SETTINGS]
 
 
-def restore(sweep: Path) -> None:
-    """Copy the kept runs that a sweep's folder lacks."""
+def restore(sweep: Path, names: Collection[str]) -> None:
+    """Copy the kept runs of these names that a sweep's folder lacks."""
     for folder in sorted(KEPT.glob("*/*/")):
-        if not (sweep / folder.name).exists():
+        if folder.name in names and not (sweep / folder.name).exists():
             shutil.copytree(folder, sweep / folder.name)
 
 
@@ -106,9 +106,9 @@ def start(overrides: list[str], folder: Path, threads: int) -> subprocess.Popen[
         )
 
 
-def keep(sweep: Path) -> None:
-    """Copy the runs of a sweep that have finished at least one epoch into results/report."""
-    for run in sorted(path.parent for path in sweep.glob("*/metrics.csv")):
+def keep(sweep: Path, names: Collection[str]) -> None:
+    """Copy a sweep's runs of these names that have at least one epoch into results/report."""
+    for run in [sweep / name for name in names if (sweep / name / "metrics.csv").is_file()]:
         finished = (run / "results.json").is_file()
         shutil.rmtree(KEPT / "unfinished" / run.name, ignore_errors=True)
         to = KEPT / ("runs" if finished else "unfinished") / run.name
@@ -129,11 +129,13 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     sweep = given.sweep.resolve()
     sweep.mkdir(parents=True, exist_ok=True)
-    restore(sweep)
+    # Only those that go on: others may be further on in another sweep, on another machine.
     runs = [run for run in RUNS if given.only in name_of(run)]
+    names = [name_of(run) for run in runs]
+    restore(sweep, names)
     end = time.monotonic() + 60 * given.minutes
     go_on(sweep, runs, given.jobs, lambda: time.monotonic() > end, given.overrides)
-    keep(sweep)
+    keep(sweep, names)
 
 
 if __name__ == "__main__":
