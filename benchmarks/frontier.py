@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,8 @@ from metadraw.command.cli import explain, one_line_errors
 
 LOGS, OUT = ROOT / "logs" / "frontier", RESULTS / "frontier"
 SHOWN = ((5, 1), (10, 5))  # in the summary and the figure
+#: The network whose runs are done again; their seeds.
+AGAIN, FIRST, SEED = "Conv4-20", 42, 1
 #: Batch norm in the test: how, and its name in the tables.
 STATISTICS = {"alone": "one picture at a time", "query": "a query set at once"}
 TESTED = ["data.queries=5", "data.eval_seed=0"]
@@ -76,7 +78,8 @@ EPISODIC = {
         *("algorithm.inner_steps=5", "algorithm.eval_inner_steps=10"),
     ],
     "Meta-Baseline": ["algorithm=meta_baseline"],
-    "R2-D2": ["algorithm=r2d2"],
+    # What the ridge of MetaOptNet starts from (Lee et al. 2019).
+    "R2-D2": ["algorithm=r2d2", "algorithm.ridge=50"],
 }
 #: Batches in each of five epochs, with gradients in the inner loop and without.
 STEPS = {"Conv4-20": (120, 250), "Conv4-64": (40, 80), "ResNet-12": (6, 50)}
@@ -98,11 +101,13 @@ class Run(NamedTuple):
     algorithm: str
     settings: list[str]
     after: Run | None = None  # the run that pre-trained its network
+    again: bool = False  # with another seed
 
     @property
     def folder(self) -> Path:
         """Where its results are."""
-        return LOGS / f"{self.network} {self.start} {self.algorithm}".replace(" ", "_")
+        name = " ".join([*self[:3], *[f"seed {SEED}"] * self.again])
+        return LOGS / name.replace(" ", "_")
 
     @property
     def passed_on(self) -> str:
@@ -117,27 +122,44 @@ class Run(NamedTuple):
 
 def planned() -> list[Run]:
     """All runs, each after the one that it starts from."""
-    bases, heads, episodic = {}, [], []
-    for network, (model, recipe, shrinkage) in NETWORKS.items():
+    return [*runs_of(NETWORKS), *runs_of([AGAIN], again=True)]
+
+
+def runs_of(networks: Iterable[str], again: bool = False) -> list[Run]:
+    """The runs of some networks, each after the one that it starts from.
+
+    Args:
+        networks: their names.
+        again: with the second seed.
+    """
+    seed = [f"seed={SEED}"] if again else []  # a run's own default is FIRST
+    bases: dict[str, Run] = {}
+    heads, episodic = [], []
+
+    def run(network: str, start: str, algorithm: str, *own: str, after: Run | None = None) -> Run:
+        first = [after.passed_on] if after else []
+        return Run(network, start, algorithm, [*own, *first, *seed], after, again)
+
+    for network in networks:
+        model, recipe, shrinkage = NETWORKS[network]
         ordinary = ["experiment=pretrain", *model, *recipe, "data.val_batches=8"]
-        base = Run(network, "pre-trained", "SimpleShot", ordinary)
         frozen = [*ordinary[:-1], "algorithm=logistic_regression", "trainer.max_epochs=0"]
         discriminant = ["algorithm=lda", f"algorithm.shrinkage={shrinkage}"]
-        bases[network] = base
+        base = bases[network] = run(network, "pre-trained", "SimpleShot", *ordinary)
         heads += [
-            Run(network, "pre-trained", "Baseline++", [*ordinary, "algorithm=baseline_pp"]),
-            Run(network, "pre-trained", "LDA", [*ordinary, *discriminant]),
-            Run(network, "pre-trained", "RFS", [*frozen, base.passed_on], base),
+            run(network, "pre-trained", "Baseline++", *ordinary, "algorithm=baseline_pp"),
+            run(network, "pre-trained", "LDA", *ordinary, *discriminant),
+            run(network, "pre-trained", "RFS", *frozen, after=base),
         ]
     # By algorithm, so that a study that is not finished has all networks.
     for algorithm, settings in EPISODIC.items():
-        for network, (model, *_) in NETWORKS.items():
-            steps, base = STEPS[network]["MAML" not in algorithm], bases[network]
+        for network, base in bases.items():
+            model, steps = NETWORKS[network][0], STEPS[network]["MAML" not in algorithm]
             own = [*settings, *model, *TASKS, f"data.train_batches={steps}"]
-            slow = [*own, "optimizer.lr=0.0003", base.passed_on]
+            fast, slow = "optimizer.lr=0.003", "optimizer.lr=0.0003"
             episodic += [
-                Run(network, "scratch", algorithm, [*own, "optimizer.lr=0.003"]),
-                Run(network, "pre-trained", algorithm, slow, base),
+                run(network, "scratch", algorithm, *own, fast),
+                run(network, "pre-trained", algorithm, *own, slow, after=base),
             ]
     return [*bases.values(), *heads, *episodic]
 
@@ -147,10 +169,10 @@ def finish(run: Run, overrides: list[str]) -> str:
     torch.set_num_threads(1)
     try:
         trained(run.folder, [*run.settings, "data.test_batches=1", *overrides])
-        for ways, shots in SETTINGS:
+        for ways, shots in SHOWN if run.again else SETTINGS:
             if run.algorithm == "MAML" and ways != 5:
                 continue  # it learns a head for five
-            for statistics in STATISTICS:
+            for statistics in ["alone"] if run.again else STATISTICS:
                 test(run, ways, shots, statistics)
     except Exception as error:
         return f"{run.folder.name}: {explain(error) or repr(error)}"
@@ -284,13 +306,28 @@ def findings(runs: list[Run], base: dict[str, Run]) -> list[str]:
             f"{accuracy(best, 5, 1, 'alone')} % after {best.minutes:.0f} minutes. SimpleShot has "
             f"{accuracy(first, 5, 1, 'alone')} % after {first.minutes:.0f}."
         )
-    if any(run.algorithm == "R2-D2" for run in runs):
-        lines.append(
-            "- *R2-D2* learns its ridge from the default of 1, which stays too small for these "
-            "features. It is worst where a task has about as many examples as they have "
-            "dimensions, 20 or 64 in Conv4."
-        )
     return lines
+
+
+def repeated(runs: list[Run]) -> list[tuple[Run, Run]]:
+    """The runs that were tested with both seeds."""
+    by_name = {run[:3]: run for run in runs if not run.again}
+    return [(by_name[run[:3]], run) for run in runs if run.again and found(run, 5, 1, "alone")]
+
+
+def spread(pairs: list[tuple[Run, Run]]) -> str:
+    """How accuracies differ between seeds, one picture at a time, in words."""
+    lines = []
+    for ways, shots in SHOWN:
+        tests = [[found(run, ways, shots, "alone") for run in pair] for pair in pairs]
+        apart = [100 * abs(a["acc"] - b["acc"]) for a, b in tests if a and b]
+        # Half the squared difference of two values estimates their variance.
+        deviation = (sum(points**2 for points in apart) / len(apart) / 2) ** 0.5
+        lines.append(
+            f"In {task(ways, shots)} its standard deviation is {deviation:.1f} points, and the "
+            f"largest of {len(apart)} differences is {max(apart):.1f}."
+        )
+    return " ".join([f"- *Another seed* changes the accuracy of a run of {AGAIN}.", *lines])
 
 
 def write(runs: list[Run], command: str) -> None:
@@ -299,6 +336,7 @@ def write(runs: list[Run], command: str) -> None:
     base = {run.network: run for run in done if run.algorithm == "SimpleShot"}
     spent = [minutes(run.folder) for run in done if run.algorithm != "RFS"]
     others = [run for run in done if run.network in base and run != base[run.network]]
+    pairs = repeated(runs)
     text = [
         "# What meta-learning buys",
         "",
@@ -309,6 +347,7 @@ def write(runs: list[Run], command: str) -> None:
         "SimpleShot before them if pre-trained. MAML learns a head for five classes.",
         "",
         *findings(done, base),
+        *([spread(pairs)] if pairs else []),
         "",
         "![accuracy against minutes of training](frontier.png)",
         "",
@@ -317,7 +356,8 @@ def write(runs: list[Run], command: str) -> None:
         f"`{command}`, one thread per run, {platform.machine()} CPU, torch {torch.__version__}. "
         "Accuracy in per cent on 25 to 400 meta-test tasks of 5 queries a class, and the paired "
         "difference from SimpleShot on the same network in points, each ± half its 95 % interval. "
-        "Minutes are those of one core, pre-training included. One seed per run.",
+        "Minutes are those of one core, pre-training included. One seed per run, two of "
+        f"{AGAIN}.",
     ]
     rows = []
     for statistics, title in STATISTICS.items():
@@ -333,7 +373,15 @@ def write(runs: list[Run], command: str) -> None:
                 if result := found(run, ways, shots, statistics):
                     measured = [result[key] for key in ("acc", "acc_ci95", "tasks")]
                     rows.append([*run[:3], run.minutes, statistics, ways, shots, *measured])
-    missing = [run.folder.name for run in runs if run not in done]
+    if pairs:
+        head = [f"{task(*each)}, seed {seed}" for each in SHOWN for seed in (FIRST, SEED)]
+        both = [
+            [*pair[0][1:3], *(accuracy(run, *each, "alone") for each in SHOWN for run in pair)]
+            for pair in pairs
+        ]
+        text += ["", f"## Two seeds of {AGAIN}", ""]
+        text += markdown(["start", "algorithm", *head], both, left=2)
+    missing = [run.folder.name for run in runs if not found(run, 5, 1, "alone")]
     if missing:
         text += ["", f"Not finished: {', '.join(missing)}."]
     columns = ["network", "start", "algorithm", "minutes", "statistics", "ways", "shots"]

@@ -362,9 +362,9 @@ def frontier() -> list[str]:
     lines = committed("frontier")
     return [
         *lines[: lines.index("## How")],
-        "Measured by `python benchmarks/frontier.py --jobs 2 data.source=npm`, one seed. "
-        "[frontier.md](benchmarks/results/frontier.md) has all six settings, also with a query set "
-        "at once, and the differences paired by task.",
+        "Measured by `python benchmarks/frontier.py --jobs 2 data.source=npm`, one seed unless "
+        "said otherwise. [frontier.md](benchmarks/results/frontier.md) has all six settings, also "
+        "with a query set at once, and the differences paired by task.",
     ]
 
 

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import re
+import statistics
 import subprocess
 import sys
 
@@ -60,7 +62,7 @@ def test_the_frontier_in_small(monkeypatch, synthetic_folder, tmp_path):
     monkeypatch.setattr(frontier, "TESTED", ["data.queries=2"])
     monkeypatch.setattr(frontier, "TESTS", dict.fromkeys(frontier.NETWORKS, (1, 1)))
     runs = frontier.planned()
-    assert len({run.folder for run in runs}) == len(runs) == 3 * (4 + 2 * 5)
+    assert len({run.folder for run in runs}) == len(runs) == (3 + 1) * (4 + 2 * 5)
     for run in runs:
         metadraw.compose(*run.settings)
     ordinary = runs[0]
@@ -71,7 +73,8 @@ def test_the_frontier_in_small(monkeypatch, synthetic_folder, tmp_path):
     monkeypatch.setattr(frontier, "SETTINGS", [(5, 1), (10, 5)])
     cheap = [o for o in ordinary.settings if "max_epochs" not in o]
     ordinary = ordinary._replace(settings=[*cheap, "trainer.max_epochs=1", *short])
-    for run in (ordinary, frozen._replace(after=ordinary)):
+    again = ordinary._replace(settings=[*ordinary.settings, "seed=1"], again=True)
+    for run in (ordinary, frozen._replace(after=ordinary), again):
         line = frontier.finish(run, small)
         assert line.startswith(f"{run.folder.name}: "), line
         assert line.endswith(" %"), line
@@ -80,6 +83,11 @@ def test_the_frontier_in_small(monkeypatch, synthetic_folder, tmp_path):
     text = (tmp_path / "results" / "frontier.md").read_text()
     assert text.count("| Conv4-20 | pre-trained | SimpleShot |") == 2
     assert text.count("| Conv4-20 | pre-trained | RFS |") == 4
+    assert text.count("| pre-trained | SimpleShot |") == 2 + 1
+    # Half the squared difference of two values is their variance.
+    pair = [frontier.found(run, 10, 5, "alone")["acc"] for run in (ordinary, again)]
+    deviation = re.search(r"In 10-way 5-shot its standard deviation is ([\d.]+)", text)[1]
+    assert float(deviation) == pytest.approx(100 * statistics.stdev(pair), abs=0.06)
     # The difference is that of the means, though paired.
     means = [frontier.found(run, 10, 5, "alone")["acc"] for run in (frozen, ordinary)]
     shown = frontier.difference(frozen, ordinary, 10, 5, "alone")
@@ -127,11 +135,14 @@ def test_the_report_in_pieces(monkeypatch, synthetic_folder, tmp_path):
     def over():
         return (first / name_of(done) / "results.json").is_file() and len(epochs(first)) > 1
 
+    names = [name_of(done), name_of(long)]
     study.go_on(first, [done, long], 2, over, tiny)
-    study.keep(first)
+    study.keep(first, names)
     assert [path.name for path in (kept / "runs").iterdir()] == [name_of(done)]
     assert [path.name for path in (kept / "unfinished").iterdir()] == [name_of(long)]
-    study.restore(second)
+    study.restore(second, names[:1])
+    assert [path.name for path in second.iterdir()] == names[:1]  # no other was asked for
+    study.restore(second, names)
     before = epochs(first)
     assert epochs(second) == before
     study.go_on(second, [done, long], 2, lambda: len(epochs(second)) > len(before), tiny)
@@ -139,6 +150,9 @@ def test_the_report_in_pieces(monkeypatch, synthetic_folder, tmp_path):
     numbers = [int(float(row.split(",")[0])) for row in epochs(second)]
     assert numbers == list(range(1, len(numbers) + 1))
     assert not (second / f"{name_of(done)}.log").exists()  # finished: not started again
+    study.keep(second, names[:1])
+    rows = (kept / "unfinished" / name_of(long) / "metrics.csv").read_text().splitlines()[1:]
+    assert rows == before  # not asked for
 
 
 SHORT = ["data.train_batches=2", "trainer.max_epochs=1", "data.val_batches=1"]
