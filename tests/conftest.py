@@ -24,8 +24,8 @@ from metadraw.training.train import train
 ROOT = CONFIGS.parent
 os.environ.pop("HYDRA_FULL_ERROR", None)  # else tracebacks replace one-line errors
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
-#: One of each kind of start, inner loop, outer loss and outer step; but iMAML, which is slow.
-KINDS = ("cnp", "finetune", "lda", "maml", "maml_pp", "protonet", "reptile", "self_training")
+#: One of each kind of start, inner loop, outer loss and outer step, of those that are quick.
+KINDS = ("cnp", "lda", "maml", "maml_pp", "protonet", "reptile")
 #: Those that can be tested with another number of ways than they were trained with.
 ANY_WAYS = [
     *("baseline_pp", "cnp", "finetune", "in_context", "lda", "logistic_regression"),
@@ -43,10 +43,15 @@ def each_algorithm(*but):
     ]
 
 
-def every_third(cases):
-    """These cases for a test that takes seconds; two of three are slow."""
+def one_of(first, *others):
+    """Cases for a test that takes seconds; all but the first are slow."""
+    return [first, *(pytest.param(each, marks=pytest.mark.slow) for each in others)]
+
+
+def every_fifth(cases):
+    """These cases for a test that takes seconds; four of five are slow."""
     return [
-        pytest.param(*case.values, marks=pytest.mark.slow if place % 3 else (), id=case.id)
+        pytest.param(*case.values, marks=pytest.mark.slow if place % 5 else (), id=case.id)
         for place, case in enumerate(cases)
     ]
 

@@ -61,7 +61,7 @@ MUCH = ["algorithm=maml_pp", "algorithm.multi_step_epochs=9", "data.shift=2", "d
 FILES = ("last.ckpt", "best.ckpt", "metrics.csv", "tasks.csv", "results.json", ".png", "temporary")
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_points(command, kills):
     """SIGKILL, the same command, and so on: bit-identical to the uninterrupted run."""
     length = [*MUCH, "trainer.max_epochs=4", "data.tasks_per_batch=2", "data.test_batches=1"]

@@ -150,7 +150,7 @@ CHOICES = {
 VALID = st.fixed_dictionaries({key: st.sampled_from(values) for key, values in CHOICES.items()})
 
 
-@settings(EXAMPLES, max_examples=15)
+@settings(EXAMPLES, max_examples=8)
 @given(algorithm=st.sampled_from(ALGORITHMS), steps=st.sampled_from([1, 3]), chosen=VALID)
 def test_any_combination_takes_a_step(tiny_for, algorithm, steps, chosen):
     overrides = [f"{key}={value}" for key, value in chosen.items()]

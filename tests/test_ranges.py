@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import equal, sampler_of, tiny_in
+from conftest import equal, one_of, sampler_of, tiny_in
 
 import metadraw
 from metadraw import FewShot, InputError
@@ -81,7 +81,7 @@ def test_wrong_ranges(tiny, overrides, says):
 @pytest.mark.parametrize(
     "algorithm",
     # One of each kind of head and inner loop.
-    ["maml", "reptile", "meta_sgd", "unicorn_maml", "protonet"],
+    one_of("unicorn_maml", "maml", "reptile", "meta_sgd", "protonet"),
 )
 def test_every_kind_of_algorithm_learns_from_such_batches(algorithm, tiny_for, tmp_path):
     ranges = ["data.ways=[3,6]", "data.shots=[1,3]"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import every_third
+from conftest import every_fifth
 from omegaconf import OmegaConf
 
 import metadraw
@@ -112,7 +112,7 @@ AS_TYPED = [
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "expected"), every_third(pytest.param(*case) for case in AS_TYPED)
+    ("before", "now", "expected"), every_fifth(pytest.param(*case) for case in AS_TYPED)
 )
 def test_optimiser_and_schedule_are_as_typed(run, before, now, expected, caplog):
     _, folder = run("run", *before)

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ROOT, equal
+from conftest import ROOT, equal, one_of
 from test_meta_gradients import (
     LR,
     descend,
@@ -226,7 +226,7 @@ def tiny(folder, *overrides):
     )
 
 
-@pytest.mark.parametrize("algorithm", ["maml", "fomaml", "reptile", "meta_sgd"])
+@pytest.mark.parametrize("algorithm", one_of("maml", "fomaml", "reptile", "meta_sgd"))
 def test_a_run_learns_and_speaks_of_errors(algorithm, tmp_path, caplog):
     caplog.set_level("INFO")
     rate = ["algorithm.inner_lr=0.02"] if algorithm == "reptile" else []

@@ -13,7 +13,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from conftest import every_third
+from conftest import every_fifth
 from lightning.pytorch import callbacks as shipped
 from omegaconf import OmegaConf
 
@@ -163,7 +163,7 @@ def deterministic_again():
 
 
 @pytest.mark.usefixtures("deterministic_again")
-@pytest.mark.parametrize(("name", "value", "works"), every_third(cases(L.Trainer, TRAINER)))
+@pytest.mark.parametrize(("name", "value", "works"), every_fifth(cases(L.Trainer, TRAINER)))
 def test_trainer(attempt, name, value, works):
     more = {"algorithm": "maml"} if name == "precision" else {}
     splits = ("val", "test") if name in ("precision", "limit_test_batches") else ("val",)
@@ -233,7 +233,7 @@ BEST_HARMLESS = {"verbose": True, "auto_insert_metric_name": False, "enable_vers
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "works"), every_third(cases(shipped.ModelCheckpoint, BEST))
+    ("name", "value", "works"), every_fifth(cases(shipped.ModelCheckpoint, BEST))
 )
 def test_best_checkpoint(attempt, tmp_path, name, value, works):
     """Including meta-validation in the middle of an epoch, which is harder."""
@@ -280,7 +280,7 @@ LAST = {
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "works"), every_third(cases(shipped.ModelCheckpoint, LAST))
+    ("name", "value", "works"), every_fifth(cases(shipped.ModelCheckpoint, LAST))
 )
 def test_last_checkpoint(attempt, name, value, works):
     found, said = attempt(**{f"callbacks__last__{name}": value}, splits=())
@@ -348,7 +348,7 @@ def callback_cases():
             yield pytest.param(name, options, works, id=f"{name}-{options}")
 
 
-@pytest.mark.parametrize(("name", "options", "works"), every_third(callback_cases()))
+@pytest.mark.parametrize(("name", "options", "works"), every_fifth(callback_cases()))
 def test_callback(attempt, name, options, works):
     node = {"_target_": f"lightning.pytorch.callbacks.{name}", **options}
     splits = ("val",) if options else ()
@@ -472,7 +472,7 @@ def rates(tiny_for, scheduler, *overrides):
 NOT_TYPED = ["LRScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler"]
 
 
-@pytest.mark.parametrize("name", every_third(map(pytest.param, SCHEDULERS)))
+@pytest.mark.parametrize("name", every_fifth(map(pytest.param, SCHEDULERS)))
 def test_schedule(tiny_for, name):
     options, expected = SCHEDULES.get(name, ({}, None))
     node = {"_target_": f"torch.optim.lr_scheduler.{name}", **options}
