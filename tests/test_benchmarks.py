@@ -2,11 +2,13 @@
 
 import importlib
 import json
+import math
 import re
 import statistics
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -16,6 +18,7 @@ from test_omniglot import archives, drawings  # noqa: F401
 
 import metadraw
 from metadraw.command.names import name_of
+from metadraw.data.drawings import QUICKDRAW_CLASSES, Drawings
 from metadraw.training.factory import build_learner
 from metadraw.use.classifier import FewShot
 
@@ -437,3 +440,36 @@ def test_the_study_of_fairness_in_small(monkeypatch, tmp_path):
     assert shown in text
     assert (tmp_path / "results" / "fairness.csv").read_text().count("\n") == 1 + 2 * 2
     assert (tmp_path / "results" / "fairness.png").stat().st_size > 1000
+
+
+def test_strokes_of_another_width(study_in, tmp_path):
+    """Blurred and brightened, in the middle as expected, and kept as classes of a folder."""
+    study = study_in("rendering")
+    images = torch.zeros(2, 3, 28, 28, dtype=torch.uint8)
+    images[0, 1, 14, 14] = 100
+    assert torch.equal(study.render(images, 0.0, 1.0), images)
+    one = study.render(images, 0.45, 1.5)[0, 1].float()
+    assert one.sum() == pytest.approx(150, abs=5)  # of rounding
+    assert one[14, 13] == one[15, 14] == one[14, 15]
+    assert one[14, 13] / one[14, 14] == pytest.approx(math.exp(-1 / (2 * 0.45**2)), abs=0.02)
+    assert study.render(images, 0.45, 100.0).max() == 255
+    study.write_drawings(Drawings(images.numpy(), ("a", "b"), {}), tmp_path / "out", 0.45, 1.5)
+    assert np.load(tmp_path / "out" / "a.npy").tolist()[1] == one.flatten().tolist()
+
+
+@pytest.mark.slow
+def test_strokes_of_another_width_in_small(study_in, monkeypatch, synthetic_folder, tmp_path):
+    files = [synthetic_folder / f"{name}.npy" for name in QUICKDRAW_CLASSES]
+    images = np.stack([np.load(file).reshape(-1, 28, 28) for file in files])
+    study = study_in("rendering", SETTINGS=((5, 1),))
+    monkeypatch.setattr(study, "load_quickdraw", lambda *_: Drawings(images, QUICKDRAW_CLASSES, {}))
+    short = ["model.hidden_channels=4", "data.samples_per_class=20", "trainer.max_epochs=1"]
+    short += ["data.train_batches=2", "data.val_batches=1"]
+    monkeypatch.setattr(study, "RECIPE", [*study.RECIPE, *short])
+    monkeypatch.setattr(study, "report_test", lambda *_: ["data.test_batches=1"])
+    found = study.study()
+    assert [[len(test) for test in tests] for tests in found.values()] == [[25]] * 4
+    study.write(found)
+    text = (tmp_path / "results" / "rendering.md").read_text()
+    accuracy = 100 * found["blurred", "thin"][0].mean().item()
+    assert f"| blurred | thin | {accuracy:.1f} ± " in text
