@@ -147,9 +147,9 @@ def test_what_is_like_no_class(checkpoint_of):
     ("overrides", "says"),
     [
         (["tasks=0"], "tasks=0: must be a whole number of at least 1"),
-        (["refused=half"], "refused=half: must be a share, at least 0 and below 1"),
+        (["refused=half"], "refused=half: must be at least 0, below 1"),
         (["ckpt_path=null"], "ckpt_path=null: expected ckpt_path=PATH of a checkpoint"),
-        (["refused=1"], "refused=1: must be a share, at least 0 and below 1"),
+        (["refused=1"], "refused=1: must be at least 0, below 1"),
         (["data.ways=1"], "data.ways=1: must be a whole number of at least 2"),
         (["data.ways=69"], "data.ways=69: calibration needs one class more in each split"),
         (["data.shots=100"], r"data.shots=100 \+ data.queries=\d+ = "),

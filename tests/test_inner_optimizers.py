@@ -120,8 +120,10 @@ def test_a_gradient_of_zero_has_a_derivative(name):
     ("make", "says"),
     [
         (lambda: Momentum(1.0), "inner_optimizer.momentum=1.0"),
+        (lambda: Momentum("half"), "inner_optimizer.momentum=half"),
         (lambda: Adam(-0.1, 0.9, 1e-8), "inner_optimizer.beta1=-0.1"),
         (lambda: Adam(0.9, 0.9, 0.0), "inner_optimizer.eps=0.0"),
+        (lambda: Adam(0.9, 0.9, "tiny"), "inner_optimizer.eps=tiny"),
         (lambda: InnerLoop(0.0, 1, 1), "algorithm.inner_lr=0.0"),
         (lambda: InnerLoop(True, 1, 1), "algorithm.inner_lr=True"),
         (lambda: InnerLoop(0.1, 0, 1), "algorithm.inner_steps=0"),

@@ -282,6 +282,8 @@ def test_any_network_can_take_its_place(make_sampler):
     [
         ({"norm": "instance"}, "model.norm=instance: must be one of batch, layer, none"),
         ({"hidden_channels": 0}, "model.hidden_channels=0"),
+        ({"hidden_channels": "half"}, "model.hidden_channels=half: must be a whole number"),
+        ({"image_size": 20.5}, "model.image_size=20.5: must be a whole number"),
         ({"image_size": 15}, "model.image_size=15"),
     ],
 )

@@ -67,6 +67,8 @@ def test_more_ways_need_an_algorithm_that_learns_any_number(tiny):
         ("learner.gradient_clip_norm=half", "learner.gradient_clip_norm=half: must be above 0"),
         ("algorithm.temperature=0", "algorithm.temperature=0"),
         ("model.widths=[4,0]", r"model.widths=\[4, 0\]"),
+        ("model.widths=[4,half]", r"model.widths=\[4, 'half'\]: must be a list of whole numbers"),
+        ("model.widths=half", "model.widths=half: must be a list of whole numbers"),
         ("model.dropout=1", "model.dropout=1"),
         ("model.poolings=5", r"model.poolings=5: must be null for all, or a whole number in 0..4"),
         ("model.image_size=7", "model.image_size=7: 3 poolings need at least 8 pixels"),

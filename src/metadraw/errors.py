@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class InputError(ValueError):
     """Something the user gave is wrong, or something needed is missing.
@@ -31,6 +33,29 @@ def check_whole(key: str, value: int, least: int = 1) -> int:
     return value
 
 
+def check_seed(key: str, value: int) -> int:
+    """Return a config's value, if it is a whole number that NumPy and PyTorch take as a seed.
+
+    Raises:
+        InputError: it is not.
+    """
+    if type(value) is not int or not 0 <= value < 2**32:
+        raise InputError(f"{key}={value}: must be a whole number from 0 to {2**32 - 1}")
+    return value
+
+
+def check_wholes(key: str, values: Sequence[int]) -> Sequence[int]:
+    """Return a config's value, if it is a list of at least one whole number of at least 1.
+
+    Raises:
+        InputError: it is not.
+    """
+    listed = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
+    if not listed or not all(type(each) is int and each > 0 for each in values):
+        raise InputError(f"{key}={values}: must be a list of whole numbers of at least 1")
+    return values
+
+
 def check_positive(key: str, value: float) -> float:
     """Return a config's value, if it is a number above 0.
 
@@ -50,6 +75,17 @@ def check_share(key: str, value: float) -> float:
     """
     if not is_number(value) or not 0 <= value <= 1:
         raise InputError(f"{key}={value}: must be a number in 0..1")
+    return value
+
+
+def check_part(key: str, value: float) -> float:
+    """Return a config's value, if it is a number of at least 0 and below 1.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not is_number(value) or not 0 <= value < 1:
+        raise InputError(f"{key}={value}: must be at least 0, below 1")
     return value
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from metadraw.algorithms.recompute import Params
-from metadraw.errors import InputError
+from metadraw.errors import check_part, check_positive
 
 #: Part of the name of every value of the state, and of no parameter's name.
 KEPT = "@"
+_KEY = "algorithm.inner_optimizer"
 Rates = float | Tensor | Mapping[str, Tensor]
 
 
@@ -65,7 +66,7 @@ class Momentum(InnerOptimizer):
     """
 
     def __init__(self, momentum: float) -> None:
-        self.momentum = _share(momentum=momentum)
+        self.momentum = check_part(f"{_KEY}.momentum", momentum)
 
     def step(self, params: Params, gradient: Params, lr: Rates, kept: Params) -> Params:
         """See `InnerOptimizer.step`; the state is the direction."""
@@ -91,9 +92,9 @@ class Adam(InnerOptimizer):
     """
 
     def __init__(self, beta1: float, beta2: float, eps: float) -> None:
-        self.beta1, self.beta2, self.eps = _share(beta1=beta1), _share(beta2=beta2), eps
-        if not eps > 0:
-            raise InputError(f"algorithm.inner_optimizer.eps={eps}: must be a number above 0")
+        self.beta1 = check_part(f"{_KEY}.beta1", beta1)
+        self.beta2 = check_part(f"{_KEY}.beta2", beta2)
+        self.eps = check_positive(f"{_KEY}.eps", eps)
 
     def step(self, params: Params, gradient: Params, lr: Rates, kept: Params) -> Params:
         """See `InnerOptimizer.step`; the state is both means and the number of steps."""
@@ -109,10 +110,3 @@ class Adam(InnerOptimizer):
             mean, square = first / (1 - self.beta1**steps), second / (1 - self.beta2**steps)
             direction[name] = mean / (square + self.eps**2).sqrt()
         return descend(params, direction, lr) | now
-
-
-def _share(**setting: float) -> float:
-    ((key, value),) = setting.items()
-    if not 0 <= value < 1:
-        raise InputError(f"algorithm.inner_optimizer.{key}={value}: must be at least 0, below 1")
-    return value

@@ -14,7 +14,7 @@ from metadraw.algorithms.distillation import Teacher
 from metadraw.algorithms.inner_loop import InnerLoop, whole
 from metadraw.algorithms.recompute import Params
 from metadraw.data.episode import Episode, Examples, joined
-from metadraw.errors import InputError, check_switch, is_number
+from metadraw.errors import InputError, check_part, check_switch
 from metadraw.models.batch_norm import batch_statistics
 from metadraw.objectives import Objective
 from metadraw.objectives.base import mean
@@ -64,10 +64,7 @@ class Pretrained(Algorithm):
     ) -> None:
         super().__init__(network, head, objective, inner)
         whole(classes=classes)
-        if not is_number(label_smoothing) or not 0 <= label_smoothing < 1:
-            raise InputError(
-                f"algorithm.label_smoothing={label_smoothing}: must be at least 0, below 1"
-            )
+        check_part("algorithm.label_smoothing", label_smoothing)
         self.mirror_images = check_switch("algorithm.mirror_images", mirror_images)
         self.classifier = nn.Linear(head.in_features, classes)
         self.label_smoothing = label_smoothing

@@ -25,7 +25,7 @@ from metadraw.data.mapped import MappedImages
 from metadraw.data.sampling import EpisodeSampler
 from metadraw.data.splits import Names, chosen_classes, group_of, named_splits, split_classes
 from metadraw.data.tasks import Count, TaskDataModule, check_split, count, most, switch, whole
-from metadraw.errors import InputError, is_number
+from metadraw.errors import InputError, check_seed, is_number
 
 
 class EpisodeDataModule(TaskDataModule):
@@ -164,7 +164,7 @@ class EpisodeDataModule(TaskDataModule):
         self.classes, self.exclude_classes = classes, exclude_classes
         self.image_size, self.image_channels = image_size, image_channels
         self.train_samples = train_samples_per_class
-        self.split_seed = split_seed
+        self.split_seed = check_seed("data.split_seed", split_seed)
         self.new_classes = new_classes
         # Results are measured on unchanged drawings.
         self.orientations = {"train": ORIENTATIONS[new_classes], "val": 1, "test": 1, "all": 1}

@@ -18,7 +18,7 @@ import numpy as np
 
 from metadraw.data import cache
 from metadraw.data.sources import SIDE, folder, google, npm
-from metadraw.errors import InputError
+from metadraw.errors import InputError, check_seed
 
 SOURCES = ("auto", "google", "npm", "path")
 GOOGLE_URL = google.URL
@@ -148,10 +148,7 @@ def _check(
         raise InputError(
             f"data.samples_per_class={samples}: expected a whole number from 1, or all"
         )
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise InputError(
-            f"data.drawings_seed={seed}: expected a whole number from 0 to {2**32 - 1}"
-        )
+    check_seed("data.drawings_seed", seed)
     if not base_url.startswith(("http://", "https://")):
         raise InputError(f"data.base_url={base_url}: expected http://... or https://...")
     if source == "path" and path is None:

@@ -22,7 +22,7 @@ from metadraw.data.drawings import Drawings
 from metadraw.data.picture_files import PictureFile, picture_files
 from metadraw.data.pictures import FORMATS, square_on_white
 from metadraw.data.sources import choose_rows
-from metadraw.errors import InputError
+from metadraw.errors import InputError, check_seed
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 1000  # files
@@ -86,10 +86,7 @@ class ImageFolder(EpisodeDataModule):
                 f"data.samples_per_class={samples_per_class}: must be a whole number of at least "
                 "1, or null for all of a class"
             )
-        if type(drawings_seed) is not int or not 0 <= drawings_seed < 2**32:
-            raise InputError(
-                f"data.drawings_seed={drawings_seed}: must be a whole number from 0 to {2**32 - 1}"
-            )
+        check_seed("data.drawings_seed", drawings_seed)
         self.path, self.cache_dir = Path(path).expanduser(), Path(cache_dir).expanduser()
         self.samples, self.drawings_seed = samples_per_class, drawings_seed
 

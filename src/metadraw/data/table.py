@@ -18,7 +18,7 @@ from metadraw.data.hashing import draw, fold, mix, uniform
 from metadraw.data.outcomes import OutcomeTasks, tasks_of
 from metadraw.data.splits import split_classes
 from metadraw.data.tasks import TaskSampler, check_split
-from metadraw.errors import InputError
+from metadraw.errors import InputError, check_seed
 
 
 class Table(OutcomeTasks):
@@ -62,8 +62,7 @@ class Table(OutcomeTasks):
             raise InputError(
                 f"data.features={features}: must be a list of columns, or null for all"
             )
-        if type(split_seed) is not int or not 0 <= split_seed < 2**32:
-            raise InputError(f"data.split_seed={split_seed}: must be a whole number from 0")
+        check_seed("data.split_seed", split_seed)
         self.path, self.split_seed = Path(str(path)).expanduser(), split_seed
         self.features = None if features is None else [str(name) for name in features]
         self.columns = {"target": str(target), "protected": str(protected), "task": str(task)}

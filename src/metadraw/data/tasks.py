@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from metadraw.data.episode import Episode
 from metadraw.data.hashing import start
-from metadraw.errors import InputError, check_switch, check_whole, is_number
+from metadraw.errors import InputError, check_seed, check_switch, check_whole, is_number
 
 #: ``all``: everything, for data that nothing was trained on. It comes last, because a split's
 #: position is part of the hash.
@@ -153,6 +153,8 @@ class TaskDataModule(L.LightningDataModule, ABC):
         self.tasks_per_batch = tasks_per_batch
         self.train_tasks_per_batch = train_tasks_per_batch or tasks_per_batch
         self.batches = {"train": train_batches, "val": val_batches, "test": test_batches}
+        check_seed("data.seed", seed)
+        check_seed("data.eval_seed", eval_seed)
         self.seeds = {"train": seed, "val": eval_seed, "test": eval_seed, "all": eval_seed}
         for split in () if self.ranges else ("test", "train"):
             self.fixed_sizes(split)

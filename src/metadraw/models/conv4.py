@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metadraw.errors import InputError
+from metadraw.errors import InputError, check_whole
 from metadraw.models.batch_norm import TaskBatchNorm2d
 from metadraw.models.fused.conv_blocks import conv_blocks
 
@@ -53,9 +53,8 @@ class Conv4(nn.Sequential):
     ) -> None:
         if norm not in NORMS:
             raise InputError(f"model.norm={norm}: must be one of {', '.join(NORMS)}")
-        if hidden_channels < 1:
-            raise InputError(f"model.hidden_channels={hidden_channels}: must be at least 1")
-        if image_size < 16:
+        check_whole("model.hidden_channels", hidden_channels)
+        if check_whole("model.image_size", image_size) < 16:
             raise InputError(
                 f"model.image_size={image_size}: four poolings need at least 16 pixels"
             )

@@ -55,6 +55,7 @@ class ConvNet(nn.Module):
         super().__init__()
         check_whole("model.parameters", parameters)
         check_whole("model.depth", depth)
+        check_whole("model.image_size", image_size)
         if type(kernel) is not int or kernel not in _KERNELS:
             raise InputError(
                 f"model.kernel={kernel}: must be one of {', '.join(map(str, _KERNELS))}"

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from metadraw.errors import InputError
+from metadraw.errors import check_wholes
 
 
 class MLP(nn.Sequential):
@@ -26,8 +26,7 @@ class MLP(nn.Sequential):
     """
 
     def __init__(self, *, hidden: Sequence[int]) -> None:
-        if not hidden or min(hidden) < 1:
-            raise InputError(f"model.hidden={list(hidden)}: must be whole numbers of at least 1")
+        check_wholes("model.hidden", hidden)
         layers: list[nn.Module] = [nn.Flatten(), nn.LazyLinear(hidden[0]), nn.ReLU()]
         for before, after in pairwise(hidden):
             layers += [nn.Linear(before, after), nn.ReLU()]

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from metadraw.errors import InputError, is_number
+from metadraw.errors import InputError, check_part, check_whole, check_wholes
 from metadraw.models.batch_norm import TaskBatchNorm2d
 from metadraw.models.drop_block import DropBlock2d
 
@@ -80,20 +80,18 @@ class ResNet12(nn.Sequential):
         dropout: float = 0.0,
         drop_block: int = 0,
     ) -> None:
-        if not widths or min(widths) < 1:
-            raise InputError(f"model.widths={list(widths)}: must be whole numbers of at least 1")
+        check_wholes("model.widths", widths)
         if poolings is not None and not (type(poolings) is int and 0 <= poolings <= len(widths)):
             raise InputError(
                 f"model.poolings={poolings}: must be null for all, or a whole number in "
                 f"0..{len(widths)}, the number of blocks"
             )
         pools = len(widths) if poolings is None else poolings
-        if image_size < 2**pools:
+        if check_whole("model.image_size", image_size) < 2**pools:
             raise InputError(
                 f"model.image_size={image_size}: {pools} poolings need at least {2**pools} pixels"
             )
-        if not is_number(dropout) or not 0 <= dropout < 1:
-            raise InputError(f"model.dropout={dropout}: must be at least 0, below 1")
+        check_part("model.dropout", dropout)
         if type(drop_block) is not int or drop_block < 0:
             raise InputError(
                 f"model.drop_block={drop_block}: must be a whole number, 0 for plain dropout"

@@ -24,7 +24,7 @@ from metadraw.command.older import modernise
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.episode import Episode
 from metadraw.data.tasks import TaskDataModule
-from metadraw.errors import InputError
+from metadraw.errors import InputError, check_seed
 from metadraw.models.batch_norm import freeze_statistics
 from metadraw.objectives import Objective
 from metadraw.training import optimizers
@@ -65,6 +65,7 @@ def build(
         InputError: an impossible value, or drawings that cannot be loaded.
     """
     keep_freed_memory()
+    check_seed("seed", cfg.seed)
     # Data are loaded last: nothing is downloaded for a config that cannot work.
     data = instantiate(cfg.data)
     if not isinstance(data, TaskDataModule):

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from metadraw.command.config import check_path, given
 from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.tasks import least, most
-from metadraw.errors import InputError, check_whole, is_number
+from metadraw.errors import InputError, check_part, check_whole
 from metadraw.files import WholeCheckpoints, write_whole
 from metadraw.training.factory import read_checkpoint
 from metadraw.use.calibration import answers, fit, measure
@@ -36,8 +36,7 @@ def calibrate(cfg: DictConfig) -> dict[str, dict[str, float]]:
     """
     check_path(cfg, "ckpt_path", "a checkpoint")
     check_whole("tasks", cfg.tasks)
-    if not is_number(cfg.refused) or not 0 <= cfg.refused < 1:
-        raise InputError(f"refused={cfg.refused}: must be a share, at least 0 and below 1")
+    check_part("refused", cfg.refused)
     few_shot = FewShot(cfg.ckpt_path)
     data = with_one_more_class(few_shot, given(cfg.data))
     found = {

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metadraw.data import hashing
-from metadraw.errors import InputError, check_whole
+from metadraw.errors import InputError, check_seed, check_whole
 from metadraw.models.head import one_hot
 
 #: How many examples of each class `weakest_class` holds out, one at a time.
@@ -64,8 +64,7 @@ def check(n: int, strategy: str, seed: int) -> None:
     check_whole("suggest", n)
     if strategy not in STRATEGIES:
         raise InputError(f"strategy={strategy}: must be one of {', '.join(STRATEGIES)}")
-    if type(seed) is not int:
-        raise InputError(f"seed={seed}: must be a whole number")
+    check_seed("seed", seed)
 
 
 def random(pool: Pool, n: int) -> list[int]:
