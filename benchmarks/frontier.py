@@ -130,7 +130,7 @@ def runs_of(networks: Iterable[str], again: bool = False) -> list[Run]:
 
     Args:
         networks: their names.
-        again: with the second seed.
+        again: with the second seed, without the other heads on the pre-trained network.
     """
     seed = [f"seed={SEED}"] if again else []  # a run's own default is FIRST
     bases: dict[str, Run] = {}
@@ -161,7 +161,7 @@ def runs_of(networks: Iterable[str], again: bool = False) -> list[Run]:
                 run(network, "scratch", algorithm, *own, fast),
                 run(network, "pre-trained", algorithm, *own, slow, after=base),
             ]
-    return [*bases.values(), *heads, *episodic]
+    return [*bases.values(), *([] if again else heads), *episodic]
 
 
 def finish(run: Run, overrides: list[str]) -> str:

@@ -65,7 +65,7 @@ def test_the_frontier_in_small(monkeypatch, synthetic_folder, tmp_path):
     monkeypatch.setattr(frontier, "TESTED", ["data.queries=2"])
     monkeypatch.setattr(frontier, "TESTS", dict.fromkeys(frontier.NETWORKS, (1, 1)))
     runs = frontier.planned()
-    assert len({run.folder for run in runs}) == len(runs) == (3 + 1) * (4 + 2 * 5)
+    assert len({run.folder for run in runs}) == len(runs) == 3 * (4 + 2 * 5) + 1 + 2 * 5
     for run in runs:
         metadraw.compose(*run.settings)
     ordinary = runs[0]
