@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -31,6 +32,17 @@ def check_whole(key: str, value: int, least: int = 1) -> int:
     if type(value) is not int or value < least:  # bool is an int, too
         raise InputError(f"{key}={value}: must be a whole number of at least {least}")
     return value
+
+
+def check_path(key: str, value: object) -> Path:
+    """Return a config's value as a path, with ``~`` expanded.
+
+    Raises:
+        InputError: it is `None`, a list or a mapping.
+    """
+    if type(value) is int or isinstance(value, (str, Path)):  # a folder may be called 2024
+        return Path(str(value)).expanduser()
+    raise InputError(f"{key}={value}: must be a path")
 
 
 def check_seed(key: str, value: int) -> int:

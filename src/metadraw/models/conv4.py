@@ -54,6 +54,7 @@ class Conv4(nn.Sequential):
         if norm not in NORMS:
             raise InputError(f"model.norm={norm}: must be one of {', '.join(NORMS)}")
         check_whole("model.hidden_channels", hidden_channels)
+        check_whole("model.image_channels", image_channels)
         if check_whole("model.image_size", image_size) < 16:
             raise InputError(
                 f"model.image_size={image_size}: four poolings need at least 16 pixels"

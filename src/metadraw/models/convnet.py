@@ -56,6 +56,7 @@ class ConvNet(nn.Module):
         check_whole("model.parameters", parameters)
         check_whole("model.depth", depth)
         check_whole("model.image_size", image_size)
+        check_whole("model.image_channels", image_channels)
         if type(kernel) is not int or kernel not in _KERNELS:
             raise InputError(
                 f"model.kernel={kernel}: must be one of {', '.join(map(str, _KERNELS))}"

@@ -81,6 +81,7 @@ class ResNet12(nn.Sequential):
         drop_block: int = 0,
     ) -> None:
         check_wholes("model.widths", widths)
+        check_whole("model.image_channels", image_channels)
         if poolings is not None and not (type(poolings) is int and 0 <= poolings <= len(widths)):
             raise InputError(
                 f"model.poolings={poolings}: must be null for all, or a whole number in "

@@ -67,11 +67,15 @@ def rehearse(
     try:
         optimizer = make_optimizer(copies)
     except Exception as error:  # any error of another library, as below
-        raise InputError(f"optimizer: {_name(make_optimizer)}: {_line(error)}") from error
+        raise InputError(
+            f"optimizer: {_name(make_optimizer)}: {_line(error)}{_given(make_optimizer)}"
+        ) from error
     try:
         scheduler = make_scheduler(optimizer) if make_scheduler is not None else None
     except Exception as error:
-        raise InputError(f"scheduler: {_name(make_scheduler)}: {_line(error)}") from error
+        raise InputError(
+            f"scheduler: {_name(make_scheduler)}: {_line(error)}{_given(make_scheduler)}"
+        ) from error
     for copy in copies:
         copy.grad = torch.zeros_like(copy) if copy.requires_grad else None
     try:
@@ -150,6 +154,13 @@ def _once(scheduler: LRScheduler) -> str:
 def _name(maker: Any) -> str:
     made = maker.func if isinstance(maker, partial) else maker
     return getattr(made, "__name__", type(made).__name__)
+
+
+def _given(maker: Any) -> str:
+    """The settings in brackets: errors of other libraries seldom name what was wrong."""
+    settings = maker.keywords if isinstance(maker, partial) else {}
+    shown = ", ".join(f"{key}={value}" for key, value in settings.items())
+    return f" (given: {shown})" if shown else ""
 
 
 def _line(error: Exception) -> str:

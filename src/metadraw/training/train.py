@@ -61,6 +61,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     check_training(cfg.trainer, batches, trained=cfg.get("init_from") is not None)
     if cfg.get("tags") is not None and not OmegaConf.is_list(cfg.tags):
         raise InputError(f"tags={cfg.tags}: must be a list, e.g. tags=[{cfg.tags}]")
+    if OmegaConf.is_config(cfg.get("notes")):
+        raise InputError(f"notes={cfg.notes}: must be text")
     _check_search(cfg)
     folder = Path(cfg.paths.output_dir)
     resume.refuse_another_config(cfg, folder)
