@@ -350,7 +350,7 @@ def reproduced() -> list[str]:
             "and in brackets the published one after that epoch."
         )
         * (len(done) < len(runs)),
-        *(["", seeds()] if again else []),
+        *(["", seeds()] if again.keys() & done.keys() else []),
         "",
         "The report's findings in these runs:",
         "",

@@ -255,3 +255,10 @@ def test_a_folder_of_domains(tmp_path):
     check_classes(batch, made.drawings.classes)
     assert made.drawings.classes == tuple(NAMES[:11])
     assert set(made.groups("test", torch.arange(8))) == {"photo", "sketch"}
+
+
+@pytest.mark.parametrize("path", ["null", "[1]"])
+def test_a_folder_of_domains_that_is_no_path(path):
+    cfg = metadraw.compose("data=domain_folder", f"data.path={path}", "data.domains=[photo]")
+    with pytest.raises(InputError, match=r"data\.path=.*: must be a path"):
+        metadraw.build(cfg)

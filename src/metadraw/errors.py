@@ -45,6 +45,17 @@ def check_path(key: str, value: object) -> Path:
     raise InputError(f"{key}={value}: must be a path")
 
 
+def check_url(key: str, value: str) -> str:
+    """Return a config's value, if it begins with ``http://`` or ``https://``.
+
+    Raises:
+        InputError: it does not.
+    """
+    if not str(value).startswith(("http://", "https://")):
+        raise InputError(f"{key}={value}: expected http://... or https://...")
+    return value
+
+
 def check_seed(key: str, value: int) -> int:
     """Return a config's value, if it is a whole number that NumPy and PyTorch take as a seed.
 

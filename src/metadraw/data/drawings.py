@@ -18,7 +18,7 @@ import numpy as np
 
 from metadraw.data import cache
 from metadraw.data.sources import SIDE, folder, google, npm
-from metadraw.errors import InputError, check_path, check_seed
+from metadraw.errors import InputError, check_path, check_seed, check_url
 
 SOURCES = ("auto", "google", "npm", "path")
 GOOGLE_URL = google.URL
@@ -149,8 +149,7 @@ def _check(
             f"data.samples_per_class={samples}: expected a whole number from 1, or all"
         )
     check_seed("data.drawings_seed", seed)
-    if not str(base_url).startswith(("http://", "https://")):
-        raise InputError(f"data.base_url={base_url}: expected http://... or https://...")
+    check_url("data.base_url", base_url)
     if source == "path" and path is None:
         raise InputError("data.source=path needs data.path=FOLDER with 345 <class>.npy files")
     if source != "path" and path is not None:

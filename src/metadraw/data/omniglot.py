@@ -13,7 +13,7 @@ from metadraw.data.drawings import Drawings
 from metadraw.data.image_folder import ImageFolder
 from metadraw.data.picture_files import PictureFile, picture_files
 from metadraw.data.splits import group_of, split_classes, split_groups
-from metadraw.errors import InputError
+from metadraw.errors import InputError, check_url
 
 #: Its authors' archives, with the MD5 by which torchvision checks them.
 ARCHIVES = {
@@ -81,8 +81,7 @@ class Omniglot(ImageFolder):
                 if path is None
                 else f"data.path={path} needs data.source=path, not data.source={source}"
             )
-        if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")):
-            raise InputError(f"data.base_url={base_url}: expected http://... or https://...")
+        check_url("data.base_url", base_url)
         if split not in SPLITS:
             raise InputError(f"data.split={split}: must be one of {', '.join(SPLITS)}")
         super().__init__(path=path or "", prepare=prepare, **images)
