@@ -260,5 +260,5 @@ def test_a_folder_of_domains(tmp_path):
 @pytest.mark.parametrize("path", ["null", "[1]"])
 def test_a_folder_of_domains_that_is_no_path(path):
     cfg = metadraw.compose("data=domain_folder", f"data.path={path}", "data.domains=[photo]")
-    with pytest.raises(InputError, match=r"data\.path=.*: must be a path"):
+    with pytest.raises(InstantiationException, match=r"data\.path=.*: must be a path"):
         metadraw.build(cfg)
