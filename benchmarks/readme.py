@@ -394,7 +394,7 @@ def best() -> list[str]:
         f"The small network is {alone[0]:.1f} to {alone[-1]:.1f} points ahead of the published "
         "ones, which are as small, and with a query set at once "
         f"{gained[0]:.1f} to {gained[-1]:.1f} points ahead of the report's recipe on the same "
-        "tasks and drawings, as far as that has been run.",
+        "tasks and drawings.",
     ]
 
 
