@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="of a run of experiment=best_conv4")
     checkpoint = parser.parse_args().checkpoint
     read_checkpoint(checkpoint)
-    head = ["task", "one picture at a time", "a query set at once", "the report's recipe, likewise"]
-    head += ["difference"]
+    ours = ["one picture at a time", "a query set at once"]
+    head = ["task", *ours, "the report's recipe, likewise", "difference"]
     rows = [row(checkpoint, *setting) for setting in SETTINGS]
     text = [
         "# The best recipe for the report's network",

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from statistics import fmean, variance
 from typing import NamedTuple
 
 import torch
@@ -146,6 +147,8 @@ def runs_of(networks: Iterable[str], again: bool = False) -> list[Run]:
         frozen = [*ordinary[:-1], "algorithm=logistic_regression", "trainer.max_epochs=0"]
         discriminant = ["algorithm=lda", f"algorithm.shrinkage={shrinkage}"]
         base = bases[network] = run(network, "pre-trained", "SimpleShot", *ordinary)
+        if again:
+            continue
         heads += [
             run(network, "pre-trained", "Baseline++", *ordinary, "algorithm=baseline_pp"),
             run(network, "pre-trained", "LDA", *ordinary, *discriminant),
@@ -161,7 +164,7 @@ def runs_of(networks: Iterable[str], again: bool = False) -> list[Run]:
                 run(network, "scratch", algorithm, *own, fast),
                 run(network, "pre-trained", algorithm, *own, slow, after=base),
             ]
-    return [*bases.values(), *([] if again else heads), *episodic]
+    return [*bases.values(), *heads, *episodic]
 
 
 def finish(run: Run, overrides: list[str]) -> str:
@@ -320,12 +323,11 @@ def spread(pairs: list[tuple[Run, Run]]) -> str:
     lines = []
     for ways, shots in SHOWN:
         tests = [[found(run, ways, shots, "alone") for run in pair] for pair in pairs]
-        apart = [100 * abs(a["acc"] - b["acc"]) for a, b in tests if a and b]
-        # Half the squared difference of two values estimates their variance.
-        deviation = (sum(points**2 for points in apart) / len(apart) / 2) ** 0.5
+        both = [(100 * a["acc"], 100 * b["acc"]) for a, b in tests if a and b]
+        deviation = fmean(map(variance, both)) ** 0.5
         lines.append(
             f"In {task(ways, shots)} its standard deviation is {deviation:.1f} points, and the "
-            f"largest of {len(apart)} differences is {max(apart):.1f}."
+            f"largest of {len(both)} differences is {max(abs(a - b) for a, b in both):.1f}."
         )
     return " ".join([f"- *Another seed* changes the accuracy of a run of {AGAIN}.", *lines])
 

@@ -23,18 +23,23 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def is_whole(value: object, least: int) -> bool:
+    """Whether a config's value is a whole number, which ``true`` is not, that is not below this."""
+    return type(value) is int and value >= least  # bool is an int, too
+
+
 def check_whole(key: str, value: int, least: int = 1) -> int:
     """Return a config's value, if it is a whole number that is not below the least.
 
     Raises:
         InputError: it is not.
     """
-    if type(value) is not int or value < least:  # bool is an int, too
+    if not is_whole(value, least):
         raise InputError(f"{key}={value}: must be a whole number of at least {least}")
     return value
 
 
-def check_path(key: str, value: object) -> Path:
+def to_path(key: str, value: object) -> Path:
     """Return a config's value as a path, with ``~`` expanded.
 
     Raises:
@@ -74,7 +79,7 @@ def check_wholes(key: str, values: Sequence[int]) -> Sequence[int]:
         InputError: it is not.
     """
     listed = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
-    if not listed or not all(type(each) is int and each > 0 for each in values):
+    if not listed or not all(is_whole(each, 1) for each in values):
         raise InputError(f"{key}={values}: must be a list of whole numbers of at least 1")
     return values
 

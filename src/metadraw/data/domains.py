@@ -17,7 +17,7 @@ from metadraw.data.episode import Episode, Examples
 from metadraw.data.hashing import fold, start, uniform
 from metadraw.data.image_folder import ImageFolder
 from metadraw.data.tasks import SPLITS, Sampler, check_split
-from metadraw.errors import InputError, check_path
+from metadraw.errors import InputError, to_path
 
 _TASKS = ("per_domain", "mixed")
 
@@ -262,6 +262,6 @@ class DomainFolder(Domains):
             "drawings_seed": drawings_seed,
             "cache_dir": cache_dir,
         }
-        folder = check_path("data.path", path)
+        folder = to_path("data.path", path)
         parts = {name: {**own, "path": str(folder / str(name))} for name in domains}
         super().__init__(domains=parts, **options)

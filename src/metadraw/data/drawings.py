@@ -18,7 +18,7 @@ import numpy as np
 
 from metadraw.data import cache
 from metadraw.data.sources import SIDE, folder, google, npm
-from metadraw.errors import InputError, check_path, check_seed, check_url
+from metadraw.errors import InputError, check_seed, check_url, to_path
 
 SOURCES = ("auto", "google", "npm", "path")
 GOOGLE_URL = google.URL
@@ -88,13 +88,13 @@ def load_quickdraw(
         InputError: an impossible argument, no working source, or a cache that cannot be written.
     """
     _check(source, samples_per_class, seed, path, base_url)
-    root = check_path("data.cache_dir", cache_dir)
+    root = to_path("data.cache_dir", cache_dir)
     if isinstance(samples_per_class, str):  # all
         if source == "npm":
             return load_quickdraw(source, npm.ROWS, seed, None, cache_dir)
         return _load_all(path, root, base_url.rstrip("/"))
     if path is not None:  # then the source is path
-        files = check_path("data.path", path)
+        files = to_path("data.path", path)
         images = folder.load(files, QUICKDRAW_CLASSES, samples_per_class, seed)
         origin: dict[str, str | int] = {
             "source": "path",
@@ -120,7 +120,7 @@ def load_quickdraw(
 def _load_all(path: str | Path | None, root: Path, base_url: str) -> Drawings:
     """Every drawing, from a user's files or the data set's own."""
     if path is not None:
-        files, origin = check_path("data.path", path), {"source": "path", "renderer": "unknown"}
+        files, origin = to_path("data.path", path), {"source": "path", "renderer": "unknown"}
         location = str(files)
     else:
         files, location = _at_google(root, "all", base_url), base_url

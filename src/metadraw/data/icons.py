@@ -23,7 +23,7 @@ from metadraw.data.datamodule import EpisodeDataModule
 from metadraw.data.drawings import Drawings
 from metadraw.data.pictures import square_on_white
 from metadraw.data.sources import iconify
-from metadraw.errors import InputError, check_path
+from metadraw.errors import InputError, to_path
 
 _TABLE = Path(__file__).with_name("icons.csv")
 _FINE = 224  # the side at which icons are rendered, in pixels, unless they are to be larger
@@ -66,7 +66,7 @@ class Icons(EpisodeDataModule):
                 raise InputError(f"data.sets: {name} is not an icon set; there are {known}")
         if len(set(sets)) < len(sets):
             raise InputError(f"data.sets={list(sets)}: must name each set once")
-        self.sets, self.cache_dir = list(sets), check_path("data.cache_dir", cache_dir)
+        self.sets, self.cache_dir = list(sets), to_path("data.cache_dir", cache_dir)
         self.ink = self.image_channels == 1
 
     def prepare(self, image: Image.Image) -> np.ndarray:

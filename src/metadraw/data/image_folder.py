@@ -22,7 +22,7 @@ from metadraw.data.drawings import Drawings
 from metadraw.data.picture_files import PictureFile, picture_files
 from metadraw.data.pictures import FORMATS, square_on_white
 from metadraw.data.sources import choose_rows
-from metadraw.errors import InputError, check_path, check_seed
+from metadraw.errors import InputError, check_seed, to_path
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 1000  # files
@@ -87,8 +87,8 @@ class ImageFolder(EpisodeDataModule):
                 "1, or null for all of a class"
             )
         check_seed("data.drawings_seed", drawings_seed)
-        self.path = check_path("data.path", path)
-        self.cache_dir = check_path("data.cache_dir", cache_dir)
+        self.path = to_path("data.path", path)
+        self.cache_dir = to_path("data.cache_dir", cache_dir)
         self.samples, self.drawings_seed = samples_per_class, drawings_seed
 
     def prepare(self, image: Image.Image) -> np.ndarray:

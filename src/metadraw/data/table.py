@@ -18,7 +18,7 @@ from metadraw.data.hashing import draw, fold, mix, uniform
 from metadraw.data.outcomes import OutcomeTasks, tasks_of
 from metadraw.data.splits import split_classes
 from metadraw.data.tasks import TaskSampler, check_split
-from metadraw.errors import InputError, check_path, check_seed
+from metadraw.errors import InputError, check_seed, to_path
 
 
 class Table(OutcomeTasks):
@@ -63,7 +63,7 @@ class Table(OutcomeTasks):
                 f"data.features={features}: must be a list of columns, or null for all"
             )
         check_seed("data.split_seed", split_seed)
-        self.path, self.split_seed = check_path("data.path", path), split_seed
+        self.path, self.split_seed = to_path("data.path", path), split_seed
         self.features = None if features is None else [str(name) for name in features]
         self.columns = {"target": str(target), "protected": str(protected), "task": str(task)}
         if len(set(self.columns.values())) < len(self.columns):

@@ -9,7 +9,7 @@ from lightning import Callback
 from lightning.pytorch import callbacks as shipped
 from omegaconf import DictConfig
 
-from metadraw.errors import InputError
+from metadraw.errors import InputError, is_whole
 from metadraw.training.checkpoints import BestCheckpoint
 from metadraw.training.learner import MetaLearner
 
@@ -18,10 +18,6 @@ Wrong = Callable[[Any], bool]
 
 def _given(value: Any) -> bool:
     return value is not None
-
-
-def _is_whole(value: Any, least: int) -> bool:
-    return type(value) is int and value >= least
 
 
 #: Options of the Trainer: which values are refused, and why or what to use instead.
@@ -72,11 +68,11 @@ _TRAINER: dict[str, tuple[Wrong, str]] = {
         "leaves no time for a step: must be above 0",
     ),
     "log_every_n_steps": (
-        lambda value: _given(value) and not _is_whole(value, 0),
+        lambda value: _given(value) and not is_whole(value, 0),
         "must be a whole number, 0 to look at the end of an epoch only",
     ),
     "num_sanity_val_steps": (
-        lambda value: _given(value) and not _is_whole(value, -1),
+        lambda value: _given(value) and not is_whole(value, -1),
         "must be a whole number, -1 for all of meta-validation",
     ),
     "limit_train_batches": (lambda value: value == 0, "must be above 0: use data.train_batches=1"),
@@ -168,15 +164,15 @@ def check_training(trainer: DictConfig, batches: Mapping[str, int], trained: boo
     epochs = trainer.get("max_epochs")
     if epochs == 0 and trained and not isinstance(epochs, bool):
         return
-    if not _is_whole(epochs, 1):
+    if not is_whole(epochs, 1):
         raise InputError(
             f"trainer.max_epochs={epochs}: must be at least 1, a whole number, or with init_from "
             "0, to test the network as it is"
         )
-    if (steps := trainer.get("max_steps", -1)) != -1 and not _is_whole(steps, 1):
+    if (steps := trainer.get("max_steps", -1)) != -1 and not is_whole(steps, 1):
         raise InputError(f"trainer.max_steps={steps}: must be at least 1, or -1 for no limit")
     every = trainer.get("check_val_every_n_epoch", 1)
-    if every is not None and not (_is_whole(every, 1) and every <= epochs):
+    if every is not None and not (is_whole(every, 1) and every <= epochs):
         raise InputError(
             f"trainer.check_val_every_n_epoch={every}: must be at least 1 and at most "
             f"trainer.max_epochs={epochs}: meta-validation chooses the checkpoint"
@@ -184,7 +180,7 @@ def check_training(trainer: DictConfig, batches: Mapping[str, int], trained: boo
     epoch = batches_of(trainer, "train", batches["train"])
     between = trainer.get("val_check_interval")
     if isinstance(between, int) and not (
-        _is_whole(between, 1) and (between <= epoch or every is None)
+        is_whole(between, 1) and (between <= epoch or every is None)
     ):
         raise InputError(
             f"trainer.val_check_interval={between}: must be at least 1 and at most the {epoch} "
