@@ -41,19 +41,17 @@ docs/report.md names the SWEEP.
 from __future__ import annotations
 
 import csv
-import math
 import posixpath
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
-from statistics import fmean, stdev
 
 from algorithms import ABLATION, ALGORITHMS  # beside this file
-from studies import ROOT, SETTINGS, listed, markdown, task
+from reproduction import Runs
+from studies import ROOT, listed, markdown, task
 
 from metadraw.command.cli import one_line_errors
-from metadraw.results.published import EXPERIMENTS, published, published_curves
 
 _BLOCK = re.compile(
     r"(<!-- made by benchmarks/readme\.py: (\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL
@@ -246,125 +244,7 @@ def ablation() -> list[str]:
 
 def reproduced() -> list[str]:
     """The runs with the report's settings, with its figures."""
-
-    def cell(row: Mapping[str, str]) -> tuple[str, int, int]:
-        return row["experiment"], int(row["data.ways"]), int(row["data.shots"])
-
-    rows = csv_rows("results/report/runs.csv")
-    runs = {cell(row): row for row in rows if not row.get("seed")}
-    again = {cell(row): row for row in rows if row.get("seed") and row["test/acc"]}
-    curves: dict[tuple[str, int, int], list[dict[str, str]]] = {}
-    for row in csv_rows("results/report/curves.csv"):
-        if not row.get("seed"):
-            curves.setdefault(cell(row), []).append(row)
-    done = {key: float(row["test/acc"]) for key, row in runs.items() if row["test/acc"]}
-    samples = {name: n for n, name in EXPERIMENTS.items()}
-
-    def known(experiment: str, ways: int, shots: int) -> float:
-        found = published(samples[experiment], ways, shots)
-        assert found is not None
-        return found["accuracy"]
-
-    def difference(row: Mapping[str, str], theirs: float) -> tuple[float, float]:
-        # Theirs is a mean over as many other tasks, so has the same interval.
-        return float(row["test/acc"]) - theirs, 2**0.5 * float(row["test/acc_ci95"])
-
-    def cells(experiment: str, ways: int, shots: int) -> list[str]:
-        row = runs.get((experiment, ways, shots))
-        if row is None:
-            text = ""
-        elif row["test/acc"]:
-            text = f"{percent(row['test/acc'])} ± {percent(row['test/acc_ci95'])}"
-        else:
-            *_, last = curves[experiment, ways, shots]
-            place = int(float(last["epoch"])) - 1
-            curve = published_curves(samples[experiment], ways, shots)[place]
-            text = f"{row['status']}: {percent(last['val/acc'])} ({percent(curve['val_acc'])})"
-        theirs = known(experiment, ways, shots)
-        apart = ""
-        if row and row["test/acc"]:
-            mean, half = difference(row, theirs)
-            apart = f"{100 * mean:+.1f} ± {100 * half:.1f}"
-        return [text, percent(theirs), apart]
-
-    def gains(pairs: Sequence[tuple[str, tuple, tuple]]) -> str:
-        texts = []
-        for text, a, b in pairs:
-            if a in done and b in done:
-                half = math.hypot(*(float(runs[key]["test/acc_ci95"]) for key in (a, b)))
-                theirs = 100 * (known(*a) - known(*b))
-                gain = f"{100 * (done[a] - done[b]):.1f} ± {100 * half:.1f}"
-                texts.append(f"{gain} points {text} (published: {theirs:.1f})")
-        return listed(texts)
-
-    def overfitting(experiment: str, ways: int, shots: int) -> str:
-        curve = published_curves(samples[experiment], ways, shots)
-        ours = [float(row["val/loss"]) for row in curves[experiment, ways, shots]]
-        lowest, risen = (
-            [f"after epoch {losses.index(min(losses)) + 1}", f"{losses[-1] - min(losses):.2f}"]
-            for losses in (ours, [row["val_loss"] for row in curve])
-        )
-        return (
-            f"for {shots} shot{'s' * (shots > 1)} {lowest[0]}, {lowest[1]} below the last "
-            f"(published: {risen[0]}, {risen[1]})"
-        )
-
-    def seeds() -> str:
-        texts = []
-        for experiment, ways, shots in (key for key in done if key in again):
-            both = [done[experiment, ways, shots]]
-            both.append(float(again[experiment, ways, shots]["test/acc"]))
-            texts.append(
-                f"{100 * fmean(both):.1f} ± {100 * stdev(both):.1f} % for {task(ways, shots)} with "
-                f"{samples[experiment]} drawings per class"
-            )
-        return f"Mean and standard deviation over two seeds are {listed(texts)}."
-
-    large, small = EXPERIMENTS.values()
-    apart = {key: difference(runs[key], known(*key)) for key in done}
-    agree = [key for key, (mean, half) in apart.items() if abs(mean) <= half]
-    lines = markdown(
-        [
-            *("", "100 drawings per class", "published", "difference"),
-            *("20 drawings per class", "published", "difference"),
-        ],
-        [
-            [task(ways, shots), *cells(large, ways, shots), *cells(small, ways, shots)]
-            for ways, shots in SETTINGS
-            if (large, ways, shots) in runs or (small, ways, shots) in runs
-        ],
-    )
-    more = [(f"for {task(w, k)}", (large, w, k), (small, w, k)) for w, k in SETTINGS]
-    fewer_ways = [
-        (f"for {k} shot{'s' * (k > 1)} with {n} drawings per class", (e, 5, k), (e, 10, k))
-        for n, e in EXPERIMENTS.items()
-        for k in (1, 5, 10)
-    ]
-    lines += [
-        "",
-        f"{len(done)} of the {len(runs)} runs are finished. {len(agree)} of their "
-        f"{len(done)} differences from the published figures lie within the 95 % "
-        "interval, which counts the chance in both tests, but not in training."
-        + (
-            " Of the others, the table gives validation accuracy after their last epoch so far, "
-            "and in brackets the published one after that epoch."
-        )
-        * (len(done) < len(runs)),
-        *(["", seeds()] if again.keys() & done.keys() else []),
-        "",
-        "The report's findings in these runs:",
-        "",
-    ]
-    if text := gains(more):
-        lines.append(f"- *More drawings help.* Using 100 instead of 20 per class gains {text}.")
-    if text := gains(fewer_ways):
-        lines.append(f"- *5-way is easier than 10-way*, by {text}.")
-    if text := listed([overfitting(small, 10, k) for k in (1, 5, 10) if (small, 10, k) in done]):
-        lines.append(
-            "- *Overfitting in 10-way tasks with 20 drawings per class.* Validation loss is lowest "
-            f"{text}."
-        )
-    return lines
+    return Runs(*(csv_rows(f"results/report/{name}.csv") for name in ("runs", "curves"))).lines()
 
 
 _CONV4 = "benchmarks/results/best_conv4.md"
