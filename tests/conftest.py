@@ -29,8 +29,8 @@ KINDS = ("cnp", "lda", "maml", "maml_pp", "protonet", "reptile")
 #: Those that can be tested with another number of ways than they were trained with.
 ANY_WAYS = [
     *("baseline_pp", "cnp", "finetune", "in_context", "lda", "logistic_regression"),
-    *("matching_net", "meta_baseline", "proto_maml", "protonet", "r2d2", "self_training"),
-    *("simple_shot", "soft_kmeans_protonet", "unicorn_maml"),
+    *("matching_net", "meta_baseline", "proto_maml", "protonet", "qda", "r2d2"),
+    *("self_training", "simple_shot", "soft_kmeans_protonet", "unicorn_maml"),
 ]
 
 

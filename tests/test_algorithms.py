@@ -12,6 +12,7 @@ import metadraw
 from metadraw import InputError
 from metadraw.data.episode import Examples
 from metadraw.training.evaluate import evaluate
+from metadraw.training.factory import read_checkpoint
 from metadraw.training.train import train
 
 
@@ -99,6 +100,17 @@ def test_a_setting_that_the_algorithm_does_not_have(tiny_for, tmp_path):
     cfg = metadraw.compose(checkpoint, "algorithm.eval_inner_steps=3", config="eval")
     with pytest.raises(InputError, match="eval_inner_steps: ProtoNet has no such setting"):
         evaluate(cfg)
+
+
+def test_a_setting_that_is_newer_than_the_checkpoint(tiny_for, tmp_path):
+    train(metadraw.compose(*tiny_for("simple_shot")))
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    saved = read_checkpoint(best)
+    del saved["metadraw_config"]["algorithm"]["mirror_images"]
+    torch.save(saved, best)
+    _, plain = metadraw.load(best)
+    _, both = metadraw.load(best, "algorithm.mirror_images=true")
+    assert (plain.algorithm.mirror_images, both.algorithm.mirror_images) == (False, True)
 
 
 @pytest.mark.parametrize(

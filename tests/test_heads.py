@@ -75,36 +75,57 @@ def test_baseline_pp_descends_on_cosines(task_of):
 
 
 def gaussians_of(learner, task):
-    """Features of length 1, the means of their classes, and the scatter about these, in loops."""
+    """The means of classes in features of length 1, the scatter about each, and how many examples.
+
+    In loops.
+    """
     centered = learner.algorithm.embed(task.support).detach() - learner.algorithm.center
     features = torch.stack([row / row.norm() for row in centered])
     labels = task.support.y.tolist()
-    means = [
-        features[[i for i, label in enumerate(labels) if label == k]].mean(0)
+    classes = [
+        features[[i for i, label in enumerate(labels) if label == k]]
         for k in range(len(task.about["classes"]))
     ]
-    apart = [row - means[label] for row, label in zip(features, labels, strict=True)]
-    return means, sum(torch.outer(row, row) for row in apart), len(labels) - len(means)
+    means = [rows.mean(0) for rows in classes]
+    scatters = [
+        sum(torch.outer(row - mean, row - mean) for row in rows)
+        for rows, mean in zip(classes, means, strict=True)
+    ]
+    return means, scatters, [len(rows) for rows in classes]
 
 
 @pytest.mark.parametrize(("shots", "strength"), [(1, 100.0), (5, 100.0), (5, 3.0)])
-def test_discriminants_are_those_of_gaussians(task_of, shots, strength):
-    """Bayes' rule with normal densities, whose covariance is pooled from the prior and the task."""
+@pytest.mark.parametrize("algorithm", ["lda", "qda"])
+def test_discriminants_are_those_of_gaussians(task_of, algorithm, shots, strength):
+    """Bayes' rule with normal densities, whose covariance is pooled from the prior and the task.
+
+    The one of a class, from that and the class.
+    """
     settings = ["algorithm.shrinkage=0.25", f"algorithm.strength={strength}"]
-    learner = learner_of("algorithm=lda", *settings)
+    settings += ["algorithm.class_strength=7"] * (algorithm == "qda")
+    learner = learner_of(f"algorithm={algorithm}", *settings)
     observed = torch.randn(6, 9, dtype=torch.float64)
     learner.algorithm.covariance.copy_(observed @ observed.T / 9)
     learner.algorithm.center.normal_()
     task = task_of(5, shots)
     before, after = learner.adapt_path(task)
     assert not any(values.any() for values in before.values())
-    means, scatter, degrees = gaussians_of(learner, task)
+    means, scatters, counts = gaussians_of(learner, task)
     prior = 0.75 * learner.algorithm.covariance
     prior = prior + 0.25 * learner.algorithm.covariance.trace() / 6 * torch.eye(6)
-    covariance = (strength * prior + scatter) / (strength + degrees)
+    shared = (strength * prior + sum(scatters)) / (strength + sum(counts) - 5)
+    covariances = [shared] * 5
+    if algorithm == "qda":
+        covariances = [
+            (7 * shared + scatter) / (7 + count - 1)
+            for scatter, count in zip(scatters, counts, strict=True)
+        ]
     query = learner.algorithm.embed(task.query).detach() - learner.algorithm.center
     query = F.normalize(query, dim=1)
-    densities = [MultivariateNormal(mean, covariance).log_prob(query) for mean in means]
+    densities = [
+        MultivariateNormal(mean, covariance).log_prob(query)
+        for mean, covariance in zip(means, covariances, strict=True)
+    ]
     chances = torch.stack(densities, dim=1).softmax(dim=1)
     torch.testing.assert_close(learner.answer(after, task).softmax(dim=1), chances)
 
@@ -116,10 +137,11 @@ def test_the_covariance_is_that_of_meta_training(task_of):
     task = task_of(8, 3)
     batch = tree_map(lambda value: value[None], task)
     whole = task._replace(support=joined(task.support, task.query))
-    _, scatter, degrees = gaussians_of(learner, whole)
+    _, scatters, counts = gaussians_of(learner, whole)
+    within = sum(scatters) / (sum(counts) - len(counts))
     means, _ = learner.meta_gradients(batch)
     learner.algorithm.outer_step(means, torch.optim.SGD(learner.parameters(), lr=0.1))
-    expected = 0.99 * torch.eye(6, dtype=torch.float64) / 6 + 0.01 * scatter / degrees
+    expected = 0.99 * torch.eye(6, dtype=torch.float64) / 6 + 0.01 * within
     torch.testing.assert_close(learner.algorithm.covariance, expected)
 
 
@@ -129,6 +151,7 @@ def test_the_covariance_is_that_of_meta_training(task_of):
         "algorithm=logistic_regression algorithm.ridge=0",
         "algorithm=baseline_pp algorithm.scale=-1",
         "algorithm=lda algorithm.strength=0",
+        "algorithm=qda algorithm.class_strength=0",
     ],
 )
 def test_wrong_input(override):

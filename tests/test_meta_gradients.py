@@ -511,6 +511,7 @@ REFERENCES = {
     "finetune": (finetune, "finetune", [], 0),
     "simple_shot": (partial(finetune, smoothing=0.1), "simple_shot", [], 0),
     "lda": (partial(finetune, smoothing=0.1), "lda", [], 0),
+    "qda": (partial(finetune, smoothing=0.1), "qda", [], 0),
     "logistic_regression": (partial(finetune, smoothing=0.1), "logistic_regression", [], 0),
     "baseline_pp": (baseline_pp, "baseline_pp", [], 0),
     "in_context": (in_context, "in_context", [], 0),
@@ -539,6 +540,7 @@ OTHER_LOSS = (
     "finetune",
     "simple_shot",
     "lda",
+    "qda",
     "logistic_regression",
     "baseline_pp",
 )

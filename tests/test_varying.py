@@ -118,7 +118,7 @@ def test_fixed_numbers_need_no_padding(sampler):
 LEARNERS = [
     *("maml", "maml_pp, epoch 3", "anil", "reptile", "proto_maml", "unicorn_maml", "self_training"),
     *("protonet", "soft_kmeans_protonet", "matching_net", "r2d2", "meta_baseline"),
-    *("simple_shot", "lda", "baseline_pp", "logistic_regression"),
+    *("simple_shot", "lda", "qda", "baseline_pp", "logistic_regression"),
     *("cnp", "in_context", "mann", "cavia", "imaml", "meta_curvature"),
 ]
 

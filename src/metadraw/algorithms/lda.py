@@ -76,25 +76,39 @@ class LinearDiscriminant(SimpleShot):
         """A head that knows nothing, and the discriminants; see `Algorithm.adapt`."""
         support, ways = task.support, self.objective.width(task)
         means, scatter, degrees = self._gaussians(self.embed(support), support, ways)
-        variances = self.covariance.diagonal()
-        equal = variances.mean().expand_as(variances).diag()
-        prior = torch.lerp(self.covariance, equal, self.shrinkage)
-        covariance = (self.strength * prior + scatter) / (self.strength + degrees)
         # Equation 4.10, of equally likely classes.
-        weight = solve(covariance, means.T).T / self.temperature
+        weight = solve(self.shared(scatter, degrees), means.T).T / self.temperature
         bias = -(weight * means).sum(dim=1) / 2
         known = {"head.weight": weight, "head.bias": bias}
         return [{name: torch.zeros_like(value) for name, value in known.items()}, known]
+
+    def shared(self, scatter: Tensor, degrees: Tensor) -> Tensor:
+        """The covariance ``[F, F]`` of all classes of a task: the prior, and what the task tells.
+
+        Args:
+            scatter: of its examples about their class means, ``[F, F]``.
+            degrees: of freedom of that, a scalar.
+        """
+        variances = self.covariance.diagonal()
+        equal = variances.mean().expand_as(variances).diag()
+        prior = torch.lerp(self.covariance, equal, self.shrinkage)
+        return (self.strength * prior + scatter) / (self.strength + degrees)
+
+    def deviations(
+        self, features: Tensor, examples: Examples, ways: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Class means ``[N, F]``, how features differ from theirs ``[B, F]``, weights ``[B]``."""
+        x = self.normalised(features)
+        weight = torch.ones_like(x[:, 0]) if examples.weight is None else examples.weight
+        # In mixed precision, products of matrices are of lower precision than what they are of.
+        means = class_means(x, examples.y, ways, weight).to(x.dtype)
+        return means, x - means[examples.y], weight
 
     def _gaussians(
         self, features: Tensor, examples: Examples, ways: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Class means ``[N, F]``, the scatter about them ``[F, F]``, and its degrees of freedom."""
-        x = self.normalised(features)
-        weight = torch.ones_like(x[:, 0]) if examples.weight is None else examples.weight
-        # In mixed precision, products of matrices are of lower precision than what they are of.
-        means = class_means(x, examples.y, ways, weight).to(x.dtype)
-        apart = x - means[examples.y]
-        scatter = ((apart * weight[:, None]).T @ apart).to(x.dtype)
-        present = (weight @ one_hot(examples.y, ways).to(x.dtype) > 0).sum()
+        means, apart, weight = self.deviations(features, examples, ways)
+        scatter = ((apart * weight[:, None]).T @ apart).to(apart.dtype)
+        present = (weight @ one_hot(examples.y, ways).to(apart.dtype) > 0).sum()
         return means, scatter, weight.sum() - present

@@ -64,6 +64,26 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.solve(matrix.to(wide), right.to(wide)).to(right.dtype)
 
 
+def whitening(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """What makes deviations of these covariances of equal variance, and log-determinants.
+
+    Computed in float32 at least, as by `solve`.
+
+    Args:
+        covariance: ``[N, M, M]``, positive definite.
+
+    Returns:
+        W ``[N, M, M]``, with which ``|W x|^2`` is the squared Mahalanobis distance of x from 0, and
+        ``[N]``, the logarithms of the determinants of the covariances, both of their type.
+    """
+    wide = torch.promote_types(covariance.dtype, torch.float32)
+    root = torch.linalg.cholesky(covariance.to(wide))
+    unit = torch.eye(root.shape[-1], dtype=wide, device=root.device).expand_as(root)
+    white = torch.linalg.solve_triangular(root, unit, upper=False)
+    log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+    return white.to(covariance.dtype), log_det.to(covariance.dtype)
+
+
 def cosine(features: Tensor, weight: Tensor) -> Tensor:
     """The cosine of each feature ``[B, F]`` with each class's weights ``[N, F]``, ``[B, N]``."""
     return F.normalize(features, dim=1) @ F.normalize(weight, dim=1).T

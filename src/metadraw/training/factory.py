@@ -207,8 +207,10 @@ def restore(
     """
     checkpoint = read_checkpoint(path)
     trained = OmegaConf.create(checkpoint["metadraw_config"])
+    # Also those that have been added since the run.
+    settings = {*trained.algorithm, *(keys.arguments(trained.algorithm._target_) or ())}
     for key in changes.get("algorithm", {}):
-        if key not in trained.algorithm:
+        if key not in settings:
             known = ", ".join(k for k in trained.algorithm if not k.startswith("_")) or "none"
             raise InputError(
                 f"algorithm.{key}: {trained.algorithm._target_.rpartition('.')[2]} has no such "
