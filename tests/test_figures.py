@@ -1,6 +1,6 @@
 """The contents of pictures, read from matplotlib's objects before they become pixels."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -130,6 +130,19 @@ def test_published_curves_of_several_settings_are_named(tmp_path):
     other = [(1.0, 0.6, 1.0), (2.0, 0.7, 0.9)]
     figure = draw_sweep([Curve("1-shot", [POINTS], POINTS), Curve("5-shot", [], other)], "")
     assert {text.get_text() for text in figure.axes[0].texts} == {"1-shot", "5-shot"}
+
+
+def test_names_of_published_curves_that_end_together_do_not_cover_each_other():
+    curves = [
+        Curve(f"{shots}-shot", [POINTS], [*POINTS, (3.0, 0.5 + shots / 10_000, 1.0)])
+        for shots in (1, 5, 10)
+    ]
+    figure = draw_sweep(curves, "")
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert len(boxes) == 3
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
 def test_seeds_are_a_mean_and_a_band():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -130,14 +130,11 @@ def draw_sweep(curves: Sequence[Curve], title: str, metrics: Sequence[Metric] = 
     published = {tuple(curve.published): curve.label for curve in curves if curve.published}
     several_seeds = any(len(curve.runs) > 1 for curve in curves)
     for position, (axes, metric) in enumerate(zip(panels, metrics, strict=True), 1):
+        ends: list[tuple[float, float, str]] = []
         for points, label in published.items():
             x, y = [point[0] for point in points], [point[position] for point in points]
             axes.plot(x, y, "--", color="grey", linewidth=1.2, label="published")
-            if len(published) > 1:
-                axes.annotate(
-                    label, (x[-1], y[-1]), (3, 0), textcoords="offset points", color="grey",
-                    fontsize=7, va="center",
-                )  # fmt: skip
+            ends.append((y[-1], x[-1], label))
         for number, curve in enumerate(curves):
             style, colour = _STYLES[number // 10 % len(_STYLES)], f"C{number % 10}"
             by_epoch: dict[float, list[float]] = {}
@@ -162,6 +159,8 @@ def draw_sweep(curves: Sequence[Curve], title: str, metrics: Sequence[Metric] = 
                     alpha=0.2,
                     linewidth=0,
                 )
+        if len(ends) > 1:
+            _name_ends(axes, ends)
         axes.set(xlabel="epoch", ylabel=f"meta-validation {metric.title}")
         if metric.percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -172,6 +171,18 @@ def draw_sweep(curves: Sequence[Curve], title: str, metrics: Sequence[Metric] = 
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
+
+
+def _name_ends(axes: Axes, ends: Iterable[tuple[float, float, str]]) -> None:
+    """Name curves where they end, by height, place and name; names do not cover each other."""
+    low, high = axes.get_ylim()
+    free = low
+    for y, x, name in sorted(ends):
+        at = max(y, free)
+        axes.annotate(
+            name, (x, at), (3, 0), textcoords="offset points", color="grey", fontsize=7, va="center"
+        )
+        free = at + (high - low) / 25  # the height of a name
 
 
 def draw_grid(
