@@ -100,6 +100,9 @@ def test_a_setting_that_the_algorithm_does_not_have(tiny_for, tmp_path):
     cfg = metadraw.compose(checkpoint, "algorithm.eval_inner_steps=3", config="eval")
     with pytest.raises(InputError, match="eval_inner_steps: ProtoNet has no such setting"):
         evaluate(cfg)
+    best = checkpoint.partition("=")[2]
+    with pytest.raises(InputError, match=r"algorithm\.network: ProtoNet has no such setting"):
+        metadraw.load(best, "algorithm.network=1")
 
 
 def test_a_setting_that_is_newer_than_the_checkpoint(tiny_for, tmp_path):

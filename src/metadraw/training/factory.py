@@ -207,8 +207,9 @@ def restore(
     """
     checkpoint = read_checkpoint(path)
     trained = OmegaConf.create(checkpoint["metadraw_config"])
-    # Also those that have been added since the run.
-    settings = {*trained.algorithm, *(keys.arguments(trained.algorithm._target_) or ())}
+    # Also those that have been added since the run, but not what `_make_learner` passes.
+    arguments = keys.arguments(trained.algorithm._target_) or set()
+    settings = {*trained.algorithm, *(arguments - {"network", "head", "objective"})}
     for key in changes.get("algorithm", {}):
         if key not in settings:
             known = ", ".join(k for k in trained.algorithm if not k.startswith("_")) or "none"
