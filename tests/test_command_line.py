@@ -300,6 +300,16 @@ def test_an_argument_that_nothing_takes_is_refused(tiny, target):
         metadraw.compose(*tiny, f"+{target}.surplus=1")
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["algorithm.network", "algorithm.head", "optimizer.params", "scheduler.optimizer"]
+    + ["learner.algorithm", "learner.scheduler"],
+)
+def test_what_the_program_passes_itself_is_no_key(tiny, key):
+    with pytest.raises(metadraw.InputError, match=rf"{key}: there is no such key"):
+        metadraw.compose(*tiny, "scheduler=cosine", f"+{key}=1")
+
+
 def test_arguments_that_something_takes_can_be_added(tiny):
     """By the signature of each target, even if a class passes arguments to its base."""
     cfg = metadraw.compose(

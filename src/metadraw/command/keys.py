@@ -20,6 +20,8 @@ from metadraw.errors import InputError
 _CHANGES = ("data", "algorithm", "learner")
 #: Config groups whose choices change the rest of the config, but are not part of it.
 _ONLY_GROUPS = ("experiment", "sweep")
+#: How many arguments the program itself passes to a group's target, by position.
+_PASSED = {"algorithm": 3, "learner": 3, "optimizer": 1, "scheduler": 1}
 
 
 def check_job(cfg: DictConfig) -> None:
@@ -76,7 +78,7 @@ def unknown(key: str, cfg: DictConfig) -> InputError:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     beside = {str(k) for k in node} if isinstance(node, DictConfig) else set()
-    addable = (arguments(node["_target_"]) if "_target_" in beside else None) or set()
+    addable = (settings(node["_target_"], parent) if "_target_" in beside else None) or set()
     prefix = f"{parent}." if parent else ""
     meant = {other: f"{prefix}{other}" for other in (*beside, *(() if parent else _ONLY_GROUPS))}
     meant |= {other: f"+{prefix}{other}" for other in addable - beside}
@@ -92,7 +94,7 @@ def unknown(key: str, cfg: DictConfig) -> InputError:
 
 
 def _check_arguments(node: DictConfig, path: str, cfg: DictConfig, known: frozenset[str]) -> None:
-    taken = arguments(node["_target_"]) if "_target_" in node else None
+    taken = settings(node["_target_"], path) if "_target_" in node else None
     for key in map(str, node):
         full = f"{path}.{key}" if path else key
         # null in eval.py means unchanged, whatever data set is chosen.
@@ -104,11 +106,15 @@ def _check_arguments(node: DictConfig, path: str, cfg: DictConfig, known: frozen
 
 
 @cache
-def arguments(target: str) -> set[str] | None:
-    """The names of the arguments of a class or function; `None` if it takes any.
+def settings(target: str, group: str = "") -> set[str] | None:
+    """The names of the arguments that a config can give a class or function; `None` for any.
 
     A class passes its ``**kwargs`` to its next base or, if it declares an attribute of that name,
     to the attribute's type: ``**inner`` with ``inner: InnerLoop``.
+
+    Args:
+        target: the class or function.
+        group: of the config, for those that the program passes more, such as the network.
     """
     try:
         callee: Any = get_object(target)
@@ -118,20 +124,23 @@ def arguments(target: str) -> set[str] | None:
             else [callee]
         )
         attributes = get_type_hints(callee) if isinstance(callee, type) else {}
-        names: set[str] = set()
+        positional: list[str] = []
+        named: set[str] = set()
         for call in calls:
             parameters = inspect.signature(call).parameters.values()
-            names |= {
-                p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-            }
+            positional += [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+            named |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
             rest = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
             if rest in attributes:
-                return (names | set(inspect.signature(attributes[rest]).parameters)) - {"self"}
-            if rest is None:
-                return names - {"self"}
+                named |= set(inspect.signature(attributes[rest]).parameters)
+            if rest is None or rest in attributes:
+                break
+        else:
+            return None
+        given = [name for name in dict.fromkeys(positional) if name != "self"]
+        return named | set(given[_PASSED.get(group, 0) :])
     except Exception:  # no such target, which instantiation reports, or no signature
         return None
-    return None
 
 
 def _mapping(node: DictConfig, key: Any) -> DictConfig | None:

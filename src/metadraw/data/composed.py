@@ -56,7 +56,7 @@ class Composed(EpisodeDataModule):
         if not isinstance(parts, Mapping) or not parts:
             raise InputError(f"data.{self.key_of_parts}={parts}: must name at least one data set")
         shared = {key: value for key, value in episodes.items() if key not in self.own}
-        settings = (keys.arguments(_EPISODES) or set()) - set(self.own)
+        settings = (keys.settings(_EPISODES) or set()) - set(self.own)
         self.parts: dict[str, EpisodeDataModule] = {}
         for name, config in parts.items():
             with self.naming(name):

@@ -45,7 +45,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     changes = {group: given(cfg[group]) for group in ("algorithm", "learner", "trainer")}
     changes["data"] = given(cfg.data)
     if "_target_" in cfg.data:  # null is a value for another data set
-        takes = keys.arguments(cfg.data._target_)
+        takes = keys.settings(cfg.data._target_)
         changes["data"] = {
             key: value
             for key, value in cfg.data.items()

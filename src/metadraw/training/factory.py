@@ -160,7 +160,7 @@ def _frozen(cfg: DictConfig) -> bool:
 def _make_learner(cfg: DictConfig, example: Episode, restored: bool = False) -> MetaLearner:
     _check_that_choices_fit(cfg)
     objective: Objective = instantiate(cfg.objective)
-    knows = "restored" in (keys.arguments(cfg.model._target_) or ())
+    knows = "restored" in (keys.settings(cfg.model._target_) or ())
     network: nn.Module = instantiate(cfg.model, **({"restored": restored} if knows else {}))
     head = nn.Linear(count_features(network, example.support.x[0]), objective.size)
     if _frozen(cfg):
@@ -207,14 +207,14 @@ def restore(
     """
     checkpoint = read_checkpoint(path)
     trained = OmegaConf.create(checkpoint["metadraw_config"])
-    # Also those that have been added since the run, but not what `_make_learner` passes.
-    arguments = keys.arguments(trained.algorithm._target_) or set()
-    settings = {*trained.algorithm, *(arguments - {"network", "head", "objective"})}
+    # Also those that have been added since the run.
+    target = trained.algorithm._target_
+    settings = {*trained.algorithm, *(keys.settings(target, "algorithm") or ())}
     for key in changes.get("algorithm", {}):
         if key not in settings:
             known = ", ".join(k for k in trained.algorithm if not k.startswith("_")) or "none"
             raise InputError(
-                f"algorithm.{key}: {trained.algorithm._target_.rpartition('.')[2]} has no such "
+                f"algorithm.{key}: {target.rpartition('.')[2]} has no such "
                 f"setting; it has {known}"
             )
     if "ways" in trained.data:
