@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,11 +54,15 @@ RUNS = [settings(*cell) for cell in _CELLS]
 RUNS += [settings(*cell, "seed=1") for cell in _CELLS if cell[-1] == 1]
 
 
-def restore(sweep: Path, names: Collection[str]) -> None:
-    """Copy the kept runs of these names that a sweep's folder lacks."""
-    for folder in sorted(KEPT.glob("*/*/")):
-        if folder.name in names and not (sweep / folder.name).exists():
-            shutil.copytree(folder, sweep / folder.name)
+def restore(sweep: Path, names: Iterable[str]) -> None:
+    """Copy the kept runs of these names that a sweep's folder lacks, in this order.
+
+    Their files are as old as their copy, so report.py shows them in the order of the names.
+    """
+    for name in names:
+        for folder in KEPT.glob(f"*/{name}/"):
+            if not (sweep / name).exists():
+                shutil.copytree(folder, sweep / name, copy_function=shutil.copyfile)
 
 
 def go_on(
@@ -109,7 +113,7 @@ def start(overrides: list[str], folder: Path, threads: int) -> subprocess.Popen[
         )
 
 
-def keep(sweep: Path, names: Collection[str]) -> None:
+def keep(sweep: Path, names: Iterable[str]) -> None:
     """Copy a sweep's runs of these names that have at least one epoch into results/report."""
     for run in [sweep / name for name in names if (sweep / name / "metrics.csv").is_file()]:
         finished = (run / "results.json").is_file()

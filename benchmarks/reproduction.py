@@ -26,7 +26,7 @@ class Cell(NamedTuple):
     @property
     def drawings(self) -> str:
         """What it had."""
-        return f"{SAMPLES[self.experiment]} drawings per class"
+        return _drawings(self.experiment)
 
     @property
     def published(self) -> float:
@@ -76,10 +76,9 @@ class Runs:
 
     def lines(self) -> list[str]:
         """The table, how far it agrees, and the findings."""
-        head = [
-            *("", "100 drawings per class", "published", "difference"),
-            *("20 drawings per class", "published", "difference"),
-        ]
+        head = [""]
+        for experiment in SAMPLES:
+            head += [_drawings(experiment), "published", "difference"]
         rows = [
             [task(*each), *self._cells(Cell(LARGE, *each)), *self._cells(Cell(SMALL, *each))]
             for each in SETTINGS
@@ -191,6 +190,10 @@ def _cell(row: Row) -> Cell:
 
 def _measured(row: Row) -> Measured:
     return Measured(float(row["test/acc"]), float(row["test/acc_ci95"]))
+
+
+def _drawings(experiment: str) -> str:
+    return f"{SAMPLES[experiment]} drawings per class"
 
 
 def _shots(shots: int) -> str:

@@ -97,9 +97,9 @@ def write_job(folder, overrides, *, epochs, acc=None, error=None):
     save_config(metadraw.compose(*overrides, f"paths.output_dir={run}"), run)
     with (run / "metrics.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["epoch", "val/acc", "val/loss", "inner_lr/all"])
+        rows.writerow(["epoch", "val/acc", "val/loss", "inner_lr/all", "seconds"])
         for epoch in range(epochs):
-            rows.writerow([epoch + 1.0, 0.5 + epoch / 1000, 1.0, ""])
+            rows.writerow([epoch + 1.0, 0.5 + epoch / 1000, 1.0, "", 2.0])
     if error:
         (run / "error.txt").write_text(error)
     if acc is not None:
@@ -134,8 +134,12 @@ def test_table_with_published_figures(tmp_path):
         "0.7",
         "0.6832",
     )
+    assert first["train_seconds"] == "100.0"
     with (tmp_path / "out" / "curves.csv").open() as file:
         assert sum(1 for _ in csv.DictReader(file)) == 115
+    report(tmp_path, tmp_path / "again")
+    for path in (tmp_path / "out").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
 
 def test_columns_rows_and_seeds_are_chosen(tmp_path):

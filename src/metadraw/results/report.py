@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -98,7 +99,8 @@ def report(folder: Path, to: Path, rows: Sequence[str] = (), column: str | None 
         name = "curves__" + name_of(row) if row else "curves"
         figure = draw_sweep(curves, title, shown)
         figure.savefig(to / f"{name}.png", dpi=150)
-        figure.savefig(to / f"{name}.svg")
+        with rc_context({"svg.hashsalt": name}):  # else the same curves make another file
+            figure.savefig(to / f"{name}.svg", metadata={"Date": None})
         pictures.append(f"![{title or 'Meta-validation curves'}]({name}.png)")
     if not pictures and (grid := _heat_map(cells, rows, column)):
         grid.savefig(to / "grid.png", dpi=150)
@@ -315,7 +317,9 @@ def _run_row(job: Job) -> dict[str, Any]:
     for name in (metric, f"{metric}_ci95", *others, f"{metric}_before", "tasks"):
         row[f"test/{name}"] = test.get(name)
     row[f"val/{metric}"] = results.get("val", {}).get(metric)
-    row["train_seconds"] = results.get("train", {}).get("seconds_with_validation")
+    # results.json has those since the run was resumed.
+    seconds = [epoch["seconds"] for epoch in job.curves if "seconds" in epoch]
+    row["train_seconds"] = round(sum(seconds), 3) if seconds else None
     for name in ("accuracy", "weighted_precision", "loss"):
         row[f"published/{name}"] = known.get(name)
     return row
