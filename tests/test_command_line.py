@@ -16,6 +16,7 @@ from metadraw.command.config import CONFIGS
 from metadraw.command.keys import check
 from metadraw.results.sweep import read_sweep
 from metadraw.training.evaluate import evaluate
+from metadraw.training.factory import build_learner
 from metadraw.training.train import train
 
 ROOT = CONFIGS.parent
@@ -62,6 +63,7 @@ WRONG = {
     "too many ways": (["data.ways=80"], "data.ways=80", "69"),
     "inner steps": (["algorithm.inner_steps=0"], "algorithm.inner_steps=0"),
     "inner learning rate": (["algorithm.inner_lr=-1"], "algorithm.inner_lr=-1"),
+    "endless": (["algorithm.inner_lr=inf"], "algorithm.inner_lr=inf: must be a number above 0"),
     "given twice": (["algorithm=baseline_pp", "+algorithm.frozen=true"], "frozen: this choice"),
     "not a number": (["data.shots=five"], "data.shots=five"),
     "notes": (["notes=[1]"], "notes=[1]: must be text"),
@@ -94,6 +96,11 @@ WRONG = {
     "validation too late": (["+trainer.check_val_every_n_epoch=9"], "trainer.max_epochs=2"),
     "fewer samples": (["data.train_samples_per_class=1"], "train_samples_per_class=1", "2"),
     "more samples": (["data.train_samples_per_class=21"], "data.samples_per_class"),
+    "drawings": (["data.samples_per_class=true"], "data.samples_per_class=True: expected a whole"),
+    "schedule": (
+        ["algorithm=maml_pp", "algorithm.multi_step_epochs=true"],
+        "algorithm.multi_step_epochs=True: must be a whole number",
+    ),
     "statistics": (["learner.query_statistics=both"], "query, support or running"),
     "optimiser": (["optimizer.lr=-1"], "learning rate"),
     "trainer": (["trainer.precision=31"], "31"),
@@ -367,6 +374,23 @@ def test_every_shipped_choice_composes_and_takes_a_step(tiny_for, choice):
     gradients, values = learner.meta_gradients(next(iter(data.train_dataloader())))
     assert gradients
     assert values["loss"].isfinite().all()
+
+
+def switches():
+    """The settings of networks and algorithms that are true or false, with their choice."""
+    for group in ("algorithm", "model"):
+        for path in sorted((ROOT / "configs" / group).glob("*.yaml")):
+            for name, value in OmegaConf.to_container(OmegaConf.load(path)).items():
+                if isinstance(value, bool) and not name.startswith("_"):
+                    yield f"{group}={path.stem}", f"{group}.{name}"
+
+
+@pytest.mark.parametrize(("choice", "key"), list(switches()))
+def test_a_switch_is_true_or_false(choice, key):
+    cfg = metadraw.compose(choice, f"{key}=half")
+    says = f"error: {key}=half: must be true or false"
+    with pytest.raises(SystemExit, match=says), one_line_errors():
+        build_learner(cfg)
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

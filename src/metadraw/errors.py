@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +20,10 @@ class DivergedError(RuntimeError):
 
 
 def is_number(value: object) -> bool:
-    """Whether a config's value is a number, which ``true`` and ``half`` are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether a config's value is a finite number, which ``true`` and ``half`` are not."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value)
 
 
 def is_whole(value: object, least: int) -> bool:

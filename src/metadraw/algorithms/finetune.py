@@ -13,6 +13,7 @@ from metadraw.algorithms.inner_loop import InnerLoop
 from metadraw.algorithms.inner_optimizers import InnerOptimizer
 from metadraw.algorithms.pretrained import Pretrained
 from metadraw.data.episode import Episode
+from metadraw.errors import check_switch
 from metadraw.objectives import Objective
 
 
@@ -54,7 +55,7 @@ class FineTune(Pretrained):
     ) -> None:
         inner = InnerLoop(inner_lr, inner_steps, eval_inner_steps, True, inner_optimizer)
         super().__init__(network, head, objective, inner=inner, **pretraining)
-        self.frozen = frozen
+        self.frozen = check_switch("algorithm.frozen", frozen)
 
     def start(self, task: Episode) -> State:
         """The network, and a head of zeros."""

@@ -15,7 +15,7 @@ from metadraw.algorithms.inner_loop import gradient_step
 from metadraw.algorithms.maml import MAML
 from metadraw.algorithms.recompute import Params
 from metadraw.data.episode import Episode
-from metadraw.errors import InputError
+from metadraw.errors import InputError, check_switch, is_whole
 from metadraw.models.batch_norm import batch_norms, batch_statistics
 from metadraw.objectives import Objective
 
@@ -62,17 +62,18 @@ class MAMLpp(MAML):
         super().__init__(network, head, objective, **inner)
         epochs = {"multi_step_epochs": multi_step_epochs, "first_order_epochs": first_order_epochs}
         for key, value in epochs.items():
-            if not isinstance(value, int) or value < 0:
+            if not is_whole(value, 0):
                 raise InputError(f"algorithm.{key}={value}: must be a whole number, 0 for never")
+        check_switch("algorithm.learned_rates", learned_rates)
         norms = {f"network.{name}" for name in batch_norms(network)}
         named = self.adaptable()
         of_norms = [name for name in named if name.rpartition(".")[0] in norms]
-        if per_step_statistics and not norms:
+        if check_switch("algorithm.per_step_statistics", per_step_statistics) and not norms:
             raise InputError(
                 "algorithm.per_step_statistics=true: the network has no batch norm that uses "
                 "batch statistics: must be false"
             )
-        if per_step_norm and not of_norms:
+        if check_switch("algorithm.per_step_norm", per_step_norm) and not of_norms:
             raise InputError(
                 "algorithm.per_step_norm=true: the network has no batch norm with a weight to "
                 "learn: must be false"

@@ -68,7 +68,7 @@ class Pretrained(Algorithm):
         self.mirror_images = check_switch("algorithm.mirror_images", mirror_images)
         self.classifier = nn.Linear(head.in_features, classes)
         self.label_smoothing = label_smoothing
-        if running_statistics:
+        if check_switch("algorithm.running_statistics", running_statistics):
             self.keep_statistics()
         self._teacher: Teacher | None = None
 

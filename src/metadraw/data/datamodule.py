@@ -25,7 +25,7 @@ from metadraw.data.mapped import MappedImages
 from metadraw.data.sampling import EpisodeSampler
 from metadraw.data.splits import Names, chosen_classes, group_of, named_splits, split_classes
 from metadraw.data.tasks import Count, TaskDataModule, check_split, count, most, switch, whole
-from metadraw.errors import InputError, check_seed, is_number
+from metadraw.errors import InputError, check_seed, is_number, is_whole
 
 
 class EpisodeDataModule(TaskDataModule):
@@ -143,9 +143,7 @@ class EpisodeDataModule(TaskDataModule):
                 "data.mirror=true with data.new_classes=rotations_mirrors: mirrored drawings are "
                 "another class there: use data.mirror=false or data.new_classes=rotations"
             )
-        if train_samples_per_class is not None and (
-            type(train_samples_per_class) is not int or train_samples_per_class < needed
-        ):
+        if train_samples_per_class is not None and not is_whole(train_samples_per_class, needed):
             raise InputError(
                 f"data.train_samples_per_class={train_samples_per_class}: must be null for all, or "
                 f"a whole number of at least {self.key('shots', 'train')} + "

@@ -18,7 +18,7 @@ import numpy as np
 
 from metadraw.data import cache
 from metadraw.data.sources import SIDE, folder, google, npm
-from metadraw.errors import InputError, check_seed, check_url, to_path
+from metadraw.errors import InputError, check_seed, check_url, is_whole, to_path
 
 SOURCES = ("auto", "google", "npm", "path")
 GOOGLE_URL = google.URL
@@ -144,7 +144,7 @@ def _check(
 ) -> None:
     if source not in SOURCES:
         raise InputError(f"data.source={source} is not a source; expected {', '.join(SOURCES)}")
-    if samples != "all" and (not isinstance(samples, int) or samples < 1):
+    if samples != "all" and not is_whole(samples, 1):
         raise InputError(
             f"data.samples_per_class={samples}: expected a whole number from 1, or all"
         )

@@ -22,7 +22,7 @@ from metadraw.data.drawings import Drawings
 from metadraw.data.picture_files import PictureFile, picture_files
 from metadraw.data.pictures import FORMATS, square_on_white
 from metadraw.data.sources import choose_rows
-from metadraw.errors import InputError, check_seed, to_path
+from metadraw.errors import InputError, check_seed, is_whole, to_path
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 1000  # files
@@ -79,9 +79,7 @@ class ImageFolder(EpisodeDataModule):
                 "expected data.image_channels=1"
             )
         self.preparation, self.ink = prepare, prepare != "as_is"
-        if samples_per_class is not None and (
-            type(samples_per_class) is not int or samples_per_class < 1
-        ):
+        if samples_per_class is not None and not is_whole(samples_per_class, 1):
             raise InputError(
                 f"data.samples_per_class={samples_per_class}: must be a whole number of at least "
                 "1, or null for all of a class"

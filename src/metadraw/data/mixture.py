@@ -45,7 +45,7 @@ class Mixture(Composed):
                 )
         super().__init__(parts=parts, **episodes)
         right = isinstance(weights, Mapping) and all(
-            name in self.parts and is_number(weight) and 0 < weight < float("inf")
+            name in self.parts and is_number(weight) and weight > 0
             for name, weight in weights.items()
         )
         if not right:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -345,11 +344,7 @@ def interval(**setting: Sequence[float]) -> tuple[float, float]:
     """
     ((key, value),) = setting.items()
     ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
-    if not (
-        len(ends) == 2
-        and all(is_number(end) and math.isfinite(end) for end in ends)
-        and ends[0] <= ends[1]
-    ):
+    if not (len(ends) == 2 and all(is_number(end) for end in ends) and ends[0] <= ends[1]):
         raise InputError(f"data.{key}={value}: must be two numbers, minimum and maximum")
     return float(ends[0]), float(ends[1])
 

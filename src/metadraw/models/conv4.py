@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metadraw.errors import InputError, check_whole
+from metadraw.errors import InputError, check_switch, check_whole
 from metadraw.models.batch_norm import TaskBatchNorm2d
 from metadraw.models.fused.conv_blocks import conv_blocks
 
@@ -70,7 +70,7 @@ class Conv4(nn.Sequential):
             for before, after in pairwise(channels)
         ]
         super().__init__(*blocks, nn.Flatten())
-        self.fused = fused
+        self.fused = check_switch("model.fused", fused)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``[B, F]`` of images ``[B, C, H, W]``."""

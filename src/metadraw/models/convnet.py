@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from metadraw.errors import InputError, check_switch, check_whole
+from metadraw.errors import InputError, check_switch, check_whole, is_whole
 from metadraw.models.conv4 import NORMS
 
 _KERNELS = (1, 3, 5, 7)
@@ -57,14 +57,14 @@ class ConvNet(nn.Module):
         check_whole("model.depth", depth)
         check_whole("model.image_size", image_size)
         check_whole("model.image_channels", image_channels)
-        if type(kernel) is not int or kernel not in _KERNELS:
+        if not is_whole(kernel, 1) or kernel not in _KERNELS:
             raise InputError(
                 f"model.kernel={kernel}: must be one of {', '.join(map(str, _KERNELS))}"
             )
         if norm not in NORMS:
             raise InputError(f"model.norm={norm}: must be one of {', '.join(NORMS)}")
         check_switch("model.skip", skip)
-        if type(poolings) is not int or not 0 <= poolings <= depth or image_size < 2**poolings:
+        if not is_whole(poolings, 0) or poolings > depth or image_size < 2**poolings:
             raise InputError(
                 f"model.poolings={poolings}: must be a whole number in 0..model.depth={depth}, and "
                 f"leave something of images of {image_size} pixels"

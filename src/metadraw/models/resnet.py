@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from metadraw.errors import InputError, check_part, check_whole, check_wholes
+from metadraw.errors import InputError, check_part, check_whole, check_wholes, is_whole
 from metadraw.models.batch_norm import TaskBatchNorm2d
 from metadraw.models.drop_block import DropBlock2d
 
@@ -82,7 +82,7 @@ class ResNet12(nn.Sequential):
     ) -> None:
         check_wholes("model.widths", widths)
         check_whole("model.image_channels", image_channels)
-        if poolings is not None and not (type(poolings) is int and 0 <= poolings <= len(widths)):
+        if poolings is not None and not (is_whole(poolings, 0) and poolings <= len(widths)):
             raise InputError(
                 f"model.poolings={poolings}: must be null for all, or a whole number in "
                 f"0..{len(widths)}, the number of blocks"
@@ -93,7 +93,7 @@ class ResNet12(nn.Sequential):
                 f"model.image_size={image_size}: {pools} poolings need at least {2**pools} pixels"
             )
         check_part("model.dropout", dropout)
-        if type(drop_block) is not int or drop_block < 0:
+        if not is_whole(drop_block, 0):
             raise InputError(
                 f"model.drop_block={drop_block}: must be a whole number, 0 for plain dropout"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 from torch import Tensor
@@ -51,7 +50,7 @@ class FairClassification(Classification):
         self, *, gamma: float, criterion: str, monitor: str = "acc", mode: str = "max"
     ) -> None:
         super().__init__(ways=2, monitor=monitor, mode=mode)
-        if not is_number(gamma) or not 0 <= gamma < math.inf:
+        if not is_number(gamma) or not gamma >= 0:
             raise InputError(f"objective.gamma={gamma}: must be a number of at least 0")
         if criterion not in CRITERIA:
             raise InputError(

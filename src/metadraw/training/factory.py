@@ -214,8 +214,7 @@ def restore(
         if key not in settings:
             known = ", ".join(k for k in trained.algorithm if not k.startswith("_")) or "none"
             raise InputError(
-                f"algorithm.{key}: {target.rpartition('.')[2]} has no such "
-                f"setting; it has {known}"
+                f"algorithm.{key}: {target.rpartition('.')[2]} has no such setting; it has {known}"
             )
     if "ways" in trained.data:
         for key, default in _IMAGES.items():

@@ -10,7 +10,7 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from metadraw.data.episode import Episode
-from metadraw.errors import InputError
+from metadraw.errors import InputError, is_whole
 from metadraw.training.chunks import bytes_of_a_task, tasks_at_once
 
 Result = TypeVar("Result")
@@ -33,9 +33,7 @@ class TaskMap:
     def __init__(self, how: str, tasks_per_chunk: int | str | None) -> None:
         if how not in ("vmap", "loop"):
             raise InputError(f"learner.map_tasks={how}: must be vmap or loop")
-        if tasks_per_chunk not in ("auto", None) and not (
-            type(tasks_per_chunk) is int and tasks_per_chunk > 0
-        ):
+        if tasks_per_chunk not in ("auto", None) and not is_whole(tasks_per_chunk, 1):
             raise InputError(
                 f"learner.tasks_per_chunk={tasks_per_chunk}: must be a whole number of at least 1, "
                 "auto, or null for no limit"
