@@ -473,3 +473,28 @@ def test_strokes_of_another_width_in_small(study_in, monkeypatch, synthetic_fold
     text = (tmp_path / "results" / "rendering.md").read_text()
     accuracy = 100 * found["blurred", "thin"][0].mean().item()
     assert f"| blurred | thin | {accuracy:.1f} ± " in text
+
+
+def test_published_networks_keep_their_parameters(study_in, tmp_path):
+    """The same outputs as the layers that the parameters are of, in their order in the file."""
+    study = study_in("published_networks")
+    blocks = []
+    for before in (1, 20, 20, 20):
+        norm = torch.nn.BatchNorm2d(20, track_running_stats=False)
+        torch.nn.init.uniform_(norm.bias)
+        convolution = torch.nn.Conv2d(before, 20, 3, padding=1)
+        blocks += [convolution, norm, torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
+    plain = torch.nn.Sequential(*blocks, torch.nn.Flatten(), torch.nn.Linear(20, 10))
+    folder = tmp_path / "models" / "2020"
+    folder.mkdir(parents=True)
+    setting = {"num_training_samples": 20, "num_ways": 10, "num_shots": 5}
+    (folder / "config.json").write_text(json.dumps(setting))
+    torch.save(plain.state_dict(), folder / "model.th")
+    (network,) = study.read(tmp_path)
+    assert network[:3] == (20, 10, 5)
+    _, learner = metadraw.load(study.convert(network, tmp_path / "converted.ckpt"))
+    images = torch.rand(7, 1, 28, 28)
+    algorithm = learner.algorithm
+    torch.testing.assert_close(algorithm.head(algorithm.network(images)), plain(images))
+    with pytest.raises(metadraw.InputError, match=r"must be a clone of the report's"):
+        study.read(folder)

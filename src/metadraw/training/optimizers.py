@@ -56,8 +56,8 @@ def rehearse(
         parameters: what the optimiser is for; they do not change.
         make_optimizer: makes the optimiser.
         make_scheduler: makes its schedule, if there is one.
-        epochs: how many steps a schedule takes that steps once per epoch. A `ReduceLROnPlateau`
-            takes none: there is no metric yet.
+        epochs: how many steps a schedule takes that steps once per epoch. A copy of a
+            `ReduceLROnPlateau` takes them, on a plateau: there is no metric yet.
         steps: how many steps a schedule takes that steps after every outer step.
 
     Raises:
@@ -85,10 +85,15 @@ def rehearse(
             f"optimizer: {_name(make_optimizer)} cannot take an outer step, which has dense "
             f"gradients and no closure ({_line(error)}): use another one, e.g. optimizer=adam"
         ) from error
-    if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
+    if scheduler is not None:
         try:
-            for _ in range(steps if interval(scheduler) == "step" else epochs):
-                scheduler.step()
+            if isinstance(scheduler, ReduceLROnPlateau):
+                trial = deepcopy(scheduler)
+                for _ in range(epochs):
+                    trial.step(0.0)
+            else:
+                for _ in range(steps if interval(scheduler) == "step" else epochs):
+                    scheduler.step()
         except Exception as error:
             raise InputError(
                 f"scheduler: {_name(make_scheduler)}, which steps once {_once(scheduler)}: "
