@@ -28,6 +28,7 @@ make the files:
     python benchmarks/domains.py data.domains.doodles.source=npm
     python benchmarks/shipped.py RUN/checkpoints/best.ckpt
     python benchmarks/rendering.py
+    python benchmarks/published_networks.py REPORT          # a clone of the report's repository
     python benchmarks/best_conv4.py RUN/checkpoints/best.ckpt
     python benchmarks/frontier.py --jobs 2 data.source=npm
     python train.py experiment=quickstart data.source=npm hydra.run.dir=logs/quickstart/run

@@ -51,6 +51,11 @@ class Measured(NamedTuple):
         """Its difference from another, on other tasks."""
         return Measured(self.mean - other.mean, math.hypot(self.half, other.half))
 
+    @property
+    def within(self) -> bool:
+        """Whether 0 lies within the interval."""
+        return abs(self.mean) <= self.half
+
     def shown(self, sign: str = "") -> str:
         """``54.1 ± 0.9``, in per cent."""
         return f"{100 * self.mean:{sign}.1f} ± {100 * self.half:.1f}"
@@ -97,7 +102,9 @@ class Runs:
     def _cells(self, cell: Cell) -> list[str]:
         theirs = f"{100 * cell.published:.1f}"
         if cell in self.done:
-            return [self.done[cell].shown(), theirs, self._difference(cell).shown("+")]
+            difference = self._difference(cell)
+            bold = "" if difference.within else "**"
+            return [self.done[cell].shown(), theirs, f"{bold}{difference.shown('+')}{bold}"]
         if cell not in self.status:
             return ["", theirs, ""]
         *_, last = self.epochs[cell]
@@ -111,16 +118,16 @@ class Runs:
         return ours.apart(Measured(cell.published, ours.half))
 
     def _agreement(self) -> str:
-        apart = [self._difference(cell) for cell in self.done]
-        agree = sum(abs(mean) <= half for mean, half in apart)
+        agree = sum(self._difference(cell).within for cell in self.done)
         text = (
             f"{len(self.done)} of the {len(self.status)} runs are finished. {agree} of their "
-            f"{len(apart)} differences from the published figures lie within the 95 % interval, "
-            "which counts the chance in both tests, but not in training."
+            f"{len(self.done)} differences from the published figures lie within the 95 % "
+            "interval, which counts the chance in both tests, but not in training; the others are "
+            "in bold."
         )
         if len(self.done) < len(self.status):
             text += (
-                " Of the others, the table gives validation accuracy after their last epoch so "
+                " Of unfinished runs, the table gives validation accuracy after the last epoch so "
                 "far, and in brackets the published one after that epoch."
             )
         return text

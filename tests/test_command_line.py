@@ -101,7 +101,7 @@ WRONG = {
         ["algorithm=maml_pp", "algorithm.multi_step_epochs=true"],
         "algorithm.multi_step_epochs=True: must be a whole number",
     ),
-    "patience": (["scheduler=plateau", "scheduler.patience=few"], "ReduceLROnPlateau", "'str'"),
+    "patience": (["scheduler=plateau", "scheduler.patience=few"], "ReduceLROnPlateau", "=few"),
     "statistics": (["learner.query_statistics=both"], "query, support or running"),
     "optimiser": (["optimizer.lr=-1"], "learning rate"),
     "trainer": (["trainer.precision=31"], "31"),

@@ -84,6 +84,7 @@ def rehearse(
         raise InputError(
             f"optimizer: {_name(make_optimizer)} cannot take an outer step, which has dense "
             f"gradients and no closure ({_line(error)}): use another one, e.g. optimizer=adam"
+            f"{_given(make_optimizer)}"
         ) from error
     if scheduler is not None:
         try:
@@ -97,7 +98,7 @@ def rehearse(
         except Exception as error:
             raise InputError(
                 f"scheduler: {_name(make_scheduler)}, which steps once {_once(scheduler)}: "
-                f"{_line(error)}"
+                f"{_line(error)}{_given(make_scheduler)}"
             ) from error
     return optimizer, scheduler
 
