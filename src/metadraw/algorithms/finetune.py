@@ -35,7 +35,7 @@ class FineTune(Pretrained):
         **pretraining: see `Pretrained`.
 
     Raises:
-        InputError: see `Pretrained` and `InnerLoop`.
+        InputError: ``frozen`` is neither true nor false; see also `Pretrained` and `InnerLoop`.
     """
 
     inner: InnerLoop

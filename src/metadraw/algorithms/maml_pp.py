@@ -42,8 +42,8 @@ class MAMLpp(MAML):
         **inner: see `InnerLoop`.
 
     Raises:
-        InputError: a negative number of epochs, or a batch norm option for a network without batch
-            norm; see also `MAML`.
+        InputError: a negative number of epochs, a switch that is neither true nor false, or a batch
+            norm option for a network without batch norm; see also `MAML`.
     """
 
     def __init__(

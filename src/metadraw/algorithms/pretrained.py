@@ -44,7 +44,8 @@ class Pretrained(Algorithm):
         inner: see `Algorithm`.
 
     Raises:
-        InputError: a number of classes below 1, or an impossible share; see also `Algorithm`.
+        InputError: a number of classes below 1, an impossible share, or a switch that is neither
+            true nor false; see also `Algorithm`.
     """
 
     any_ways = only_classes = True

@@ -36,7 +36,8 @@ class Conv4(nn.Sequential):
             second derivatives.
 
     Raises:
-        InputError: an unknown norm, or sizes that leave nothing of an image.
+        InputError: an unknown norm, sizes that leave nothing of an image, or ``fused`` that is
+            neither true nor false.
 
     Shape:
         ``[B, image_channels, image_size, image_size]`` float -> ``[B, F]`` features.

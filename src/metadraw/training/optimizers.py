@@ -88,13 +88,11 @@ def rehearse(
         ) from error
     if scheduler is not None:
         try:
+            step: Callable[[], None] = scheduler.step
             if isinstance(scheduler, ReduceLROnPlateau):
-                trial = deepcopy(scheduler)
-                for _ in range(epochs):
-                    trial.step(0.0)
-            else:
-                for _ in range(steps if interval(scheduler) == "step" else epochs):
-                    scheduler.step()
+                step = partial(deepcopy(scheduler).step, 0.0)
+            for _ in range(steps if interval(scheduler) == "step" else epochs):
+                step()
         except Exception as error:
             raise InputError(
                 f"scheduler: {_name(make_scheduler)}, which steps once {_once(scheduler)}: "
