@@ -102,6 +102,8 @@ WRONG = {
         "algorithm.multi_step_epochs=True: must be a whole number",
     ),
     "patience": (["scheduler=plateau", "scheduler.patience=few"], "ReduceLROnPlateau", "=few"),
+    "rate of a schedule": (["scheduler=cosine", "scheduler.eta_min=-1"], "learning rate of -"),
+    "rate": (["optimizer=sgd", "optimizer.lr=nan"], "optimizer: SGD", "not finite", "lr=nan"),
     "statistics": (["learner.query_statistics=both"], "query, support or running"),
     "optimiser": (["optimizer.lr=-1"], "learning rate"),
     "trainer": (["trainer.precision=31"], "31"),

@@ -347,3 +347,6 @@ def test_jobs_of_several_processes(sweep, strategy):
     for job, reference in zip(jobs, read_sweep(alone), strict=True):
         assert job.results["test"]["tasks"] == 8
         assert job.results["test"]["acc"] == pytest.approx(reference.results["test"]["acc"])
+        for name in ("epochs", "outer_steps"):
+            assert job.results["train"][name] == reference.results["train"][name]
+        assert job.results["train"]["seconds_with_validation"] > 0

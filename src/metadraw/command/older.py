@@ -34,10 +34,13 @@ def modern(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def modernise(checkpoint: dict[str, Any]) -> None:
-    """Translate a checkpoint of a version without objectives in place; leave others unchanged.
+    """Translate a checkpoint of an older version in place; leave a current one unchanged.
 
-    The head was then the last layer of the network, the sixth of `Conv4`.
+    Without objectives, the head was the last layer of the network, the sixth of `Conv4`. The time
+    so far was only in the rows of `Curves`.
     """
+    rows = checkpoint.get("callbacks", {}).get("Curves", {}).get("rows", [])
+    checkpoint.setdefault("metadraw_seconds", sum(row.get("seconds", 0.0) for row in rows))
     config = checkpoint["metadraw_config"]
     if "objective" not in config:
         checkpoint["metadraw_config"] = modern(config)

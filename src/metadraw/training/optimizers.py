@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from functools import partial
@@ -61,7 +62,8 @@ def rehearse(
         steps: how many steps a schedule takes that steps after every outer step.
 
     Raises:
-        InputError: the optimiser or the schedule cannot be made, or cannot take its steps.
+        InputError: the optimiser or the schedule cannot be made, or cannot take its steps, or they
+            lead to parameters that are not finite or to an impossible learning rate.
     """
     copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in parameters]
     try:
@@ -86,13 +88,22 @@ def rehearse(
             f"gradients and no closure ({_line(error)}): use another one, e.g. optimizer=adam"
             f"{_given(make_optimizer)}"
         ) from error
+    if not all(copy.isfinite().all() for copy in copies):  # after a step with gradients of 0
+        raise InputError(
+            f"optimizer: {_name(make_optimizer)}: a step leads to parameters that are not finite"
+            f"{_given(make_optimizer)}"
+        )
     if scheduler is not None:
         try:
-            step: Callable[[], None] = scheduler.step
+            rehearsed, step = scheduler, scheduler.step
             if isinstance(scheduler, ReduceLROnPlateau):
-                step = partial(deepcopy(scheduler).step, 0.0)
+                rehearsed = deepcopy(scheduler)
+                step = partial(rehearsed.step, 0.0)
             for _ in range(steps if interval(scheduler) == "step" else epochs):
                 step()
+                for group in rehearsed.optimizer.param_groups:
+                    if not -1e-9 < group["lr"] < math.inf:  # 0 but for rounding is a rate
+                        raise ValueError(f"leads to a learning rate of {float(group['lr']):g}")
         except Exception as error:
             raise InputError(
                 f"scheduler: {_name(make_scheduler)}, which steps once {_once(scheduler)}: "

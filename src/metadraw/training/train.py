@@ -103,7 +103,6 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             {**(learner.config or {}), "drawings": data.provenance},
             learner.objective,
         )
-        began = time.perf_counter()
         try:
             trainer.fit(learner, data, ckpt_path=ckpt_path, weights_only=True)
         except DivergedError as error:
@@ -115,7 +114,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             code = 128 + (signal.SIGTERM if trainer.received_sigterm else signal.SIGINT)
             say("stopped in epoch %d: %s", trainer.current_epoch + 1, _kept(folder))
             raise SystemExit(code) from stopped
-        trained = time.perf_counter()
+        done = {name: trainer.callback_metrics[name].item() for name in learner.progress()}
         path = chosen_checkpoint(trainer, folder)
         checkpoint = read_checkpoint(path)
         # Not through Trainer.test, which also restores callbacks, and these may restore weights.
@@ -127,7 +126,6 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
         test = tested(trainer, learner, data, folder)
         show_episode(data, learner, folder / "episode.png")
-        epochs = trainer.current_epoch
         results = record.write(
             folder / "results.json",
             config=learner.config,
@@ -135,11 +133,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             module=learner,
             test=test,
             val=record.of_split(logged, "val"),
-            train={
-                "epochs": epochs,
-                "outer_steps": trainer.global_step,
-                "seconds_with_validation": round(trained - began, 3),
-            },
+            train=done,
             checkpoint=_within(folder, path),
             init_from=init_from,
             teacher=(cfg.get("teacher") or {}).get("ckpt_path"),
