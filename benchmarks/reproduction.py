@@ -118,14 +118,16 @@ class Runs:
         return [f"{self.status[cell]}: {accuracies}", theirs, ""]
 
     def _agreement(self) -> str:
+        finished = len(self.done) == len(self.status)
         agree = sum(cell.difference(ours).within for cell, ours in self.done.items())
         text = (
-            f"{len(self.done)} of the {len(self.status)} runs are finished. {agree} of their "
+            f"{'All' if finished else f'{len(self.done)} of the'} {len(self.status)} runs are "
+            f"finished. {agree} of their "
             f"{len(self.done)} differences from the published figures lie within the 95 % "
             "interval, which counts the chance in both tests, but not in training; the others are "
             "in bold."
         )
-        if len(self.done) < len(self.status):
+        if not finished:
             text += (
                 " Of unfinished runs, the table gives validation accuracy after the last epoch so "
                 "far, and in brackets the published one after that epoch."
