@@ -23,6 +23,7 @@ def as_before(checkpoint, algorithm):
     config.pop("objective")
     config["model"]["ways"] = config["data"]["ways"]
     config["learner"]["_target_"] = "metadraw.learner.MetaLearner"
+    del checkpoint["callbacks"]["EpochLines"]["seconds"]
     state = checkpoint["state_dict"]
     names = {name: name.replace("algorithm.head.", "algorithm.network.5.") for name in state}
     if algorithm == "anil":  # whose head was not in the network even then
@@ -42,6 +43,10 @@ def test_a_run_of_an_older_version_goes_on(algorithm, tiny_for, tmp_path):
     last = folder / "checkpoints" / "last.ckpt"
     where = [f"ckpt_path={last}", "scheduler=none", f"paths.output_dir={tmp_path / 'second'}"]
     found = train(metadraw.compose(*[o for o in overrides if "output_dir" not in o], *where))
+    resumed = torch.load(tmp_path / "second" / "checkpoints" / "last.ckpt", weights_only=True)
+    seconds = [row["seconds"] for row in resumed["callbacks"]["Curves"]["rows"]]
+    assert len(seconds) == 2
+    assert found["train"]["seconds_with_validation"] >= 0.999 * sum(seconds)
     if algorithm != "maml_pp":  # which sets a schedule unless it is switched off
         assert found["test"]["loss"] == whole["test"]["loss"]
 

@@ -39,8 +39,10 @@ def modernise(checkpoint: dict[str, Any]) -> None:
     Without objectives, the head was the last layer of the network, the sixth of `Conv4`. The time
     so far was only in the rows of `Curves`.
     """
-    rows = checkpoint.get("callbacks", {}).get("Curves", {}).get("rows", [])
-    checkpoint.setdefault("metadraw_seconds", sum(row.get("seconds", 0.0) for row in rows))
+    states = checkpoint.get("callbacks", {})
+    if "EpochLines" in states and "seconds" not in states["EpochLines"]:
+        rows = states.get("Curves", {}).get("rows", [])
+        states["EpochLines"]["seconds"] = sum(row.get("seconds", 0.0) for row in rows)
     config = checkpoint["metadraw_config"]
     if "objective" not in config:
         checkpoint["metadraw_config"] = modern(config)

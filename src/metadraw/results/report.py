@@ -317,7 +317,7 @@ def _run_row(job: Job) -> dict[str, Any]:
     for name in (metric, f"{metric}_ci95", *others, f"{metric}_before", "tasks"):
         row[f"test/{name}"] = test.get(name)
     row[f"val/{metric}"] = results.get("val", {}).get(metric)
-    # results.json has those since the run was resumed.
+    # Not from results.json, which an unfinished run lacks.
     seconds = [epoch["seconds"] for epoch in job.curves if "seconds" in epoch]
     row["train_seconds"] = round(sum(seconds), 3) if seconds else None
     for name in ("accuracy", "weighted_precision", "loss"):

@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
@@ -40,11 +41,13 @@ class EpochLines(L.Callback):
     validation has no ``val``.
 
     Also logs ``epoch``, counted from 1, ``lr``, the outer learning rate of the epoch, and
-    ``seconds``, its duration.
+    ``seconds``, its duration. At the end, the Trainer's ``callback_metrics`` have ``epochs``,
+    ``outer_steps`` and ``seconds_with_validation`` of the whole run, resumed or not.
     """
 
     def __init__(self) -> None:
         self.best: float | None = None
+        self.seconds = 0.0  # of all epochs
         self.job_logging: Any = (
             OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
             if HydraConfig.initialized()
@@ -69,6 +72,7 @@ class EpochLines(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
         """Log the line and the numbers."""
         seconds = time.perf_counter() - self.began
+        self.seconds += seconds
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         numbers = {"epoch": trainer.current_epoch + 1.0, "lr": float(rate), "seconds": seconds}
         learner.log_dict(numbers, sync_dist=True)
@@ -92,13 +96,21 @@ class EpochLines(L.Callback):
         with Tqdm.external_write_mode(file=sys.stdout):
             rank_zero_only(log.info)("  ".join(parts))
 
+    def on_fit_end(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
+        """Leave how far the run is where a process that has spawned this one finds it."""
+        trainer.callback_metrics.update(
+            epochs=torch.tensor(trainer.current_epoch),
+            outer_steps=torch.tensor(trainer.global_step),
+            seconds_with_validation=torch.tensor(round(self.seconds, 3), dtype=torch.float64),
+        )
+
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far."""
-        return {"best": self.best}
+        """The best value and the time so far."""
+        return {"best": self.best, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with it."""
-        self.best = state_dict["best"]
+        """Continue with them."""
+        self.best, self.seconds = state_dict["best"], state_dict["seconds"]
 
 
 class ProgressBar(TQDMProgressBar):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -122,8 +121,6 @@ class MetaLearner(L.LightningModule):
         self._rows = torch.empty(0, 1)
         #: The number of outer steps before the latest meta-validation; -1 without one.
         self.validated_at = -1
-        #: How long the epochs took, with validation, also those before a resumed run's checkpoint.
-        self.seconds = 0.0
 
     @property
     def objective(self) -> Objective:
@@ -261,21 +258,9 @@ class MetaLearner(L.LightningModule):
         self._loss_sum = torch.zeros((), device=self.device, dtype=torch.float32)
         self.validated_at = -1
 
-    def on_fit_end(self) -> None:
-        """Tell how far training is, also to the process that has spawned this one."""
-        self.trainer.callback_metrics.update(self.progress())
-
-    def progress(self) -> dict[str, Tensor]:
-        """Epochs and outer steps so far, int64, and the epochs' seconds, float64: all scalars."""
-        return {
-            "epochs": torch.tensor(self.current_epoch),
-            "outer_steps": torch.tensor(self.global_step),
-            "seconds_with_validation": torch.tensor(round(self.seconds, 3), dtype=torch.float64),
-        }
-
     def on_train_epoch_start(self) -> None:
         """Tell the algorithm the epoch, on which its steps may depend."""
-        self._epoch_began_at, self._clock = self.global_step, time.perf_counter()
+        self._epoch_began_at = self.global_step
         self.task_map.forget()
         if self.cuda_graph is not None:
             self.cuda_graph.forget()
@@ -321,9 +306,8 @@ class MetaLearner(L.LightningModule):
             )
 
     def on_train_epoch_end(self) -> None:
-        """Step the outer learning rate's schedule, and count the epoch's time."""
+        """Step the outer learning rate's schedule."""
         self._step_schedule("epoch")
-        self.seconds += time.perf_counter() - self._clock
 
     def _step_schedule(self, interval: str) -> None:
         """Step the schedule, which manual optimisation leaves to us, if this is its interval."""
@@ -376,9 +360,8 @@ class MetaLearner(L.LightningModule):
             self.log(f"val {name}", logged[name], prog_bar=True, logger=False, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the config, the time so far, and the metrics that were logged for these weights."""
+        """Add the config, and the metrics that were logged for these weights."""
         checkpoint["metadraw_config"] = self.config
-        checkpoint["metadraw_seconds"] = self.seconds
         fresh = self.validated_at == self.global_step
         checkpoint["metadraw_metrics"] = {
             name: value.item()
@@ -391,7 +374,6 @@ class MetaLearner(L.LightningModule):
         modernise(checkpoint)
         if self.trainer.training:
             resume.carry_over(checkpoint, self, self.trainer.callbacks)  # type: ignore[attr-defined]
-            self.seconds = checkpoint["metadraw_seconds"]
 
     def logged_names(self) -> list[str]:
         """The names of the values that are logged and can be monitored."""

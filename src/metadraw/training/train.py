@@ -114,7 +114,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             code = 128 + (signal.SIGTERM if trainer.received_sigterm else signal.SIGINT)
             say("stopped in epoch %d: %s", trainer.current_epoch + 1, _kept(folder))
             raise SystemExit(code) from stopped
-        done = {name: trainer.callback_metrics[name].item() for name in learner.progress()}
+        progress = ("epochs", "outer_steps", "seconds_with_validation")  # from EpochLines
+        done = {name: trainer.callback_metrics[name].item() for name in progress}
         path = chosen_checkpoint(trainer, folder)
         checkpoint = read_checkpoint(path)
         # Not through Trainer.test, which also restores callbacks, and these may restore weights.
