@@ -34,13 +34,17 @@ ANY_WAYS = [
 ]
 
 
+def of_kinds(names):
+    """These algorithms for a test that takes seconds; those outside `KINDS` are slow."""
+    return [
+        pytest.param(name, marks=() if name.partition(",")[0] in KINDS else pytest.mark.slow)
+        for name in names
+    ]
+
+
 def each_algorithm(*but):
     """All algorithms but these, for a test that takes seconds; those outside `KINDS` are slow."""
-    return [
-        pytest.param(name, marks=() if name in KINDS else pytest.mark.slow)
-        for name in ALGORITHMS
-        if name not in but
-    ]
+    return of_kinds(name for name in ALGORITHMS if name not in but)
 
 
 def one_of(first, *others):
@@ -154,9 +158,15 @@ def tiny_in(folder, synthetic_folder):
     ]
 
 
+@cache
+def has_inner_steps(algorithm):
+    """Whether the config of an algorithm has a number of inner steps."""
+    return "inner_steps" in metadraw.compose(f"algorithm={algorithm}").algorithm
+
+
 def for_algorithm(algorithm, overrides):
     """Such overrides for any algorithm, even without inner steps."""
-    steps = "inner_steps" in metadraw.compose(f"algorithm={algorithm}").algorithm
+    steps = has_inner_steps(algorithm)
     kept = [o for o in overrides if steps or not o.startswith("algorithm.")]
     return [*kept, f"algorithm={algorithm}"]
 

