@@ -29,6 +29,7 @@ from studies import ROOT, SETTINGS  # beside this file
 
 from metadraw.command.cli import one_line_errors
 from metadraw.command.names import name_of
+from metadraw.errors import InputError
 from metadraw.results.published import EXPERIMENTS
 
 KEPT = ROOT / "results" / "report"
@@ -134,10 +135,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="runs whose folder names contain this")
     parser.add_argument("overrides", nargs="*", help="for all runs, e.g. trainer=gpu")
     given = parser.parse_intermixed_args()
-    sweep = given.sweep.resolve()
-    sweep.mkdir(parents=True, exist_ok=True)
     # Only those that go on: others may be further on in another sweep, on another machine.
     runs = [run for run in RUNS if given.only in name_of(run)]
+    if not runs:
+        raise InputError(f"--only {given.only}: must be part of a name like {name_of(RUNS[0])}")
+    sweep = given.sweep.resolve()
+    sweep.mkdir(parents=True, exist_ok=True)
     names = [name_of(run) for run in runs]
     restore(sweep, names)
     end = time.monotonic() + 60 * given.minutes

@@ -60,6 +60,9 @@ WRONG = {
     "missing folder": (["data.path=/no/such/folder"], "/no/such/folder"),
     "no shots": (["data.shots=0"], "data.shots=0"),
     "too many shots": (["data.shots=30"], "data.shots=30", "data.samples_per_class"),
+    # More than any memory: nothing of that size may be tried first.
+    "far too many shots": (["data.shots=1000000000000"], "but there are 20 of", "ask for fewer"),
+    "more than any memory": (["model.hidden_channels=10000000000000"], "not enough memory for"),
     "too many ways": (["data.ways=80"], "data.ways=80", "69"),
     "inner steps": (["algorithm.inner_steps=0"], "algorithm.inner_steps=0"),
     "inner learning rate": (["algorithm.inner_lr=-1"], "algorithm.inner_lr=-1"),

@@ -19,6 +19,15 @@ class DivergedError(RuntimeError):
     """Meta-training reached a non-finite loss; one line says where, and what was saved."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy or PyTorch, on any device, could not allocate memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # of PyTorch, whose import takes seconds
+        or "can't allocate memory" in str(error)  # a mere RuntimeError on the CPU
+    )
+
+
 def is_number(value: object) -> bool:
     """Whether a config's value is a finite number, which ``true`` and ``half`` are not."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

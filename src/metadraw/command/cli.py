@@ -24,7 +24,7 @@ from omegaconf.errors import (
 )
 
 from metadraw.command.keys import unknown
-from metadraw.errors import DivergedError, InputError
+from metadraw.errors import DivergedError, InputError, is_out_of_memory
 
 log = logging.getLogger(__name__)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -34,6 +34,8 @@ _UNUSABLE = (
 )
 #: A class gives its base class an argument that the config also has.
 _TWICE = re.compile(r"__init__\(\) got multiple values for keyword argument '(\w+)'")
+#: What NumPy and PyTorch say of memory that they could not allocate.
+_AMOUNT = re.compile(r"allocate ([\d.]+ \w+)")
 _SHOW_ALL = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -96,6 +98,14 @@ def explain(error: BaseException) -> str | None:
             return (
                 f"there is no room to write ({cause.strerror}): earlier files are intact: free "
                 "some space, and the same command in the same folder resumes the run"
+            )
+        if is_out_of_memory(cause):
+            found = _AMOUNT.search(str(cause))
+            more = f" for {found[1]} more" if found else ""
+            return (
+                f"there is not enough memory{more}: fewer or smaller tasks (data.tasks_per_batch, "
+                "data.shots, data.queries) or a smaller network need less, as do "
+                "learner.tasks_per_chunk=1 and learner.recompute_steps=true"
             )
         if isinstance(cause, OSError) and cause.filename and _is_unusable(cause):
             return (

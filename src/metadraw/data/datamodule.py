@@ -203,6 +203,12 @@ class EpisodeDataModule(TaskDataModule):
         """The origin of the drawings."""
         return self.drawings.provenance
 
+    @property
+    def examples_of_a_task(self) -> int:
+        """The maximum number of drawings of a meta-test task."""
+        without_labels = (most(self.ways) + self.distractors) * self.unlabelled
+        return most(self.ways) * super().examples_of_a_task + without_labels
+
     def example(self, tasks: int) -> Episode:
         """Tasks of noise, with the maximum numbers of ways, shots and queries."""
         ways = most(self.ways)

@@ -175,6 +175,11 @@ class TaskDataModule(L.LightningDataModule, ABC):
             InputError: an unknown split, or one without enough data for such tasks.
         """
 
+    @property
+    def examples_of_a_task(self) -> int:
+        """The maximum number of support and query examples of a meta-test task."""
+        return most(self.shots) + most(self.queries)
+
     def example(self, tasks: int) -> Episode:
         """Tasks with this data set's shapes, before it is set up; real ones by default."""
         return self.episodes("train")(torch.arange(tasks))

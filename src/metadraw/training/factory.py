@@ -37,6 +37,8 @@ from metadraw.training.trial import count_features, try_step
 _IMAGES = {"image_size": 28, "image_channels": 1}
 #: Inner steps of the trial: enough to differentiate one through another.
 _TRIAL_STEPS = 2
+#: Examples of a task from which its trial step takes long.
+_LARGE = 1000
 #: Keys of the tested tasks: those not set stay as trained, even with another data set.
 _TASKS = (
     *("ways", "shots", "queries", "vary", "unlabelled", "distractors"),
@@ -66,10 +68,18 @@ def build(
     """
     keep_freed_memory()
     check_seed("seed", cfg.seed)
-    # Data are loaded last: nothing is downloaded for a config that cannot work.
     data = instantiate(cfg.data)
     if not isinstance(data, TaskDataModule):
         raise InputError("data: this choice is not a data set, but a base config of data sets")
+
+    def check_data() -> None:
+        data.setup()
+        for split in splits:
+            data.episodes(split)
+
+    # A trial of tasks that the data are too small for might need more memory than there is.
+    if data.examples_of_a_task > _LARGE:
+        check_data()
     seed_everything(cfg.seed, workers=True, verbose=False)
     learner = build_learner(cfg, data, restored=restored)
     other_ways = isinstance(data, EpisodeDataModule) and data.train_ways != data.ways
@@ -78,9 +88,8 @@ def build(
             f"data.train_ways={cfg.data.train_ways}: {type(learner.algorithm).__name__} learns a "
             f"head for data.ways={cfg.data.ways}: must be null"
         )
-    data.setup()
-    for split in splits:
-        data.episodes(split)
+    # Only now, so that nothing is downloaded for a config that cannot work.
+    check_data()
     return data, learner
 
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from metadraw.algorithms.gradient import grad
 from metadraw.data.episode import Episode
-from metadraw.errors import InputError
+from metadraw.errors import InputError, is_out_of_memory
 from metadraw.models.functional import call
 from metadraw.training.learner import MetaLearner
 
@@ -52,6 +52,8 @@ def try_step(make: Callable[[dict[str, Any]], MetaLearner], batch: Episode) -> N
         except InputError:
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise InputError(_line(error, learner.algorithm.network, learner.algorithm)) from error
         expected = list(learner.objective.shape(task))
         if list(outputs.shape) != expected:
@@ -62,6 +64,8 @@ def try_step(make: Callable[[dict[str, Any]], MetaLearner], batch: Episode) -> N
         try:
             _step(learner, batch)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise InputError(_explain(error, learner, make, batch)) from error
 
 
@@ -83,6 +87,8 @@ def count_features(network: nn.Module, x: Tensor) -> int:
         with torch.no_grad(), nullcontext() if lazy else isolate_rng(include_cuda=False):
             features = network(torch.zeros_like(x))
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(_line(error, network, network)) from error
     finally:
         for module, mode in modes.items():
