@@ -33,6 +33,7 @@ from studies import (  # beside this file
     paired,
     results,
     save,
+    select,
     shown,
     task,
     trained,
@@ -42,7 +43,6 @@ from studies import tested as test_once
 from torch import Tensor
 
 from metadraw.command.cli import explain, one_line_errors
-from metadraw.errors import InputError
 
 LOGS, OUT = ROOT / "logs" / "frontier", RESULTS / "frontier"
 SHOWN = ((5, 1), (10, 5))  # in the summary and the figure
@@ -439,11 +439,7 @@ def main() -> None:
     given = parser.parse_args()
     runs = planned()
     if not given.tables:
-        waiting = [run for run in runs if given.only in run.folder.name]
-        if not waiting:
-            raise InputError(
-                f"--only {given.only}: must be part of a name like {runs[0].folder.name}"
-            )
+        waiting = select(runs, given.only, lambda run: run.folder.name)
         bases = [run.after for run in runs if run.after]
         with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
             # Those that others start from come first.

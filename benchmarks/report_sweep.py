@@ -25,11 +25,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from studies import ROOT, SETTINGS  # beside this file
+from studies import ROOT, SETTINGS, select  # beside this file
 
 from metadraw.command.cli import one_line_errors
 from metadraw.command.names import name_of
-from metadraw.errors import InputError
 from metadraw.results.published import EXPERIMENTS
 
 KEPT = ROOT / "results" / "report"
@@ -136,9 +135,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="for all runs, e.g. trainer=gpu")
     given = parser.parse_intermixed_args()
     # Only those that go on: others may be further on in another sweep, on another machine.
-    runs = [run for run in RUNS if given.only in name_of(run)]
-    if not runs:
-        raise InputError(f"--only {given.only}: must be part of a name like {name_of(RUNS[0])}")
+    runs = select(RUNS, given.only, name_of)
     sweep = given.sweep.resolve()
     sweep.mkdir(parents=True, exist_ok=True)
     names = [name_of(run) for run in runs]

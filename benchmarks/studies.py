@@ -6,19 +6,21 @@ import csv
 import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 import metadraw
+from metadraw.errors import InputError
 from metadraw.results.compare import check_same_tasks, read
 from metadraw.results.metrics import confidence_interval
 from metadraw.training.evaluate import evaluate
 from metadraw.training.train import train
 
+Run = TypeVar("Run")
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 #: The ways and shots of the report.
@@ -44,6 +46,18 @@ def trained(folder: Path, settings: Sequence[str]) -> Path:
         cost.write_text(json.dumps({"minutes": round(spent, 3)}))
         print(f"{folder.name}: {spent:.1f} minutes of one core", flush=True)
     return folder / "checkpoints" / "best.ckpt"
+
+
+def select(runs: Sequence[Run], only: str, name: Callable[[Run], str]) -> list[Run]:
+    """The runs whose names contain a text.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = [run for run in runs if only in name(run)]
+    if not found:
+        raise InputError(f"--only {only}: must be part of a name like {name(runs[0])}")
+    return found
 
 
 def minutes(folder: Path) -> float:

@@ -124,7 +124,10 @@ def test_wrong_input_is_told_in_one_line(tiny, wrong):
         assert part in line
 
 
-@pytest.mark.parametrize("wrong", ["unknown algorithm", "too many shots"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["unknown algorithm", "too many shots", pytest.param("unknown key", marks=pytest.mark.slow)],
+)
 def test_nothing_but_that_line_is_printed(from_command_line, wrong):
     """Errors of Hydra itself, before the job and within it."""
     overrides, *says = WRONG[wrong]

@@ -49,10 +49,8 @@ def try_step(make: Callable[[dict[str, Any]], MetaLearner], batch: Episode) -> N
         learner, task = make({}), batch.task(0)
         try:
             outputs = _forward(learner, task)
-        except InputError:
-            raise
         except Exception as error:
-            if is_out_of_memory(error):
+            if _is_clear(error):
                 raise
             raise InputError(_line(error, learner.algorithm.network, learner.algorithm)) from error
         expected = list(learner.objective.shape(task))
@@ -64,7 +62,7 @@ def try_step(make: Callable[[dict[str, Any]], MetaLearner], batch: Episode) -> N
         try:
             _step(learner, batch)
         except Exception as error:
-            if is_out_of_memory(error):
+            if _is_clear(error):
                 raise
             raise InputError(_explain(error, learner, make, batch)) from error
 
@@ -139,8 +137,6 @@ def _explain(
     batch: Episode,
 ) -> str:
     """One line: the layer, what is wrong with it, and what helps, if anything."""
-    if isinstance(error, InputError):
-        return str(error)
     # An error in the backward pass is not raised within any layer.
     otherwise = _layer_without_derivatives(learner, batch) or learner.algorithm
     line = _line(error, learner.algorithm.network, otherwise)
@@ -154,6 +150,11 @@ def _explain(
         settings = " ".join(f"{key}={str(value).lower()}" for key, value in remedy.items())
         return f"{line}: it works with {settings}"
     return line
+
+
+def _is_clear(error: Exception) -> bool:
+    """Whether an error needs no word about a layer: it is one line already, or about memory."""
+    return isinstance(error, InputError) or is_out_of_memory(error)
 
 
 def _line(error: Exception, network: nn.Module, otherwise: nn.Module) -> str:
